@@ -1,0 +1,367 @@
+"""THE CONTRACT: what a storage backend promises, in prose an implementer can be held to.
+
+A backend maps keys (``location``: validated, relative, slash-separated UTF-8 strings) to immutable byte strings. It
+knows nothing of policies, hashes, limits, media types or rows: those are settled once, above it. It is called from
+several threads at a time and MUST be safe for that; its calls may block.
+
+An implementer writes five primitives (``open_writer``, ``open_reader``, ``stat``, ``delete``, ``list_objects``) and an
+``identity``. Everything else on ``StorageBackend`` is derived from them, or is a capability declared in
+``capabilities`` whose method is then overridden.
+
+Errors: an absent object is ``ObjectNotFoundError``; refused credentials or permissions ``AccessDeniedError``; a
+backend that cannot be reached, is overloaded or timed out ``BackendUnavailableError``; anything else the store answers
+``BackendError``. "Absent" MUST be told apart from "forbidden" and "unreachable": a collector trusts it. The library's
+own exception is the ``__cause__``. No message or repr holds a credential.
+"""
+
+from __future__ import annotations
+
+import io
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO, ClassVar, Protocol
+
+from granite_core.errors import ObjectNotFoundError
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer, Self
+
+__all__ = ["Capability", "ObjectReader", "ObjectStat", "ObjectWriter", "ReadableStream", "StorageBackend"]
+
+COPY_BYTES = 1024 * 1024
+
+
+class Capability(Enum):
+    """What a backend may offer beyond the five primitives. Declared as data, checked at start-up."""
+
+    ATOMIC_CREATE = "atomic-create"
+    """``commit`` of a second writer under a taken key fails with ``ObjectExistsError``, however close the race."""
+    SERVER_SIDE_COPY = "server-side-copy"
+    """``copy`` moves no bytes through this process."""
+    LOCAL_PATH = "local-path"
+    """``local_path`` names a file that holds exactly the object."""
+
+
+class ReadableStream(Protocol):
+    """Anything with ``read(n)`` that returns at most ``n`` bytes, and ``b""`` at the end."""
+
+    def read(self, size: int, /) -> bytes:
+        """Return at most ``size`` bytes; empty at the end."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectStat:
+    """What a backend knows of an object without reading it.
+
+    Args:
+        location: The key.
+        size: Length in bytes.
+        modified: When it was stored, by the store's clock, with time zone. Shown, never used to decide a deletion.
+        etag: An opaque tag that changes with the content, where the store has one.
+    """
+
+    location: str
+    size: int
+    modified: datetime
+    etag: str | None = field(default=None, compare=False)
+
+
+class ObjectWriter(ABC):
+    """One object being written. Used by one thread at a time, though not always the same one.
+
+    Nothing is visible under the key before ``commit`` is called; nothing remains, visible or not, after ``abort``. As
+    a context manager it aborts unless it was committed.
+    """
+
+    @abstractmethod
+    def write(self, data: Buffer, /) -> None:
+        """Take the next bytes, all of them.
+
+        The caller may reuse the buffer afterwards: an implementer MUST have copied or passed on what it keeps. Memory
+        held MUST NOT grow with the size of the object.
+
+        Raises:
+            BackendError: They cannot be taken. The writer is then good for ``abort`` only.
+        """
+
+    @abstractmethod
+    def commit(self) -> None:
+        """Make the object visible, whole and durable under its key, atomically. Called at most once.
+
+        Once it has returned, the object survives a crash of this process and machine (as far as the backend's
+        durability setting says). When it raises, the object MUST NOT be visible, except where the answer of a remote
+        store was lost and the truth could not be learned.
+
+        Raises:
+            ObjectExistsError: The key is taken (with ``Capability.ATOMIC_CREATE``); what is there stays untouched.
+            BackendError: The object could not be completed.
+        """
+
+    @abstractmethod
+    def abort(self) -> None:
+        """Give up what was written. Idempotent; a no-op after a successful ``commit``; never raises."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.abort()
+
+
+class ObjectReader(ABC):
+    """One object, or a range of it, being read from front to back."""
+
+    size: int
+    """Length in bytes of the whole object, whatever range is read."""
+
+    @abstractmethod
+    def read(self, size: int = -1, /) -> bytes:
+        """Return up to ``size`` bytes; ``b""`` only at the end of the range; all that is left for -1.
+
+        A connection that breaks is resumed at the position, a bounded number of times, and only while the object is
+        provably the same one.
+
+        Raises:
+            ObjectNotFoundError: The object has gone meanwhile.
+            BackendError: The bytes cannot be had; nothing was returned in their place.
+        """
+
+    @abstractmethod
+    def close(self) -> None:
+        """Free what is held. Idempotent, never raises. Never called while another thread's ``read`` is under way."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class StorageBackend(ABC):
+    """Where bytes live."""
+
+    capabilities: ClassVar[frozenset[Capability]] = frozenset()
+
+    max_workers: int = 16
+    """How many threads of the asynchronous manager may be in this backend at a time."""
+
+    # -- the five primitives -------------------------------------------------------------------------------------------
+
+    @property
+    @abstractmethod
+    def identity(self) -> tuple[str, ...]:
+        """Where the bytes physically are, coarsest part first (``("file", "/", "var", "files")``).
+
+        Two backends overlap when one's identity is a prefix of the other's; the collector refuses such a set-up.
+        """
+
+    @abstractmethod
+    def open_writer(
+        self,
+        location: str,
+        *,
+        content_type: str | None = None,
+        size: int | None = None,
+        metadata: Mapping[str, str] | None = None,
+    ) -> ObjectWriter:
+        """Return a writer for a key. No I/O happens yet.
+
+        Args:
+            location: The key. A key is never written twice by Granite.
+            content_type: Media type, for stores that keep one.
+            size: Length in bytes, where it is known for certain; a hint for part sizes.
+            metadata: ASCII names and values, for stores that keep them.
+        """
+
+    @abstractmethod
+    def open_reader(self, location: str, *, offset: int = 0, length: int | None = None) -> ObjectReader:
+        """Open an object, or the range of it that starts at ``offset`` and is ``length`` bytes long.
+
+        A range past the end is cut there; an offset at or past the end reads as empty. Only the range is transferred.
+        The reader sees one version of the object throughout.
+
+        Raises:
+            ObjectNotFoundError: There is no such object. Raised here, not at the first ``read``.
+            BackendError: It cannot be opened.
+        """
+
+    @abstractmethod
+    def stat(self, location: str) -> ObjectStat:
+        """Return size and times of an object.
+
+        Raises:
+            ObjectNotFoundError: There is no such object.
+            BackendError: The store cannot be asked.
+        """
+
+    @abstractmethod
+    def delete(self, location: str) -> None:
+        """Delete an object. Idempotent: an absent one is no error. Readers that are open may finish or fail.
+
+        Raises:
+            BackendError: It may still be there.
+        """
+
+    @abstractmethod
+    def list_objects(self, *, prefix: str = "", start_after: str | None = None) -> Iterator[ObjectStat]:
+        """Yield the committed objects whose key starts with ``prefix``, in the byte order of their UTF-8 keys.
+
+        ``prefix`` is a plain string, not a folder: ``"doc"`` finds ``"docs/1"``. Memory stays flat for any number of
+        objects on a remote store, and grows at most with the largest folder on a file system. An object that is
+        committed or deleted while the listing runs may or may not be seen; every other one is seen exactly once.
+        Temporary files of writers are not seen.
+
+        Args:
+            prefix: First characters of the keys wanted.
+            start_after: Only keys greater than this one, so that a listing can be resumed.
+
+        Raises:
+            BackendError: The listing cannot go on. It MUST NOT end early in silence.
+        """
+
+    # -- capabilities --------------------------------------------------------------------------------------------------
+
+    def copy(self, source: str, target: str) -> None:
+        """Copy an object to a new key. Without ``Capability.SERVER_SIDE_COPY`` the bytes pass through here.
+
+        Raises:
+            ObjectNotFoundError: There is no object under ``source``.
+            BackendError: The copy failed; nothing is visible under ``target``.
+        """
+        with self.open_reader(source) as reader, self.open_writer(target, size=reader.size) as writer:
+            while data := reader.read(COPY_BYTES):
+                writer.write(data)
+            writer.commit()
+
+    def local_path(self, location: str) -> Path | None:
+        """Return the file that holds exactly this object (``Capability.LOCAL_PATH``), or None."""
+        return None
+
+    def clear_unfinished(self, older_than: timedelta) -> int:
+        """Remove what writers that died left behind, if it was last touched longer ago than ``older_than``.
+
+        Returns:
+            How many leftovers were removed.
+        """
+        return 0
+
+    def close(self) -> None:  # noqa: B027 - most backends have nothing to free
+        """Free pools and clients. The backend may be used again afterwards and then makes new ones."""
+
+    # -- the seven methods of granite-storage, derived -----------------------------------------------------------------
+
+    def put_bytes(self, location: str, content: bytes, *, content_type: str | None = None) -> int:
+        """Store bytes under a key and return their number."""
+        with self.open_writer(location, content_type=content_type, size=len(content)) as writer:
+            writer.write(content)
+            writer.commit()
+        return len(content)
+
+    def put_stream(self, location: str, stream: ReadableStream, *, content_type: str | None = None) -> int:
+        """Store a stream under a key, from where it stands to its end, and return the number of bytes.
+
+        The stream is not closed and need not be seekable.
+        """
+        size = 0
+        with self.open_writer(location, content_type=content_type) as writer:
+            while data := stream.read(COPY_BYTES):
+                writer.write(data)
+                size += len(data)
+            writer.commit()
+        return size
+
+    def get(self, location: str) -> bytes:
+        """Return a whole object; meant for small ones.
+
+        Raises:
+            ObjectNotFoundError: There is no such object.
+        """
+        with self.open_reader(location) as reader:
+            return reader.read(-1)
+
+    def open(self, location: str, *, offset: int = 0, length: int | None = None) -> BinaryIO:
+        """Open an object, or a range of it, as a seekable binary file.
+
+        Raises:
+            ObjectNotFoundError: There is no such object.
+        """
+        return io.BufferedReader(_RawObject(self, location, offset, length), 256 * 1024)
+
+    def exists(self, location: str) -> bool:
+        """Tell whether there is such an object.
+
+        Raises:
+            BackendError: The store cannot be asked; that is not the same as "no".
+        """
+        with suppress(ObjectNotFoundError):
+            self.stat(location)
+            return True
+        return False
+
+    def iter_locations(self, prefix: str = "") -> Iterator[str]:
+        """Yield the keys that start with ``prefix``, in byte order."""
+        return (each.location for each in self.list_objects(prefix=prefix))
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__}>"
+
+
+class _RawObject(io.RawIOBase):
+    """A seekable view over ``open_reader``: reading on is one stream, a seek opens the next one lazily."""
+
+    def __init__(self, backend: StorageBackend, location: str, offset: int, length: int | None) -> None:
+        super().__init__()
+        self._backend = backend
+        self._location = location
+        self._start = offset
+        self._reader: ObjectReader | None = backend.open_reader(location, offset=offset, length=length)
+        left = max(0, self._reader.size - offset)
+        self._length = left if length is None else min(left, length)
+        self._position = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._position
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET, /) -> int:
+        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._length}[whence]
+        if base + offset < 0:
+            raise ValueError("a position must not be negative")
+        if base + offset != self._position:
+            self._drop()
+            self._position = base + offset
+        return self._position
+
+    def readinto(self, buffer: Buffer, /) -> int:
+        view = memoryview(buffer).cast("B")
+        if self._position >= self._length or not len(view):
+            return 0
+        if self._reader is None:
+            self._reader = self._backend.open_reader(
+                self._location, offset=self._start + self._position, length=self._length - self._position
+            )
+        data = self._reader.read(len(view))
+        view[: len(data)] = data
+        self._position += len(data)
+        return len(data)
+
+    def _drop(self) -> None:
+        if self._reader is not None:
+            self._reader.close()
+            self._reader = None
+
+    def close(self) -> None:
+        if not self.closed:
+            self._drop()
+        super().close()

@@ -1,0 +1,185 @@
+"""Everything Granite raises, named by what the caller does next.
+
+One base, few children. Each carries what an operator needs (operation, backend, location, cause) and a stable
+``code``; ``public_message`` is the part that may be shown to a client: it never holds a path, key or credential.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+__all__ = [
+    "AccessDeniedError",
+    "BackendError",
+    "BackendUnavailableError",
+    "ChecksumMismatchError",
+    "CollectionRefusedError",
+    "ConfigurationError",
+    "ContentRejectedError",
+    "ContentTooLargeError",
+    "ContentTypeNotAllowedError",
+    "ContentUnavailableError",
+    "InvalidKeyError",
+    "MissingExtraError",
+    "ObjectExistsError",
+    "ObjectNotFoundError",
+    "StaleRefError",
+    "StorageError",
+]
+
+
+class StorageError(Exception):
+    """Base of every error that Granite raises on purpose.
+
+    Attributes:
+        code: A stable, machine-readable name of the kind of failure.
+        retryable: Whether the same call may succeed later without a change by the caller.
+        operation: The verb that failed (``"open"``, ``"put"``, …), where known.
+        backend: The ``backend_key`` or backend description, where known. For operators only.
+        location: The object's key, where known. For operators only.
+        field: The form or model field the failure belongs to, where known.
+        limit: The limit that was passed, where there is one.
+        value: The value that passed the limit, where there is one.
+    """
+
+    code: ClassVar[str] = "storage_error"
+    public: ClassVar[str] = "The file could not be processed."
+    retryable: bool = False
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        operation: str | None = None,
+        backend: str | None = None,
+        location: str | None = None,
+        field: str | None = None,
+        limit: object = None,
+        value: object = None,
+    ) -> None:
+        super().__init__(message)
+        self.operation = operation
+        self.backend = backend
+        self.location = location
+        self.field = field
+        self.limit = limit
+        self.value = value
+
+    @property
+    def public_message(self) -> str:
+        """What may be told to a client: no path, key or credential."""
+        return self.public
+
+
+class ConfigurationError(StorageError):
+    """The application is set up in a way that cannot work: change the set-up, not the call."""
+
+    code = "configuration"
+
+
+class MissingExtraError(ConfigurationError, ImportError):
+    """An optional dependency is not installed; the message names the extra to install."""
+
+    code = "missing_extra"
+
+    def __init__(self, extra: str, feature: str) -> None:
+        """Name the extra that brings what is missing.
+
+        Args:
+            extra: The extra's name, as in ``granite-litestar[s3]``.
+            feature: What wanted it, for the message.
+        """
+        super().__init__(f'{feature} needs the extra "{extra}": pip install "granite-litestar[{extra}]"')
+        self.extra = extra
+
+
+class InvalidKeyError(StorageError, ValueError):
+    """A key, or a piece of one, is not a safe object key (traversal, control characters, too long, reserved)."""
+
+    code = "invalid_key"
+
+
+class ContentRejectedError(StorageError):
+    """The content breaks the policy: tell whoever sent it, and store nothing."""
+
+    code = "content_rejected"
+    public = "The file was refused."
+
+    @property
+    def public_message(self) -> str:
+        """The whole message: it names only field, limit and value."""
+        return str(self)
+
+
+class ContentTooLargeError(ContentRejectedError):
+    """More bytes came than the policy's ``max_size`` (or another limit, in bytes) allows."""
+
+    code = "content_too_large"
+
+
+class ContentTypeNotAllowedError(ContentRejectedError):
+    """The bytes are of a media type that the policy does not accept."""
+
+    code = "content_type_not_allowed"
+
+
+class ChecksumMismatchError(StorageError):
+    """Bytes differ from what was announced or stored: size or SHA-256 do not match."""
+
+    code = "checksum_mismatch"
+    public = "The file's size or checksum does not match."
+
+
+class ContentUnavailableError(StorageError):
+    """The source of an unsaved file was read before and cannot be read again: supply it anew."""
+
+    code = "content_unavailable"
+
+
+class StaleRefError(StorageError):
+    """A ref may not be written into a row any more: stage the content again.
+
+    Either it was staged too long ago, or no committed row holds it, or it was let go already.
+    """
+
+    code = "stale_ref"
+    public = "The upload is too old to be used: upload the file again."
+
+
+class ObjectNotFoundError(StorageError):
+    """The backend holds no object under this key."""
+
+    code = "object_not_found"
+    public = "The file does not exist."
+
+
+class ObjectExistsError(StorageError):
+    """A different object is already stored under the key; nothing was overwritten."""
+
+    code = "object_exists"
+
+
+class BackendError(StorageError):
+    """The backend failed in a way that waiting will not mend (a full disk, a refused request)."""
+
+    code = "backend_error"
+
+
+class AccessDeniedError(BackendError):
+    """The backend answered that these credentials may not do this (S3's 403, the disk's EACCES)."""
+
+    code = "access_denied"
+
+
+class BackendUnavailableError(BackendError):
+    """The backend cannot be reached, or asks to slow down: try again later."""
+
+    code = "backend_unavailable"
+    public = "The storage is not available at the moment: try again later."
+    retryable = True
+
+
+class CollectionRefusedError(StorageError):
+    """The collector found a reason to doubt that it looks in the right universe; it deleted and noted nothing."""
+
+    code = "collection_refused"

@@ -1,0 +1,120 @@
+"""Object keys: how they are built, and which are refused. Pure, but for the random part's source."""
+
+from __future__ import annotations
+
+import base64
+import re
+import secrets
+from typing import Final
+
+from granite_core.errors import InvalidKeyError
+
+__all__ = ["RESERVED_PREFIX", "build_key", "clean_segment", "suffix_of", "unique_part", "validate_key"]
+
+RESERVED_PREFIX: Final = ".granite"
+"""First characters of the names that Granite keeps for itself (temporary files, the store's marker)."""
+
+MAX_KEY_BYTES: Final = 1024  # S3's limit (API "Creating object key names")
+MAX_SEGMENT_BYTES: Final = 200  # file systems end at 255; a backend may add to a name
+
+_UNSAFE: Final = re.compile(r"[^A-Za-z0-9_.~-]")
+_CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\\]")
+_SUFFIX: Final = re.compile(r"\.[a-z0-9]{1,12}\Z")
+
+
+def unique_part() -> str:
+    """Return 26 characters of 128 random bits, alike on file systems that fold case."""
+    return base64.b32encode(secrets.token_bytes(16)).decode("ascii").rstrip("=").lower()
+
+
+def suffix_of(filename: str | None) -> str:
+    """Return the cleaned, lower-case suffix of a file name with its dot, or ``""``.
+
+    Only ASCII letters and digits, at most twelve: anything else in a client's name stays out of keys.
+    """
+    match = _SUFFIX.search((filename or "").lower())
+    return match.group() if match else ""
+
+
+def clean_segment(value: object) -> str:
+    """Return ``value`` as one safe key segment: other characters are percent-encoded as UTF-8.
+
+    Raises:
+        InvalidKeyError: Nothing is left, or more than 200 bytes.
+    """
+
+    def quote(match: re.Match[str]) -> str:
+        return "".join(f"%{byte:02X}" for byte in match.group().encode("utf-8", "surrogatepass"))
+
+    text = _UNSAFE.sub(quote, str(value))
+    if text.startswith("."):
+        text = "%2E" + text[1:]
+    _check_segment(text, text)
+    return text
+
+
+def build_key(
+    unique: str,
+    *,
+    prefix: str | None = None,
+    model_name: str | None = None,
+    entity_id: str | None = None,
+    field_name: str | None = None,
+    suffix: str = "",
+) -> str:
+    """Build an object key.
+
+    ``{prefix}/{model_name}/{entity_id}/{field_name}/{unique}{suffix}`` where the entity is known,
+    ``{prefix}/_/{unique}{suffix}`` where it is not.
+
+    Args:
+        unique: The random part; see ``unique_part``.
+        prefix: The policy's ``key_prefix``; may hold slashes.
+        model_name: Name of the model, where known.
+        entity_id: Primary key of the row as text, where known.
+        field_name: Name of the field, where known.
+        suffix: A suffix as ``suffix_of`` returns it.
+
+    Raises:
+        InvalidKeyError: A piece would leave its place (traversal), is reserved, or the key is too long.
+    """
+    entity = [piece for piece in (model_name, entity_id, field_name) if piece is not None]
+    for piece in entity:
+        if "/" in piece:
+            raise InvalidKeyError(f"a key segment must not hold a slash: {piece!r}", value=piece)
+    head = [*(prefix.strip("/").split("/") if prefix and prefix.strip("/") else []), *(entity or ["_"])]
+    key = "/".join([*head, f"{unique}{suffix}"])
+    validate_key(key)
+    return key
+
+
+def validate_key(key: str) -> None:
+    """Refuse whatever is no plain relative object key.
+
+    Raises:
+        InvalidKeyError: Empty, absolute, with empty, dot or reserved segments, control characters, backslashes, lone
+            surrogates, or too long (1,024 bytes; 200 bytes a segment).
+    """
+    if not key:
+        raise InvalidKeyError("a key must not be empty", value=key)
+    for segment in key.split("/"):
+        _check_segment(segment, key)
+    if len(key.encode("utf-8")) > MAX_KEY_BYTES:
+        raise InvalidKeyError(f"the key is longer than {MAX_KEY_BYTES} bytes", limit=MAX_KEY_BYTES, value=key)
+
+
+def _check_segment(segment: str, key: str) -> None:
+    if segment in ("", ".", ".."):
+        raise InvalidKeyError(f"a key must not hold an empty or dot segment: {key!r}", value=key)
+    if segment.startswith(RESERVED_PREFIX):
+        raise InvalidKeyError(f"names that begin with {RESERVED_PREFIX!r} are reserved: {key!r}", value=key)
+    if _CONTROL.search(segment):
+        raise InvalidKeyError(f"a key must not hold control characters or backslashes: {key!r}", value=key)
+    try:
+        length = len(segment.encode("utf-8"))
+    except UnicodeEncodeError:
+        raise InvalidKeyError(f"a key must be valid Unicode: {key!r}", value=key) from None
+    if length > MAX_SEGMENT_BYTES:
+        raise InvalidKeyError(
+            f"a key segment is longer than {MAX_SEGMENT_BYTES} bytes", limit=MAX_SEGMENT_BYTES, value=key
+        )

@@ -1,0 +1,88 @@
+"""The rules of one storage slot, and the decisions that follow from them. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Literal
+
+from granite_core.errors import ConfigurationError, ContentTooLargeError, ContentTypeNotAllowedError
+from granite_core.keys import build_key
+from granite_core.media import matches_type
+
+__all__ = ["StoragePolicy"]
+
+
+@dataclass(frozen=True, slots=True)
+class StoragePolicy:
+    """The rules of one storage slot.
+
+    Args:
+        storage_key: Name of the slot, which refs and fields carry.
+        backend_key: Name of the backend that new objects go to. Old refs keep being read where they are.
+        max_size: Largest content in bytes; None for no limit.
+        key_prefix: First part of every key of this slot; may hold slashes.
+        content_types: Media types to accept, exact (``application/pdf``) or ranges (``image/*``), judged on what the
+            bytes are; None accepts all.
+        disposition: ``"auto"`` shows safe types in the browser and offers the rest for download; ``"attachment"``
+            offers everything for download.
+
+    Raises:
+        ConfigurationError: A value that cannot work.
+    """
+
+    storage_key: str
+    backend_key: str
+    max_size: int | None = None
+    key_prefix: str | None = None
+    content_types: Collection[str] | None = None
+    disposition: Literal["auto", "attachment"] = "auto"
+
+    def __post_init__(self) -> None:
+        if not self.storage_key:
+            raise ConfigurationError("a policy needs a storage_key")
+        if self.max_size is not None and self.max_size < 0:
+            raise ConfigurationError(
+                f"max_size of policy {self.storage_key!r} must not be negative", value=self.max_size
+            )
+        if isinstance(self.content_types, str):
+            raise ConfigurationError(
+                f"content_types of policy {self.storage_key!r} must be a list of media types", value=self.content_types
+            )
+        if self.content_types is not None:
+            object.__setattr__(self, "content_types", tuple(self.content_types))
+        if self.key_prefix:
+            build_key("x", prefix=self.key_prefix)
+
+    def check_size(self, size: int, *, field: str | None = None) -> None:
+        """Refuse a size, in bytes, over the limit.
+
+        Raises:
+            ContentTooLargeError: It is over ``max_size``.
+        """
+        if self.max_size is not None and size > self.max_size:
+            name = field or self.storage_key
+            raise ContentTooLargeError(
+                f"{name}: more than the {self.max_size} bytes allowed",
+                operation="put",
+                field=name,
+                limit=self.max_size,
+                value=size,
+            )
+
+    def check_type(self, content_type: str, *, field: str | None = None) -> None:
+        """Refuse a media type that the policy does not accept.
+
+        Raises:
+            ContentTypeNotAllowedError: It matches none of ``content_types``.
+        """
+        if self.content_types is None or any(matches_type(content_type, each) for each in self.content_types):
+            return
+        name = field or self.storage_key
+        raise ContentTypeNotAllowedError(
+            f"{name}: {content_type} is not accepted; accepted are {', '.join(self.content_types)}",
+            operation="put",
+            field=name,
+            limit=tuple(self.content_types),
+            value=content_type,
+        )
