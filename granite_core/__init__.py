@@ -1,0 +1,69 @@
+"""Granite: file attachments for SQLAlchemy models, independent of any web framework."""
+
+from granite_core.aio import AsyncObjectReader, AsyncStagedWrite, AsyncStorageManager
+from granite_core.backends.base import (
+    Capability,
+    ObjectReader,
+    ObjectStat,
+    ObjectWriter,
+    ReadableStream,
+    StorageBackend,
+)
+from granite_core.backends.memory import MemoryStorageBackend
+from granite_core.errors import (
+    AccessDeniedError,
+    BackendError,
+    BackendUnavailableError,
+    ChecksumMismatchError,
+    CollectionRefusedError,
+    ConfigurationError,
+    ContentRejectedError,
+    ContentTooLargeError,
+    ContentTypeNotAllowedError,
+    ContentUnavailableError,
+    InvalidKeyError,
+    MissingExtraError,
+    ObjectExistsError,
+    ObjectNotFoundError,
+    StaleRefError,
+    StorageError,
+)
+from granite_core.manager import StagedWrite, StorageManager
+from granite_core.policies import StoragePolicy
+from granite_core.refs import StagedFile, StoredObjectRef
+from granite_core.sources import unsaved
+
+__all__ = [
+    "AccessDeniedError",
+    "AsyncObjectReader",
+    "AsyncStagedWrite",
+    "AsyncStorageManager",
+    "BackendError",
+    "BackendUnavailableError",
+    "Capability",
+    "ChecksumMismatchError",
+    "CollectionRefusedError",
+    "ConfigurationError",
+    "ContentRejectedError",
+    "ContentTooLargeError",
+    "ContentTypeNotAllowedError",
+    "ContentUnavailableError",
+    "InvalidKeyError",
+    "MemoryStorageBackend",
+    "MissingExtraError",
+    "ObjectExistsError",
+    "ObjectNotFoundError",
+    "ObjectReader",
+    "ObjectStat",
+    "ObjectWriter",
+    "ReadableStream",
+    "StagedFile",
+    "StagedWrite",
+    "StaleRefError",
+    "StorageBackend",
+    "StorageError",
+    "StorageManager",
+    "StoragePolicy",
+    "StoredObjectRef",
+    "unsaved",
+]

@@ -17,8 +17,11 @@ own exception is the ``__cause__``. No message or repr holds a credential.
 from __future__ import annotations
 
 import io
+import os
+import threading
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -34,6 +37,8 @@ if TYPE_CHECKING:
 __all__ = ["Capability", "ObjectReader", "ObjectStat", "ObjectWriter", "ReadableStream", "StorageBackend"]
 
 COPY_BYTES = 1024 * 1024
+
+_executors = threading.Lock()
 
 
 class Capability(Enum):
@@ -151,6 +156,8 @@ class StorageBackend(ABC):
     max_workers: int = 16
     """How many threads of the asynchronous manager may be in this backend at a time."""
 
+    _executor: tuple[int, ThreadPoolExecutor] | None = None
+
     # -- the five primitives -------------------------------------------------------------------------------------------
 
     @property
@@ -251,8 +258,25 @@ class StorageBackend(ABC):
         """
         return 0
 
-    def close(self) -> None:  # noqa: B027 - most backends have nothing to free
+    def close(self) -> None:
         """Free pools and clients. The backend may be used again afterwards and then makes new ones."""
+        executor, self._executor = self._executor, None
+        if executor is not None and executor[0] == os.getpid():
+            executor[1].shutdown(wait=False)
+
+    def executor(self) -> ThreadPoolExecutor:
+        """Return the pool of ``max_workers`` threads in which asynchronous callers use this backend.
+
+        Made at first use, and anew after a fork: threads do not survive one, and a pool that lost its own hangs.
+        """
+        current = self._executor
+        if current is None or current[0] != os.getpid():
+            with _executors:
+                current = self._executor
+                if current is None or current[0] != os.getpid():
+                    pool = ThreadPoolExecutor(self.max_workers, thread_name_prefix=f"granite-{type(self).__name__}")
+                    self._executor = current = (os.getpid(), pool)
+        return current[1]
 
     # -- the seven methods of granite-storage, derived -----------------------------------------------------------------
 

@@ -1,0 +1,318 @@
+"""The asynchronous manager: the only place where sync and async meet.
+
+There is one implementation, the synchronous one. A one-shot verb is one hop of it to the backend's own bounded pool
+of threads; a stream shares the intake, so that admitting bytes runs on the loop and only a full buffer costs a hop.
+A cancelled hop is joined before the cancellation goes on: no thread works on behind a caller's back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable
+from functools import partial
+from typing import TYPE_CHECKING, Final, ParamSpec, TypeVar, cast
+
+from granite_core.backends.base import Capability, ObjectReader, ObjectStat, ReadableStream, StorageBackend
+from granite_core.manager import StagedWrite, StorageManager
+from granite_core.refs import StagedFile, StoredObjectRef
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer, Self
+
+    from granite_core.policies import StoragePolicy
+
+__all__ = ["AsyncObjectReader", "AsyncStagedWrite", "AsyncStorageManager", "hop"]
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+INLINE_BYTES: Final = 64 * 1024
+"""A local read of at most so many bytes costs less than the hop to a thread: it is done on the loop."""
+
+
+async def hop(backend: StorageBackend, call: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+    """Run a blocking call in the backend's threads, and join it even when the caller is cancelled meanwhile."""
+    loop = asyncio.get_running_loop()
+    future = loop.run_in_executor(backend.executor(), partial(call, *args, **kwargs))
+    try:
+        return await asyncio.shield(future)
+    except asyncio.CancelledError:
+        while not future.done():
+            try:
+                await asyncio.wait([future])
+            except asyncio.CancelledError:
+                # Told again to stop: the thread cannot be, so its end is still waited for.
+                continue
+        if not future.cancelled():
+            future.exception()  # retrieved: the cancellation is what the caller hears of
+        raise
+
+
+class AsyncStorageManager:
+    """The verbs of ``StorageManager`` for asynchronous code; nothing here blocks the event loop.
+
+    Args:
+        manager: The manager whose backends and policies are used.
+    """
+
+    def __init__(self, manager: StorageManager) -> None:
+        self.sync: Final = manager
+
+    def get_policy(self, storage_key: str) -> StoragePolicy:
+        """Return a policy; see ``StorageManager.get_policy``."""
+        return self.sync.get_policy(storage_key)
+
+    def get_backend_for_policy(self, storage_key: str) -> StorageBackend:
+        """Return the backend new objects of a policy go to; see ``StorageManager.get_backend_for_policy``."""
+        return self.sync.get_backend_for_policy(storage_key)
+
+    def stage(
+        self,
+        storage_key: str,
+        *,
+        filename: str | None = None,
+        content_type: str | None = None,
+        field: str | None = None,
+        expected_size: int | None = None,
+        checksum: str | None = None,
+        model_name: str | None = None,
+        entity_id: str | None = None,
+        field_name: str | None = None,
+    ) -> AsyncStagedWrite:
+        """Begin to store an object piece by piece; see ``StorageManager.stage``. No I/O, so nothing to await."""
+        return AsyncStagedWrite(
+            self.sync.stage(
+                storage_key,
+                filename=filename,
+                content_type=content_type,
+                field=field,
+                expected_size=expected_size,
+                checksum=checksum,
+                model_name=model_name,
+                entity_id=entity_id,
+                field_name=field_name,
+            )
+        )
+
+    async def put_bytes(
+        self,
+        storage_key: str,
+        model_name: str | None = None,
+        entity_id: str | None = None,
+        field_name: str | None = None,
+        *,
+        content: bytes | bytearray | memoryview,
+        content_type: str | None = None,
+        original_filename: str | None = None,
+    ) -> StagedFile:
+        """Store bytes and return their ref; see ``StorageManager.put_bytes``."""
+        put = partial(
+            self.sync.put_bytes,
+            storage_key,
+            model_name,
+            entity_id,
+            field_name,
+            content=content,
+            content_type=content_type,
+            original_filename=original_filename,
+        )
+        return await self._put(storage_key, put)
+
+    async def put_stream(
+        self,
+        storage_key: str,
+        model_name: str | None = None,
+        entity_id: str | None = None,
+        field_name: str | None = None,
+        *,
+        stream: ReadableStream | AsyncIterable[bytes],
+        content_type: str | None = None,
+        original_filename: str | None = None,
+    ) -> StagedFile:
+        """Store a stream and return its ref; see ``StorageManager.put_stream``.
+
+        Args: as there; ``stream`` may also be asynchronous: an iterable of bytes, or have a ``read`` to be awaited.
+        """
+        pull = _async_chunks(stream)
+        if pull is None:
+            put = partial(
+                self.sync.put_stream,
+                storage_key,
+                model_name,
+                entity_id,
+                field_name,
+                stream=cast("ReadableStream", stream),
+                content_type=content_type,
+                original_filename=original_filename,
+            )
+            return await self._put(storage_key, put)
+        async with self.stage(
+            storage_key,
+            filename=original_filename,
+            content_type=content_type,
+            model_name=model_name,
+            entity_id=entity_id,
+            field_name=field_name,
+        ) as write:
+            async for data in pull:
+                await write.write(data)
+            return await write.commit()
+
+    async def _put(self, storage_key: str, put: Callable[[], StagedFile]) -> StagedFile:
+        """Hop, and let go what was stored for a caller that was cancelled meanwhile: nobody else holds its ref."""
+        backend = self.sync.get_backend_for_policy(storage_key)
+        stored: list[StagedFile] = []
+        try:
+            return await hop(backend, lambda: stored.append(put()) or stored[0])  # type: ignore[func-returns-value]
+        except asyncio.CancelledError:
+            for staged in stored:
+                await self.discard(staged)
+            raise
+
+    async def copy(self, ref: StoredObjectRef, storage_key: str | None = None) -> StagedFile:
+        """Store the same content again under a new key; see ``StorageManager.copy``."""
+        return await self._put(storage_key or ref.storage_key, partial(self.sync.copy, ref, storage_key))
+
+    async def get(self, ref: StoredObjectRef) -> bytes:
+        """Return the whole content; see ``StorageManager.get``."""
+        return await hop(self.sync.get_backend(ref.backend), self.sync.get, ref)
+
+    async def open(self, ref: StoredObjectRef, *, offset: int = 0, length: int | None = None) -> AsyncObjectReader:
+        """Open the content, or a range of it, for reading from front to back; see ``StorageManager.open``."""
+        backend = self.sync.get_backend(ref.backend)
+        wanted = max(0, ref.size - offset) if length is None else length
+        inline = wanted <= INLINE_BYTES and Capability.LOCAL_PATH in backend.capabilities
+        if inline:
+            return AsyncObjectReader(backend, backend.open_reader(ref.location, offset=offset, length=length), inline)
+        opened: list[ObjectReader] = []
+
+        def open_reader() -> ObjectReader:
+            opened.append(backend.open_reader(ref.location, offset=offset, length=length))
+            return opened[0]
+
+        try:
+            return AsyncObjectReader(backend, await hop(backend, open_reader), inline)
+        except asyncio.CancelledError:
+            for reader in opened:
+                await hop(backend, reader.close)
+            raise
+
+    async def exists(self, ref: StoredObjectRef) -> bool:
+        """Tell whether the object is there; see ``StorageManager.exists``."""
+        return await hop(self.sync.get_backend(ref.backend), self.sync.exists, ref)
+
+    async def stat(self, ref: StoredObjectRef) -> ObjectStat:
+        """Return what the backend knows of the object; see ``StorageManager.stat``."""
+        return await hop(self.sync.get_backend(ref.backend), self.sync.stat, ref)
+
+    async def verify(self, ref: StoredObjectRef) -> None:
+        """Hold the stored object against its ref; see ``StorageManager.verify``."""
+        await hop(self.sync.get_backend(ref.backend), self.sync.verify, ref)
+
+    async def delete(self, ref: StoredObjectRef) -> None:
+        """Delete the object now, whatever still points at it; see ``StorageManager.delete``."""
+        await hop(self.sync.get_backend(ref.backend), self.sync.delete, ref)
+
+    async def discard(self, staged: StagedFile) -> bool:
+        """Let go what was staged and not used; see ``StorageManager.discard``. Not undone by a cancellation."""
+        return await hop(self.sync.get_backend(staged.backend), staged.discard)
+
+
+class AsyncStagedWrite:
+    """An object on its way in; see ``StagedWrite``. As an async context manager it aborts unless committed."""
+
+    def __init__(self, write: StagedWrite) -> None:
+        self._write = write
+
+    @property
+    def size(self) -> int:
+        """Bytes admitted so far."""
+        return self._write.size
+
+    async def write(self, data: Buffer) -> None:
+        """Take the next bytes; see ``StagedWrite.write``."""
+        try:
+            full = self._write.admit(data)
+        except BaseException:
+            await self.abort()
+            raise
+        if full:
+            await hop(self._write.backend, self._write.drain)
+
+    async def commit(self) -> StagedFile:
+        """Make the object durable and return its ref; see ``StagedWrite.commit``.
+
+        When the caller is cancelled meanwhile, what was stored is let go again.
+        """
+        stored: list[StagedFile] = []
+
+        def commit() -> StagedFile:
+            stored.append(self._write.commit())
+            return stored[0]
+
+        try:
+            return await hop(self._write.backend, commit)
+        except asyncio.CancelledError:
+            for staged in stored:
+                await hop(self._write.backend, staged.discard)
+            raise
+
+    async def abort(self) -> None:
+        """Give up; nothing remains. Idempotent, never raises, and runs to its end even when cancelled."""
+        await hop(self._write.backend, self._write.abort)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.abort()
+
+
+class AsyncObjectReader:
+    """An object, or a range of it, being read from front to back. Made by ``AsyncStorageManager.open``."""
+
+    def __init__(self, backend: StorageBackend, reader: ObjectReader, inline: bool) -> None:
+        self._backend = backend
+        self._reader = reader
+        self._inline = inline
+        self.size: Final = reader.size
+        """Length in bytes of the whole object, whatever range is read."""
+
+    async def read(self, size: int = -1, /) -> bytes:
+        """Return up to ``size`` bytes; ``b""`` only at the end of the range; all that is left for -1.
+
+        Raises:
+            ObjectNotFoundError: The object has gone meanwhile.
+            BackendError: The bytes cannot be had.
+        """
+        if self._inline:
+            return self._reader.read(size)
+        return await hop(self._backend, self._reader.read, size)
+
+    async def close(self) -> None:
+        """Free what is held. Idempotent, and runs to its end even when cancelled."""
+        if self._inline:
+            self._reader.close()
+        else:
+            await hop(self._backend, self._reader.close)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+
+def _async_chunks(stream: object) -> AsyncIterator[bytes] | None:
+    """The chunks of an asynchronous stream, or None where it is a synchronous one."""
+    if isinstance(stream, AsyncIterable):
+        return aiter(stream)
+    read = getattr(stream, "read", None)
+    if asyncio.iscoroutinefunction(read):
+        return _awaited_chunks(cast("Callable[[int], Awaitable[bytes]]", read))
+    return None
+
+
+async def _awaited_chunks(read: Callable[[int], Awaitable[bytes]]) -> AsyncIterator[bytes]:
+    while data := await read(INLINE_BYTES):
+        yield data

@@ -1,0 +1,105 @@
+"""What happens to every byte that comes in, with no I/O: limit, coalesce, sniff, hash. Shared by sync and async."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import TYPE_CHECKING, Final
+
+from granite_core.errors import ChecksumMismatchError
+from granite_core.media import SNIFF_BYTES, sniff_content_type
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
+    from granite_core.policies import StoragePolicy
+
+__all__ = ["INTAKE_BYTES", "Intake"]
+
+INTAKE_BYTES: Final = 256 * 1024
+"""How many bytes are gathered before they are hashed and written in one go: the memory one stream costs here."""
+
+
+class Intake:
+    """Admits bytes one piece at a time and hands them on in buffers.
+
+    ``admit`` is cheap and may run on an event loop; ``take`` hashes, and belongs where blocking is allowed.
+
+    Args:
+        policy: Whose limits apply.
+        field: Name for errors; the policy's ``storage_key`` where absent.
+        filename: Cleaned name the content came with.
+        claimed_type: Media type the sender claims.
+    """
+
+    __slots__ = ("_chunks", "_claimed", "_field", "_filename", "_hash", "_pending", "_policy", "content_type", "size")
+
+    def __init__(
+        self, policy: StoragePolicy, *, field: str | None, filename: str | None, claimed_type: str | None
+    ) -> None:
+        self._policy = policy
+        self._field = field
+        self._filename = filename
+        self._claimed = claimed_type
+        self._chunks: list[bytes] = []
+        self._pending = 0
+        self._hash = hashlib.sha256()
+        self.size = 0
+        """Bytes admitted so far."""
+        self.content_type: str | None = None
+        """Media type, known once the first buffer was taken."""
+
+    def admit(self, data: Buffer) -> bool:
+        """Take the next bytes. True when a buffer is full and wants to be taken.
+
+        Raises:
+            ContentTooLargeError: The content is now over the policy's ``max_size``; the bytes are not kept.
+        """
+        chunk = data if isinstance(data, bytes) else bytes(data)
+        size = self.size + len(chunk)
+        self._policy.check_size(size, field=self._field)
+        self.size = size
+        if chunk:
+            self._chunks.append(chunk)
+            self._pending += len(chunk)
+        return self._pending >= INTAKE_BYTES
+
+    def take(self) -> bytes:
+        """Return the bytes gathered since, hashed.
+
+        Raises:
+            ContentTypeNotAllowedError: The first bytes show a type that the policy does not accept.
+        """
+        data = self._chunks[0] if len(self._chunks) == 1 else b"".join(self._chunks)
+        self._chunks.clear()
+        self._pending = 0
+        if self.content_type is None:
+            self.content_type = sniff_content_type(data[:SNIFF_BYTES], self._filename, self._claimed)
+            self._policy.check_type(self.content_type, field=self._field)
+        self._hash.update(data)
+        return data
+
+    def checksum(self, *, expected_size: int | None, expected: str | None) -> str:
+        """Return ``"sha256:…"`` of all bytes taken, after holding it against what was announced.
+
+        Raises:
+            ChecksumMismatchError: Size (bytes) or checksum differ.
+        """
+        name = self._field or self._policy.storage_key
+        if expected_size is not None and expected_size != self.size:
+            raise ChecksumMismatchError(
+                f"{name}: {self.size} bytes came, {expected_size} were announced",
+                operation="put",
+                field=name,
+                limit=expected_size,
+                value=self.size,
+            )
+        found = f"sha256:{self._hash.hexdigest()}"
+        if expected is not None and expected.lower() != found:
+            raise ChecksumMismatchError(
+                f"{name}: the SHA-256 of what came differs from the announced one",
+                operation="put",
+                field=name,
+                limit=expected,
+                value=found,
+            )
+        return found

@@ -1,0 +1,569 @@
+"""What an application holds: the only caller of backends."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, BinaryIO, Final
+
+from granite_core.backends.base import Capability, ObjectStat, ObjectWriter, ReadableStream, StorageBackend
+from granite_core.errors import ChecksumMismatchError, ConfigurationError, StorageError
+from granite_core.intake import Intake
+from granite_core.keys import build_key, suffix_of, unique_part
+from granite_core.media import clean_content_type, clean_filename
+from granite_core.policies import StoragePolicy
+from granite_core.refs import StagedFile, StoredObjectRef
+
+if TYPE_CHECKING:
+    from typing import Any
+
+    from typing_extensions import Buffer, Self
+
+__all__ = ["MANAGER_KEY", "StagedWrite", "StorageManager"]
+
+MANAGER_KEY: Final = "granite_manager"
+"""Where ``register`` leaves the manager in a metadata's ``info``."""
+
+READ_BYTES: Final = 1024 * 1024
+
+
+def _utc_now() -> datetime:
+    return datetime.now(UTC)
+
+
+class StorageManager:
+    """Stores, opens and deletes objects by the rules of named policies.
+
+    Safe to share between threads. It holds no connection of its own and is made once, by the application.
+
+    Args:
+        backends: The backends by their ``backend_key``, which refs keep: name them by role, and do not rename them.
+        policies: The policies, as a list or as a mapping from their ``storage_key``.
+        grace: How long what is let go stays; a ref must be committed within a quarter of it from being staged.
+        now: The clock, for tests; returns an aware datetime.
+
+    Raises:
+        ConfigurationError: A policy names a backend that is not there, or is filed under another name.
+    """
+
+    def __init__(
+        self,
+        backends: Mapping[str, StorageBackend],
+        policies: Mapping[str, StoragePolicy] | Iterable[StoragePolicy],
+        *,
+        grace: timedelta = timedelta(hours=2),
+        now: Callable[[], datetime] = _utc_now,
+    ) -> None:
+        if grace <= timedelta(0):
+            raise ConfigurationError("grace must be longer than nothing", value=grace)
+        self._backends = dict(backends)
+        self._policies = _by_key(policies)
+        self.grace: Final = grace
+        self.now: Final = now
+        for policy in self._policies.values():
+            if policy.backend_key not in self._backends:
+                raise ConfigurationError(
+                    f"policy {policy.storage_key!r} names the backend {policy.backend_key!r}; "
+                    f"there are {', '.join(map(repr, self._backends)) or 'none'}",
+                    value=policy.backend_key,
+                )
+
+    # -- what is configured --------------------------------------------------------------------------------------------
+
+    @property
+    def backends(self) -> Mapping[str, StorageBackend]:
+        """The backends by their key."""
+        return dict(self._backends)
+
+    @property
+    def policies(self) -> Mapping[str, StoragePolicy]:
+        """The policies by their storage key."""
+        return dict(self._policies)
+
+    @property
+    def attach_within(self) -> timedelta:
+        """How old a staged ref may be when its row is committed: a quarter of the grace."""
+        return self.grace / 4
+
+    def get_policy(self, storage_key: str) -> StoragePolicy:
+        """Return a policy.
+
+        Raises:
+            ConfigurationError: There is none of that name.
+        """
+        try:
+            return self._policies[storage_key]
+        except KeyError:
+            raise ConfigurationError(
+                f"no policy {storage_key!r}; there are {', '.join(map(repr, self._policies)) or 'none'}",
+                value=storage_key,
+            ) from None
+
+    def get_backend(self, backend_key: str) -> StorageBackend:
+        """Return a backend.
+
+        Raises:
+            ConfigurationError: There is none of that name.
+        """
+        try:
+            return self._backends[backend_key]
+        except KeyError:
+            raise ConfigurationError(
+                f"no backend {backend_key!r}; there are {', '.join(map(repr, self._backends)) or 'none'}",
+                value=backend_key,
+            ) from None
+
+    def get_backend_for_policy(self, storage_key: str) -> StorageBackend:
+        """Return the backend that new objects of a policy go to.
+
+        Raises:
+            ConfigurationError: There is no such policy.
+        """
+        return self.get_backend(self.get_policy(storage_key).backend_key)
+
+    def register(self, *bases: Any) -> None:
+        """Bind this manager to declarative bases (or ``MetaData``): the file fields of their models use it.
+
+        Binding again replaces the former manager, as a test may want.
+
+        Raises:
+            ConfigurationError: A base has no metadata.
+        """
+        for base in bases:
+            metadata = getattr(base, "metadata", base)
+            info = getattr(metadata, "info", None)
+            if not isinstance(info, dict):
+                raise ConfigurationError(f"register() takes declarative bases or MetaData, not {base!r}")
+            info[MANAGER_KEY] = self
+
+    @contextmanager
+    def override(self, **backends: StorageBackend) -> Iterator[None]:
+        """Use other backends for the length of a block: ``with manager.override(main=MemoryStorageBackend()):``.
+
+        For tests; it changes the manager for every thread.
+
+        Raises:
+            ConfigurationError: A name is not one of this manager's backends.
+        """
+        for key in backends:
+            self.get_backend(key)
+        before = self._backends
+        self._backends = {**before, **backends}
+        try:
+            yield
+        finally:
+            self._backends = before
+
+    # -- storing -------------------------------------------------------------------------------------------------------
+
+    def stage(
+        self,
+        storage_key: str,
+        *,
+        filename: str | None = None,
+        content_type: str | None = None,
+        field: str | None = None,
+        expected_size: int | None = None,
+        checksum: str | None = None,
+        model_name: str | None = None,
+        entity_id: str | None = None,
+        field_name: str | None = None,
+    ) -> StagedWrite:
+        """Begin to store an object piece by piece. No I/O happens yet.
+
+        Args:
+            storage_key: The policy whose rules apply.
+            filename: Name the content came with; it is cleaned.
+            content_type: Media type the sender claims; believed only where the bytes do not tell.
+            field: Name for errors; the ``storage_key`` where absent.
+            expected_size: Announced length in bytes, checked.
+            checksum: Announced ``"sha256:…"``, checked.
+            model_name: Name of the model, where known: a part of the key.
+            entity_id: Primary key of the row as text, where known: a part of the key.
+            field_name: Name of the field, where known: a part of the key.
+
+        Raises:
+            ConfigurationError: There is no such policy.
+            ContentTooLargeError: The announced length is over the limit.
+            InvalidKeyError: A part of the key is no safe one.
+        """
+        policy = self.get_policy(storage_key)
+        if expected_size is not None:
+            policy.check_size(expected_size, field=field)
+        name = clean_filename(filename)
+        location = build_key(
+            unique_part(),
+            prefix=policy.key_prefix,
+            model_name=model_name,
+            entity_id=entity_id,
+            field_name=field_name,
+            suffix=suffix_of(name),
+        )
+        return StagedWrite(
+            self,
+            policy,
+            location,
+            filename=name,
+            claimed_type=clean_content_type(content_type),
+            field=field,
+            expected_size=expected_size,
+            checksum=checksum,
+        )
+
+    def put_bytes(
+        self,
+        storage_key: str,
+        model_name: str | None = None,
+        entity_id: str | None = None,
+        field_name: str | None = None,
+        *,
+        content: bytes | bytearray | memoryview,
+        content_type: str | None = None,
+        original_filename: str | None = None,
+    ) -> StagedFile:
+        """Store bytes and return their ref.
+
+        Args: as for ``stage``; ``content`` is what to store, ``original_filename`` the name it came with.
+
+        Raises:
+            ContentRejectedError: The policy refuses it.
+            BackendError: It cannot be stored; nothing remains.
+        """
+        with self.stage(
+            storage_key,
+            filename=original_filename,
+            content_type=content_type,
+            expected_size=len(content) if isinstance(content, (bytes, bytearray)) else content.nbytes,
+            model_name=model_name,
+            entity_id=entity_id,
+            field_name=field_name,
+        ) as write:
+            write.write(content)
+            return write.commit()
+
+    def put_stream(
+        self,
+        storage_key: str,
+        model_name: str | None = None,
+        entity_id: str | None = None,
+        field_name: str | None = None,
+        *,
+        stream: ReadableStream,
+        content_type: str | None = None,
+        original_filename: str | None = None,
+    ) -> StagedFile:
+        """Store a stream, from where it stands to its end, and return its ref.
+
+        The stream is never closed and need not be seekable; no more than a buffer of it is held.
+
+        Args: as for ``stage``; ``stream`` is what to store, ``original_filename`` the name it came with.
+
+        Raises:
+            ContentRejectedError: The policy refuses it; reading stops as soon as that is known.
+            BackendError: It cannot be stored; nothing remains.
+        """
+        with self.stage(
+            storage_key,
+            filename=original_filename,
+            content_type=content_type,
+            model_name=model_name,
+            entity_id=entity_id,
+            field_name=field_name,
+        ) as write:
+            while data := stream.read(READ_BYTES):
+                if isinstance(data, str):
+                    raise TypeError("the stream must be binary: open the file with mode 'rb'")
+                write.write(data)
+            return write.commit()
+
+    def copy(self, ref: StoredObjectRef, storage_key: str | None = None) -> StagedFile:
+        """Store the same content again under a new key, by the store itself where it can.
+
+        Args:
+            ref: What to copy.
+            storage_key: Policy of the copy; that of ``ref`` where absent.
+
+        Raises:
+            ObjectNotFoundError: The object is gone.
+            ContentRejectedError: The target policy refuses it.
+            ChecksumMismatchError: What was read is not what the ref says.
+            BackendError: The copy failed; nothing remains.
+        """
+        policy = self.get_policy(storage_key or ref.storage_key)
+        source, target = self.get_backend(ref.backend), self.get_backend(policy.backend_key)
+        if source is not target or Capability.SERVER_SIDE_COPY not in source.capabilities:
+            with (
+                self.stage(
+                    policy.storage_key,
+                    filename=ref.original_filename,
+                    content_type=ref.content_type,
+                    expected_size=ref.size,
+                    checksum=ref.checksum or None,
+                ) as write,
+                source.open_reader(ref.location) as reader,
+            ):
+                while data := reader.read(READ_BYTES):
+                    write.write(data)
+                return write.commit()
+        policy.check_size(ref.size)
+        policy.check_type(ref.content_type or "application/octet-stream")
+        location = build_key(unique_part(), prefix=policy.key_prefix, suffix=suffix_of(ref.original_filename))
+        created_at = self.now()
+        source.copy(ref.location, location)
+        copy = self._staged(policy, location, ref.size, ref.checksum, ref.content_type, ref.original_filename, created_at)
+        size = target.stat(location).size
+        if size != ref.size:
+            copy.discard()
+            raise ChecksumMismatchError(
+                f"the copied object has {size} bytes, its ref says {ref.size}", operation="copy", limit=ref.size, value=size
+            )
+        return copy
+
+    # -- reading -------------------------------------------------------------------------------------------------------
+
+    def get(self, ref: StoredObjectRef) -> bytes:
+        """Return the whole content; meant for small objects.
+
+        Raises:
+            ObjectNotFoundError: The object is gone.
+            BackendError: It cannot be read.
+        """
+        return self.get_backend(ref.backend).get(ref.location)
+
+    def open(self, ref: StoredObjectRef, *, offset: int = 0, length: int | None = None) -> BinaryIO:
+        """Open the content, or a range of it, as a seekable binary file.
+
+        Args:
+            ref: What to open.
+            offset: First byte of the range.
+            length: Number of bytes of the range; None for all that follow.
+
+        Raises:
+            ObjectNotFoundError: The object is gone.
+            BackendError: It cannot be opened.
+        """
+        return self.get_backend(ref.backend).open(ref.location, offset=offset, length=length)
+
+    def exists(self, ref: StoredObjectRef) -> bool:
+        """Tell whether the object is there.
+
+        Raises:
+            BackendError: The backend cannot be asked; that is not the same as "no".
+        """
+        return self.get_backend(ref.backend).exists(ref.location)
+
+    def stat(self, ref: StoredObjectRef) -> ObjectStat:
+        """Return what the backend knows of the object.
+
+        Raises:
+            ObjectNotFoundError: The object is gone.
+            BackendError: The backend cannot be asked.
+        """
+        return self.get_backend(ref.backend).stat(ref.location)
+
+    def verify(self, ref: StoredObjectRef) -> None:
+        """Read the stored object and hold its size and SHA-256 against the ref.
+
+        Raises:
+            ObjectNotFoundError: The object is gone.
+            ChecksumMismatchError: It is not what was stored.
+            BackendError: It cannot be read.
+        """
+        digest, size = hashlib.sha256(), 0
+        with self.get_backend(ref.backend).open_reader(ref.location) as reader:
+            while data := reader.read(READ_BYTES):
+                digest.update(data)
+                size += len(data)
+        found = f"sha256:{digest.hexdigest()}"
+        if size != ref.size or (ref.checksum and found != ref.checksum):
+            raise ChecksumMismatchError(
+                f"the stored object has {size} bytes with {found}; its ref says {ref.size} with {ref.checksum}",
+                operation="verify",
+                backend=ref.backend,
+                location=ref.location,
+                limit=ref.checksum,
+                value=found,
+            )
+
+    # -- deleting ------------------------------------------------------------------------------------------------------
+
+    def delete(self, ref: StoredObjectRef) -> None:
+        """Delete the object now, whatever still points at it. Idempotent.
+
+        This is the caller's own decision: rows that hold the ref then point at nothing. Clearing a field is the safe
+        way, since the collector looks before it deletes.
+
+        Raises:
+            BackendError: It may still be there.
+        """
+        self.get_backend(ref.backend).delete(ref.location)
+
+    def discard(self, staged: StagedFile) -> bool:
+        """Let go what was staged and not used. True when it was deleted now; False when something has seen it.
+
+        Raises:
+            BackendError: It may still be there; the reconcile finds it.
+        """
+        return staged.discard()
+
+    def _staged(
+        self,
+        policy: StoragePolicy,
+        location: str,
+        size: int,
+        checksum: str,
+        content_type: str | None,
+        filename: str | None,
+        created_at: datetime,
+    ) -> StagedFile:
+        return StagedFile(
+            policy.storage_key,
+            policy.backend_key,
+            location,
+            size,
+            checksum,
+            content_type,
+            filename,
+            created_at.astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z"),
+            None,
+            discard=self.delete,
+        )
+
+
+class StagedWrite:
+    """An object on its way in. Made by ``StorageManager.stage``; used by one thread at a time.
+
+    As a context manager it aborts unless it was committed.
+    """
+
+    def __init__(
+        self,
+        manager: StorageManager,
+        policy: StoragePolicy,
+        location: str,
+        *,
+        filename: str | None,
+        claimed_type: str | None,
+        field: str | None,
+        expected_size: int | None,
+        checksum: str | None,
+    ) -> None:
+        self._manager = manager
+        self._policy = policy
+        self._location = location
+        self._filename = filename
+        self._expected_size = expected_size
+        self._expected_checksum = checksum
+        self._intake = Intake(policy, field=field, filename=filename, claimed_type=claimed_type)
+        self.backend: Final = manager.get_backend(policy.backend_key)
+        """The backend that is written to."""
+        self._writer: ObjectWriter | None = None
+        self._done = False
+
+    @property
+    def size(self) -> int:
+        """Bytes admitted so far."""
+        return self._intake.size
+
+    def write(self, data: Buffer) -> None:
+        """Take the next bytes.
+
+        Raises:
+            ContentTooLargeError: The limit is passed; nothing remains.
+            ContentTypeNotAllowedError: The bytes show a type that is not accepted; nothing remains.
+            BackendError: They cannot be stored; nothing remains.
+        """
+        if self.admit(data):
+            self.drain()
+
+    def admit(self, data: Buffer) -> bool:
+        """Take the next bytes into the buffer, without blocking. True when ``drain`` is due.
+
+        Raises:
+            ContentTooLargeError: The limit is passed. Call ``abort``.
+        """
+        if self._done:
+            raise StorageError("this write has ended already", operation="write")
+        return self._intake.admit(data)
+
+    def drain(self) -> None:
+        """Hash the buffer and hand it to the backend. Blocks.
+
+        Raises:
+            ContentTypeNotAllowedError: The bytes show a type that is not accepted; nothing remains.
+            BackendError: They cannot be stored; nothing remains.
+        """
+        try:
+            data = self._intake.take()
+            if self._writer is None:
+                self._writer = self.backend.open_writer(
+                    self._location,
+                    content_type=self._intake.content_type,
+                    size=self._expected_size if len(data) == self._expected_size else None,
+                )
+            if data:
+                self._writer.write(data)
+        except BaseException:
+            self.abort()
+            raise
+
+    def commit(self) -> StagedFile:
+        """Make the object durable and return its ref.
+
+        Raises:
+            ChecksumMismatchError: Announced size or checksum differ; nothing remains.
+            StorageError: It cannot be stored; nothing remains.
+        """
+        if self._done:
+            raise StorageError("this write has ended already", operation="commit")
+        try:
+            self.drain()
+            checksum = self._intake.checksum(expected_size=self._expected_size, expected=self._expected_checksum)
+            # Read before the object becomes visible: its age must never be taken for less than it is.
+            created_at = self._manager.now()
+            if self._writer is None:
+                raise StorageError("nothing was opened", operation="commit")
+            self._writer.commit()
+        except BaseException:
+            self.abort()
+            raise
+        self._done = True
+        return self._manager._staged(
+            self._policy,
+            self._location,
+            self._intake.size,
+            checksum,
+            self._intake.content_type,
+            self._filename,
+            created_at,
+        )
+
+    def abort(self) -> None:
+        """Give up; nothing remains. Idempotent, a no-op after ``commit``; blocks, never raises."""
+        if self._done:
+            return
+        self._done = True
+        if self._writer is not None:
+            self._writer.abort()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.abort()
+
+
+def _by_key(policies: Mapping[str, StoragePolicy] | Iterable[StoragePolicy]) -> dict[str, StoragePolicy]:
+    if isinstance(policies, Mapping):
+        for key, policy in policies.items():
+            if key != policy.storage_key:
+                raise ConfigurationError(f"policy {policy.storage_key!r} is filed under {key!r}", value=key)
+        return dict(policies)
+    found: dict[str, StoragePolicy] = {}
+    for policy in policies:
+        if policy.storage_key in found:
+            raise ConfigurationError(f"two policies are named {policy.storage_key!r}", value=policy.storage_key)
+        found[policy.storage_key] = policy
+    return found
