@@ -1,0 +1,394 @@
+"""How a stored object is served over HTTP: RFC 9110 as pure functions that return a plan.
+
+`plan_download` decides everything about an answer from the request's method and fields, the ref and the settings: the
+status, every header, and which bytes of the object follow. Whoever sends it opens readers for the parts of the plan
+and adds nothing. No clock, no randomness, no I/O.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import Final, Literal, Protocol
+
+from granite_core._disposition import content_disposition
+from granite_core._preconditions import (
+    Precondition,
+    Validators,
+    evaluate_preconditions,
+    format_http_date,
+    if_range_holds,
+)
+from granite_core._ranges import DEFAULT_MAX_RANGES, ByteRange, select_ranges
+from granite_core.media import clean_content_type
+
+__all__ = [
+    "EXPOSED_HEADERS",
+    "PRIVATE_NO_CACHE",
+    "BodyPart",
+    "Servable",
+    "ServePlan",
+    "ServeSettings",
+    "content_disposition",
+    "content_security_policy",
+    "entity_tag",
+    "is_safe_inline",
+    "plan_download",
+]
+
+PRIVATE_NO_CACHE: Final = "private, no-cache"
+"""What guarded downloads say: one user's browser may keep a copy and asks each time whether it is still good."""
+
+EXPOSED_HEADERS: Final = (
+    "Accept-Ranges",
+    "Content-Disposition",
+    "Content-Digest",
+    "Content-Length",
+    "Content-Range",
+    "ETag",
+    "Repr-Digest",
+)
+"""Response headers that scripts of other origins may need to read (``Access-Control-Expose-Headers``)."""
+
+_RASTER_IMAGES: Final = frozenset(
+    f"image/{subtype}"
+    for subtype in (
+        "apng", "avif", "bmp", "gif", "heic", "heif", "jpeg", "jxl", "png", "tiff", "vnd.microsoft.icon", "webp",
+        "x-icon",
+    )
+)  # fmt: skip
+_DECLARE_THEIR_ENCODING: Final = frozenset(("text/html", "text/xml", "text/css"))
+_CHARSET: Final = re.compile(r'(?i);[ \t]*charset="?([a-z0-9][a-z0-9._:+-]{0,39})"?[ \t]*(?:;|\Z)')
+_SHA256: Final = re.compile(r"sha256:([0-9a-f]{64})")
+_BACKEND_TAG: Final = re.compile(r'(?:W/)?"[\x21\x23-\x7e]{1,256}"')
+_FIELD_VALUE: Final = re.compile(r"[\x21-\x7e](?:[\x20-\x7e]*[\x21-\x7e])?")
+
+
+class Servable(Protocol):
+    """What is asked of a ref in order to serve it; ``StoredObjectRef`` has it."""
+
+    @property
+    def location(self) -> str:
+        """Key of the object; only hashed, never sent."""
+        ...
+
+    @property
+    def size(self) -> int:
+        """Length in bytes."""
+        ...
+
+    @property
+    def checksum(self) -> str:
+        """``"sha256:"`` and hexadecimal digits, or empty."""
+        ...
+
+    @property
+    def content_type(self) -> str | None:
+        """Stored media type, as untrusted as it came."""
+        ...
+
+    @property
+    def original_filename(self) -> str | None:
+        """Name the file came with."""
+        ...
+
+    @property
+    def created_at(self) -> str | None:
+        """When it was stored, ISO 8601."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class ServeSettings:
+    """How one route, or one response, serves files.
+
+    Args:
+        disposition: ``"auto"`` shows safe types in the browser and offers everything else for download;
+            ``"attachment"`` offers everything for download. Nothing makes an unsafe type ``inline``.
+        filename: Name to offer instead of the one the file came with.
+        cache_control: Value of ``Cache-Control``.
+        cross_origin_resource_policy: Value of ``Cross-Origin-Resource-Policy``: which sites may embed the file.
+        max_ranges: How many ranges one request may ask for before it is sent the whole object.
+
+    Raises:
+        ValueError: A value that cannot stand in a header.
+    """
+
+    disposition: Literal["auto", "attachment"] = "auto"
+    filename: str | None = None
+    cache_control: str = PRIVATE_NO_CACHE
+    cross_origin_resource_policy: Literal["same-origin", "same-site", "cross-origin"] = "same-origin"
+    max_ranges: int = DEFAULT_MAX_RANGES
+
+    def __post_init__(self) -> None:
+        if self.disposition not in ("auto", "attachment"):
+            raise ValueError(f'disposition must be "auto" or "attachment", not {self.disposition!r}')
+        if self.cross_origin_resource_policy not in ("same-origin", "same-site", "cross-origin"):
+            raise ValueError(
+                'cross_origin_resource_policy must be "same-origin", "same-site" or "cross-origin", '
+                f"not {self.cross_origin_resource_policy!r}"
+            )
+        if not _FIELD_VALUE.fullmatch(self.cache_control):
+            raise ValueError(f"cache_control cannot stand in a header: {self.cache_control!r}")
+
+    def as_attachment(self) -> ServeSettings:
+        """These settings, but offering the file for download whatever its type."""
+        return replace(self, disposition="attachment")
+
+
+@dataclass(frozen=True, slots=True)
+class BodyPart:
+    """Bytes to send: first ``prelude`` as it is, then ``length`` bytes of the object from ``offset`` on."""
+
+    prelude: bytes
+    offset: int
+    length: int
+
+
+@dataclass(frozen=True, slots=True)
+class ServePlan:
+    """The whole answer to a request for a file.
+
+    Attributes:
+        status: 200, 206, 304, 405, 412 or 416.
+        headers: Names and values, the values in visible ASCII. ``Date`` is the server's.
+        parts: What the body is made of, in order; none where the storage need not be touched. An empty object has
+            one part of no bytes, so that its absence is noticed.
+        closing: Bytes after the last part: the end of a multipart body.
+        content_length: Exact number of bytes of the body that the headers announce.
+        head_only: The request was HEAD: the headers are those of a GET, and no body follows.
+    """
+
+    status: int
+    headers: tuple[tuple[str, str], ...]
+    parts: tuple[BodyPart, ...] = ()
+    closing: bytes = b""
+    content_length: int = 0
+    head_only: bool = False
+
+    def header(self, name: str) -> str | None:
+        """The value of a header, whatever the case of its name, or ``None``."""
+        return next((value for each, value in self.headers if each.lower() == name.lower()), None)
+
+
+def plan_download(
+    method: str,
+    headers: Mapping[str, str] | Iterable[tuple[str, str]],
+    ref: Servable,
+    *,
+    now: datetime,
+    settings: ServeSettings = ServeSettings(),
+    backend_etag: str | None = None,
+) -> ServePlan:
+    """Decide how to answer a request for a stored object that exists and that the client may have.
+
+    Follows RFC 9110: methods (section 9), preconditions in the order of section 13.2.2, ``If-Range`` and ``Range``
+    (13.1.5, 14), 206 and ``multipart/byteranges`` (15.3.7, 14.6); RFC 9530 for digests. ``Range`` is heeded for GET
+    only. A multipart body that would be no shorter than the object is replaced by the object.
+
+    Args:
+        method: The request's method, in upper case.
+        headers: The request's fields, with names in any case; repeated ones may come as repeated pairs.
+        ref: What is asked for.
+        now: The time, with time zone.
+        settings: How this route serves files.
+        backend_etag: An entity tag of the backend, quotes included, used where the ref has no SHA-256.
+
+    Returns:
+        The plan. It never depends on anything but these arguments.
+
+    Raises:
+        ValueError: The size of the ref is negative.
+    """
+    if ref.size < 0:
+        raise ValueError(f"the size of a stored object must not be negative: {ref.size}")
+    if method not in ("GET", "HEAD"):
+        return ServePlan(405, (("Allow", "GET, HEAD"), ("Content-Length", "0")))
+    head = method == "HEAD"
+    fields = _fold(headers)
+    validators = Validators(_etag(ref, backend_etag), _last_modified(ref.created_at, now))
+    shared = _validator_headers(validators)
+
+    outcome = evaluate_preconditions(fields, validators, now)
+    if outcome is Precondition.FAILED:
+        return ServePlan(412, (*shared, ("Content-Length", "0")), head_only=head)
+    if outcome is Precondition.NOT_MODIFIED:
+        # Section 15.4.5: what would update the stored response, and Last-Modified only for want of an ETag.
+        kept = shared[:1]
+        return ServePlan(304, (*kept, ("Cache-Control", settings.cache_control)), head_only=head)
+
+    content_type = _content_type(ref.content_type)
+    common = (
+        *shared,
+        ("Accept-Ranges", "bytes"),
+        ("Cache-Control", settings.cache_control),
+        *_safety_headers(content_type, ref, settings),
+        *_digest("Repr-Digest", ref),
+    )
+    ranges = None
+    if not head and "range" in fields and if_range_holds(fields, validators, now):
+        ranges = select_ranges(fields["range"], ref.size, max_ranges=settings.max_ranges)
+    if ranges == ():
+        unsatisfied = (
+            *shared,
+            ("Accept-Ranges", "bytes"),
+            ("Content-Range", f"bytes */{ref.size}"),
+            ("Content-Length", "0"),
+        )
+        return ServePlan(416, unsatisfied)
+    if ranges and len(ranges) == 1:
+        return _single(ranges[0], ref.size, content_type, common)
+    if ranges:
+        multipart = _multipart(ranges, ref, content_type, common)
+        if multipart.content_length < ref.size:
+            return multipart
+    whole = (*common, ("Content-Type", content_type), ("Content-Length", str(ref.size)))
+    if head:
+        return ServePlan(200, whole, content_length=ref.size, head_only=True)
+    whole = (*whole, *_digest("Content-Digest", ref))
+    return ServePlan(200, whole, (BodyPart(b"", 0, ref.size),), content_length=ref.size)
+
+
+def entity_tag(ref: Servable) -> str | None:
+    """The strong entity tag of a stored object, made of its SHA-256; ``None`` where the ref has none."""
+    match = _SHA256.fullmatch(ref.checksum)
+    return f'"{match[1]}"' if match else None
+
+
+def is_safe_inline(content_type: str | None) -> bool:
+    """Tell whether a browser may show this media type from the application's own origin.
+
+    Raster images, audio, video, PDF and plain text: nothing in them runs as a script of the page. SVG does.
+    """
+    bare = clean_content_type(content_type) or ""
+    return _is_media(bare) or bare in ("application/pdf", "text/plain")
+
+
+def content_security_policy(content_type: str | None) -> str | None:
+    """The ``Content-Security-Policy`` for a media type, or ``None`` where none must be sent.
+
+    A sandbox leaves browsers with a dead media player, and any policy keeps Safari from showing a PDF.
+    """
+    bare = clean_content_type(content_type) or ""
+    if bare == "application/pdf":
+        return None
+    if _is_media(bare):
+        return "default-src 'none'; img-src 'self'; media-src 'self'; style-src 'unsafe-inline'"
+    return "default-src 'none'; style-src 'unsafe-inline'; sandbox"
+
+
+def _is_media(bare: str) -> bool:
+    return bare in _RASTER_IMAGES or bare.startswith(("audio/", "video/"))
+
+
+def _fold(headers: Mapping[str, str] | Iterable[tuple[str, str]]) -> dict[str, str]:
+    """Fields by lower-case name, repeated ones joined as RFC 9110, section 5.2, allows."""
+    fields: dict[str, str] = {}
+    for name, value in headers.items() if isinstance(headers, Mapping) else headers:
+        key = name.lower()
+        fields[key] = f"{fields[key]}, {value}" if key in fields else value
+    return fields
+
+
+def _etag(ref: Servable, backend_etag: str | None) -> str | None:
+    if (own := entity_tag(ref)) is not None:
+        return own
+    return backend_etag if backend_etag and _BACKEND_TAG.fullmatch(backend_etag) else None
+
+
+def _last_modified(created_at: str | None, now: datetime) -> datetime | None:
+    """When the object was stored, in whole seconds, and never in the future (RFC 9110, section 8.8.2.1)."""
+    try:
+        moment = datetime.fromisoformat(created_at or "")
+        moment = (moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment).astimezone(UTC)
+    except (ValueError, OverflowError):
+        return None
+    return min(moment, now.astimezone(UTC)).replace(microsecond=0)
+
+
+def _validator_headers(validators: Validators) -> tuple[tuple[str, str], ...]:
+    headers = []
+    if validators.etag is not None:
+        headers.append(("ETag", validators.etag))
+    if validators.last_modified is not None:
+        headers.append(("Last-Modified", format_http_date(validators.last_modified)))
+    return tuple(headers)
+
+
+def _content_type(stored: str | None) -> str:
+    """The media type to send: never one that cannot stand in a header, nor one that would be taken apart.
+
+    Text is stored with no word on its encoding; it is called UTF-8 unless the row says otherwise, or the format has a
+    way of its own to say so that a header would override.
+    """
+    bare = clean_content_type(stored)
+    if bare is None or bare.startswith("multipart/"):
+        return "application/octet-stream"
+    if (charset := _CHARSET.search(stored or "")) is not None:
+        return f"{bare}; charset={charset[1].lower()}"
+    return f"{bare}; charset=utf-8" if bare.startswith("text/") and bare not in _DECLARE_THEIR_ENCODING else bare
+
+
+def _safety_headers(content_type: str, ref: Servable, settings: ServeSettings) -> tuple[tuple[str, str], ...]:
+    inline = settings.disposition == "auto" and is_safe_inline(content_type)
+    policy = content_security_policy(content_type)
+    return (
+        (
+            "Content-Disposition",
+            content_disposition("inline" if inline else "attachment", settings.filename or ref.original_filename),
+        ),
+        ("X-Content-Type-Options", "nosniff"),
+        ("Cross-Origin-Resource-Policy", settings.cross_origin_resource_policy),
+        *((("Content-Security-Policy", policy),) if policy else ()),
+    )
+
+
+def _digest(name: str, ref: Servable) -> tuple[tuple[str, str], ...]:
+    match = _SHA256.fullmatch(ref.checksum)
+    if match is None:
+        return ()
+    return ((name, f"sha-256=:{base64.b64encode(bytes.fromhex(match[1])).decode()}:"),)
+
+
+def _single(wanted: ByteRange, size: int, content_type: str, common: tuple[tuple[str, str], ...]) -> ServePlan:
+    headers = (
+        *common,
+        ("Content-Type", content_type),
+        ("Content-Range", wanted.content_range(size)),
+        ("Content-Length", str(wanted.length)),
+    )
+    return ServePlan(206, headers, (BodyPart(b"", wanted.offset, wanted.length),), content_length=wanted.length)
+
+
+def _multipart(
+    ranges: tuple[ByteRange, ...], ref: Servable, content_type: str, common: tuple[tuple[str, str], ...]
+) -> ServePlan:
+    boundary = _boundary(ranges, ref)
+    delimiter = ""
+    parts = []
+    for wanted in ranges:
+        prelude = (
+            f"{delimiter}--{boundary}\r\n"
+            f"Content-Type: {content_type}\r\n"
+            f"Content-Range: {wanted.content_range(ref.size)}\r\n\r\n"
+        )
+        delimiter = "\r\n"
+        parts.append(BodyPart(prelude.encode("ascii"), wanted.offset, wanted.length))
+    closing = f"\r\n--{boundary}--\r\n".encode("ascii")
+    length = sum(len(part.prelude) + part.length for part in parts) + len(closing)
+    headers = (
+        *common,
+        ("Content-Type", f"multipart/byteranges; boundary={boundary}"),
+        ("Content-Length", str(length)),
+    )
+    return ServePlan(206, headers, tuple(parts), closing, length)
+
+
+def _boundary(ranges: tuple[ByteRange, ...], ref: Servable) -> str:
+    """Make a boundary that no content can hold: it hashes the content's own hash, and a key that is told to nobody."""
+    seed = f"{ref.checksum}\n{ref.location}\n{ranges}"
+    return hashlib.sha256(seed.encode(errors="backslashreplace")).hexdigest()[:40]
