@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, BinaryIO, Final
 
@@ -62,6 +63,7 @@ class StorageManager:
         self._policies = _by_key(policies)
         self.grace: Final = grace
         self.now: Final = now
+        self._notes: deque[StoredObjectRef] = deque(maxlen=10_000)
         for policy in self._policies.values():
             if policy.backend_key not in self._backends:
                 raise ConfigurationError(
@@ -407,6 +409,23 @@ class StorageManager:
             BackendError: It may still be there; the reconcile finds it.
         """
         return staged.discard()
+
+    # -- notes ---------------------------------------------------------------------------------------------------------
+
+    def note(self, refs: Iterable[StoredObjectRef]) -> None:
+        """Remember objects that probably nobody points at, for the collector to look at. Blocks on nothing.
+
+        Only for promptness: the reconcile finds what is forgotten here, so the oldest give way past 10,000.
+        """
+        self._notes.extend(refs)
+
+    def take_notes(self) -> list[StoredObjectRef]:
+        """Return the objects noted since the last call."""
+        taken: list[StoredObjectRef] = []
+        with suppress(IndexError):
+            while True:
+                taken.append(self._notes.popleft())
+        return taken
 
     def _staged(
         self,

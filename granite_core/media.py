@@ -135,7 +135,7 @@ def _from_bytes(head: bytes) -> str | None:
     except (puremagic.PureError, ValueError):
         return None
     for match in matches:
-        kind = _SYNONYMS.get(match.mime_type, match.mime_type)
+        kind: str = _SYNONYMS.get(match.mime_type, match.mime_type)
         if kind.startswith(_RECOGNISED) or kind in _SIGNED:
             return kind
     return None

@@ -1,0 +1,1 @@
+"""Where Granite meets other libraries."""

@@ -1,0 +1,26 @@
+"""Files as columns of SQLAlchemy models, kept in step with the session's transactions."""
+
+from granite_core.integrations.sqlalchemy.fields import file_field, files_field
+from granite_core.integrations.sqlalchemy.references import file_columns, held_locations, ref_location
+from granite_core.integrations.sqlalchemy.tables import GraniteTables, db_now, tables_of
+from granite_core.integrations.sqlalchemy.types import (
+    StoredObjectRefListType,
+    StoredObjectRefType,
+    is_file_column,
+    portable_storage_ref_type,
+)
+
+__all__ = [
+    "GraniteTables",
+    "StoredObjectRefListType",
+    "StoredObjectRefType",
+    "db_now",
+    "file_columns",
+    "file_field",
+    "files_field",
+    "held_locations",
+    "is_file_column",
+    "portable_storage_ref_type",
+    "ref_location",
+    "tables_of",
+]

@@ -1,0 +1,62 @@
+"""Declaring files on a model."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any, Final
+
+from sqlalchemy import Column, Dialect, Index, event
+from sqlalchemy.orm import MappedColumn, mapped_column
+from sqlalchemy.schema import SchemaItem, Table
+
+from granite_core.integrations.sqlalchemy.references import ref_location
+from granite_core.integrations.sqlalchemy.types import StoredObjectRefListType, StoredObjectRefType
+from granite_core.refs import StoredObjectRef
+
+__all__ = ["file_field", "files_field"]
+
+_INDEXED_DIALECTS: Final = ("postgresql", "sqlite")
+
+
+def file_field(storage_key: str, *, index: bool = True, **column_options: Any) -> MappedColumn[StoredObjectRef | Any]:
+    """Declare a column that holds one file: ``file: Mapped[StoredObjectRef | None] = file_field("documents")``.
+
+    Assign a staged file, another row's ref, or ``unsaved(content, filename=…)``; None clears it.
+
+    Args:
+        storage_key: The policy whose rules apply to content assigned unsaved.
+        index: Whether to add the index by which the collector finds a ref (PostgreSQL and SQLite). Without it each
+            sweep reads the whole table.
+        column_options: As for ``mapped_column``.
+    """
+    field = mapped_column(StoredObjectRefType(storage_key), **column_options)
+    if index:
+        event.listen(field.column, "after_parent_attach", _add_index)
+    return field
+
+
+def files_field(storage_key: str, **column_options: Any) -> MappedColumn[list[StoredObjectRef]]:
+    """Declare a column that holds a list of files: ``pages: Mapped[list[StoredObjectRef]] = files_field("pages")``.
+
+    A new object begins with an empty list. Appending, removing, assigning and reordering are tracked.
+
+    Args:
+        storage_key: The policy whose rules apply to content put into the list unsaved.
+        column_options: As for ``mapped_column``.
+    """
+    if not column_options.keys() & {"default", "insert_default", "default_factory", "server_default"}:
+        column_options["insert_default"] = list
+    return mapped_column(StoredObjectRefListType(storage_key), **column_options)
+
+
+def _add_index(column: Column[Any], table: SchemaItem) -> None:
+    if not isinstance(table, Table):
+        return
+    name = f"ix_{table.name}_{column.name}_location"
+    if len(name) > 60:  # PostgreSQL cuts names at 63 bytes, and then they may clash
+        name = f"ix_{hashlib.sha256(name.encode()).hexdigest()[:16]}_location"
+    Index(name, ref_location(column)).ddl_if(callable_=_can_index)
+
+
+def _can_index(*_: Any, dialect: Dialect, **__: Any) -> bool:
+    return dialect.name in _INDEXED_DIALECTS

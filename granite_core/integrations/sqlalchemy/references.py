@@ -1,0 +1,112 @@
+"""Which refs are live: every file column of a metadata, read with Core, so that no ORM criteria hide a row."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from itertools import islice
+from typing import Any, Final
+
+from sqlalchemy import Column, Connection, MetaData, Select, String, case, func, select
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.sql.functions import FunctionElement
+
+from granite_core.integrations.sqlalchemy.types import StoredObjectRefListType, is_file_column
+from granite_core.refs import StoredObjectRef
+
+__all__ = ["file_columns", "held_locations", "ref_location"]
+
+LOOK_UP_BATCH: Final = 500
+
+
+class ref_location(FunctionElement[str]):  # noqa: N801 - named as a SQL function is
+    """The location of the ref in a file column; written alike in the index and in every look-up."""
+
+    type = String()
+    inherit_cache = True
+    name = "granite_ref_location"
+
+
+@compiles(ref_location)
+def _location_default(element: ref_location, compiler: Any, **kw: Any) -> str:
+    return f"JSON_VALUE({compiler.process(element.clauses, **kw)}, '$.location')"
+
+
+@compiles(ref_location, "postgresql")
+def _location_postgresql(element: ref_location, compiler: Any, **kw: Any) -> str:
+    return f"({compiler.process(element.clauses, **kw)} ->> 'location')"
+
+
+@compiles(ref_location, "sqlite")
+def _location_sqlite(element: ref_location, compiler: Any, **kw: Any) -> str:
+    return f"json_extract({compiler.process(element.clauses, **kw)}, '$.location')"
+
+
+@compiles(ref_location, "mysql", "mariadb")
+def _location_mysql(element: ref_location, compiler: Any, **kw: Any) -> str:
+    return f"JSON_UNQUOTE(JSON_EXTRACT({compiler.process(element.clauses, **kw)}, '$.location'))"
+
+
+def file_columns(metadata: MetaData) -> tuple[Column[Any], ...]:
+    """Return every column of a metadata that holds refs, in a stable order."""
+    found = [column for table in metadata.tables.values() for column in table.columns if is_file_column(column)]
+    return tuple(sorted(found, key=lambda column: (column.table.fullname, column.name)))
+
+
+def held_locations(
+    connection: Connection, columns: Sequence[Column[Any]], locations: Collection[str]
+) -> set[str]:
+    """Return those of ``locations`` that a row holds in one of ``columns``, as this connection sees it.
+
+    Args:
+        connection: Where to look; its schema translation applies.
+        columns: The columns to look in, as ``file_columns`` returns them.
+        locations: The keys to look for, whatever backend they are in.
+    """
+    held: set[str] = set()
+    left = set(locations)
+    for batch in _batches(sorted(left), LOOK_UP_BATCH):
+        for column in columns:
+            wanted = [location for location in batch if location not in held]
+            if not wanted:
+                break
+            held.update(_held_in(connection, column, wanted))
+    return held & left
+
+
+def _held_in(connection: Connection, column: Column[Any], wanted: Sequence[str]) -> Iterator[str]:
+    if not isinstance(column.type, StoredObjectRefListType):
+        location: Any = ref_location(column)
+        query: Select[Any] = select(location).where(location.in_(wanted))
+    elif connection.dialect.name == "postgresql":
+        # A JSON null or a stray scalar in the column is no array: taken for an empty one, it hides no row.
+        array = case((func.jsonb_typeof(column) == "array", column), else_=func.jsonb_build_array())
+        location = func.jsonb_array_elements(array, type_=String).table_valued("value", joins_implicitly=True).c.value.op("->>")("location")
+        query = select(location).select_from(column.table).where(location.in_(wanted))
+    elif connection.dialect.name == "sqlite":
+        location = func.json_extract(func.json_each(column).table_valued("value", joins_implicitly=True).c.value, "$.location")
+        query = select(location).select_from(column.table).where(location.in_(wanted))
+    else:
+        yield from _held_in_scan(connection, column, frozenset(wanted))
+        return
+    yield from connection.execute(query.distinct()).scalars()
+
+
+def _held_in_scan(connection: Connection, column: Column[Any], wanted: frozenset[str]) -> Iterator[str]:
+    """Where the database cannot look into an array, its rows are read one by one."""
+    rows = connection.execution_options(yield_per=LOOK_UP_BATCH).execute(select(column).where(column.is_not(None)))
+    for refs in rows.scalars():
+        yield from (ref.location for ref in refs if ref.location in wanted)
+
+
+def refs_in(value: object) -> Iterator[StoredObjectRef]:
+    """Yield the refs in a file column's value, be it one ref, a list or None."""
+    if isinstance(value, StoredObjectRef):
+        yield value
+    elif isinstance(value, (list, tuple)):
+        yield from (each for each in value if isinstance(each, StoredObjectRef))
+
+
+def _batches(items: Iterable[str], size: int) -> Iterator[list[str]]:
+    iterator = iter(items)
+    while batch := list(islice(iterator, size)):
+        yield batch

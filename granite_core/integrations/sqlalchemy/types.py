@@ -1,0 +1,154 @@
+"""Column types that keep refs as JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any, TypeGuard
+
+from sqlalchemy import JSON, Dialect
+from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.types import TypeDecorator, TypeEngine
+
+from granite_core.errors import ConfigurationError, StaleRefError
+from granite_core.refs import StagedFile, StoredObjectRef
+from granite_core.sources import UnsavedFile
+
+if TYPE_CHECKING:
+    from sqlalchemy.schema import Column
+
+__all__ = ["StoredObjectRefListType", "StoredObjectRefType", "is_file_column", "portable_storage_ref_type"]
+
+
+def portable_storage_ref_type() -> TypeEngine[Any]:
+    """Return the plain type beneath a file column, for migrations: JSON, on PostgreSQL JSONB; None is SQL NULL."""
+    return JSON(none_as_null=True).with_variant(JSONB(none_as_null=True), "postgresql")
+
+
+class _RefColumnType(TypeDecorator[Any]):
+    """What the two column types share: the JSON beneath, and the policy new content goes to.
+
+    Args:
+        storage_key: Policy for content that is assigned unsaved.
+    """
+
+    impl = JSON(none_as_null=True)
+    cache_ok = True
+
+    def __init__(self, storage_key: str | None = None) -> None:
+        super().__init__()
+        self.storage_key = storage_key
+        # Declaring a file column is enough for every session: the listeners come with the first one.
+        from granite_core.integrations.sqlalchemy import unit_of_work
+
+        unit_of_work.install()
+
+    def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
+        """Use JSONB on PostgreSQL, JSON elsewhere."""
+        if dialect.name == "postgresql":
+            return dialect.type_descriptor(JSONB(none_as_null=True))
+        return dialect.type_descriptor(JSON(none_as_null=True))
+
+    def coerce_compared_value(self, op: Any, value: Any) -> TypeEngine[Any]:
+        """Compare JSON paths as the type beneath does."""
+        return self if isinstance(value, (StoredObjectRef, list)) else self.impl_instance
+
+    def result_processor(self, dialect: Dialect, coltype: object) -> Callable[[Any], Any]:
+        """Read the driver's value, text or decoded, straight into refs: one step where the default takes three."""
+        from_json, from_data = self._from_json, self._from_data
+
+        def process(value: Any) -> Any:
+            if value is None or value == "null":
+                return None
+            return from_json(value) if isinstance(value, (str, bytes)) else from_data(value)
+
+        return process
+
+    def _from_json(self, value: str | bytes) -> Any:
+        raise NotImplementedError
+
+    def _from_data(self, value: Any) -> Any:
+        raise NotImplementedError
+
+
+class StoredObjectRefType(_RefColumnType):
+    """A column that holds one ``StoredObjectRef`` as JSON (JSONB on PostgreSQL); None is SQL NULL.
+
+    Args:
+        storage_key: Policy for content that is assigned unsaved.
+    """
+
+    cache_ok = True
+
+    @property
+    def python_type(self) -> type[StoredObjectRef]:
+        """What the column's values are."""
+        return StoredObjectRef
+
+    def process_bind_param(self, value: Any, dialect: Dialect) -> Any:
+        """Encode a ref. A staged one is noted as used: from here on only the collector deletes it."""
+        return None if value is None else _to_data(value)
+
+    def process_literal_param(self, value: Any, dialect: Dialect) -> Any:
+        """Encode as a bound value is."""
+        return self.process_bind_param(value, dialect)
+
+    def process_result_value(self, value: Any, dialect: Dialect) -> StoredObjectRef | None:
+        """Decode what the type beneath hands over."""
+        return None if value is None else StoredObjectRef.from_dict(value)
+
+    def _from_json(self, value: str | bytes) -> StoredObjectRef:
+        return StoredObjectRef.from_json(value)
+
+    def _from_data(self, value: Any) -> StoredObjectRef:
+        return StoredObjectRef.from_dict(value)
+
+
+class StoredObjectRefListType(_RefColumnType):
+    """A column that holds a list of refs as a JSON array; changes of a list in place are tracked.
+
+    Args:
+        storage_key: Policy for content that is put into the list unsaved.
+    """
+
+    cache_ok = True
+
+    @property
+    def python_type(self) -> type[list[StoredObjectRef]]:
+        """What the column's values are."""
+        return list
+
+    def process_bind_param(self, value: Any, dialect: Dialect) -> Any:
+        """Encode the refs; see ``StoredObjectRefType``."""
+        return None if value is None else [_to_data(each) for each in value]
+
+    def process_literal_param(self, value: Any, dialect: Dialect) -> Any:
+        """Encode as a bound value is."""
+        return self.process_bind_param(value, dialect)
+
+    def process_result_value(self, value: Any, dialect: Dialect) -> list[StoredObjectRef] | None:
+        """Decode what the type beneath hands over."""
+        return None if value is None else self._from_data(value)
+
+    def _from_json(self, value: str | bytes) -> list[StoredObjectRef]:
+        return StoredObjectRef.list_from_json(value)
+
+    def _from_data(self, value: Iterable[Any]) -> list[StoredObjectRef]:
+        return [StoredObjectRef.from_dict(each) for each in value]
+
+
+def _to_data(value: object) -> dict[str, Any]:
+    if isinstance(value, UnsavedFile):
+        raise ConfigurationError(
+            "unsaved content is stored when an object is flushed; a Core or bulk statement takes a staged ref: "
+            "store it with the manager first"
+        )
+    if not isinstance(value, StoredObjectRef):
+        raise TypeError(f"a file column takes a StoredObjectRef, not {type(value).__name__}")
+    if isinstance(value, StagedFile) and not value.mark_used():
+        raise StaleRefError("the staged file was let go already: stage the content again", operation="bind")
+    return value.to_dict()
+
+
+def is_file_column(column: Column[Any]) -> TypeGuard[Column[Any]]:
+    """Tell whether a column holds refs."""
+    return isinstance(column.type, _RefColumnType)
