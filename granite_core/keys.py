@@ -9,7 +9,7 @@ from typing import Final
 
 from granite_core.errors import InvalidKeyError
 
-__all__ = ["RESERVED_PREFIX", "build_key", "clean_segment", "suffix_of", "unique_part", "validate_key"]
+__all__ = ["RESERVED_PREFIX", "build_key", "clean_segment", "is_reserved", "suffix_of", "unique_part", "validate_key"]
 
 RESERVED_PREFIX: Final = ".granite"
 """First characters of the names that Granite keeps for itself (temporary files, the store's marker)."""
@@ -86,6 +86,11 @@ def build_key(
     key = "/".join([*head, f"{unique}{suffix}"])
     validate_key(key)
     return key
+
+
+def is_reserved(key: str) -> bool:
+    """Tell whether a segment of the key begins with ``RESERVED_PREFIX``: such keys are in no listing."""
+    return RESERVED_PREFIX in key and f"/{RESERVED_PREFIX}" in f"/{key}"
 
 
 def validate_key(key: str) -> None:

@@ -8,6 +8,9 @@ An implementer writes five primitives (``open_writer``, ``open_reader``, ``stat`
 ``identity``. Everything else on ``StorageBackend`` is derived from them, or is a capability declared in
 ``capabilities`` whose method is then overridden.
 
+Keys of which a segment begins with ``.granite`` are Granite's own (``keys.RESERVED_PREFIX``): they can be written, read
+and deleted as any other, and MUST NOT be listed.
+
 Errors: an absent object is ``ObjectNotFoundError``; refused credentials or permissions ``AccessDeniedError``; a
 backend that cannot be reached, is overloaded or timed out ``BackendUnavailableError``; anything else the store answers
 ``BackendError``. "Absent" MUST be told apart from "forbidden" and "unreachable": a collector trusts it. The library's
@@ -222,7 +225,7 @@ class StorageBackend(ABC):
         ``prefix`` is a plain string, not a folder: ``"doc"`` finds ``"docs/1"``. Memory stays flat for any number of
         objects on a remote store, and grows at most with the largest folder on a file system. An object that is
         committed or deleted while the listing runs may or may not be seen; every other one is seen exactly once.
-        Temporary files of writers are not seen.
+        Temporary files of writers and reserved keys are not seen.
 
         Args:
             prefix: First characters of the keys wanted.
@@ -247,7 +250,11 @@ class StorageBackend(ABC):
             writer.commit()
 
     def local_path(self, location: str) -> Path | None:
-        """Return the file that holds exactly this object (``Capability.LOCAL_PATH``), or None."""
+        """Return the file that holds exactly this object (``Capability.LOCAL_PATH``), or None.
+
+        Raises:
+            ObjectNotFoundError: There is no such object, where the backend looks.
+        """
         return None
 
     def clear_unfinished(self, older_than: timedelta) -> int:

@@ -12,6 +12,7 @@ from uuid import uuid4
 
 from granite_core.backends.base import Capability, ObjectReader, ObjectStat, ObjectWriter, StorageBackend
 from granite_core.errors import BackendError, ObjectExistsError, ObjectNotFoundError
+from granite_core.keys import is_reserved
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -69,7 +70,7 @@ class MemoryStorageBackend(StorageBackend):
             with self._lock:
                 at = max(bisect_left(self._keys, first), bisect_right(self._keys, last))
                 page = [self._objects[key][1] for key in self._keys[at : at + 1000] if key.startswith(first)]
-            yield from page
+            yield from (each for each in page if not is_reserved(each.location))
             if len(page) < 1000:
                 return
             last = page[-1].location.encode()

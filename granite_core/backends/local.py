@@ -1,0 +1,604 @@
+"""Objects as files below one folder of a POSIX file system.
+
+What is written becomes visible in one step and never overwrites: a temporary file beside the final name, checked,
+synced, then hard-linked to that name. Paths are walked folder by folder with directory descriptors and without
+following symbolic links, so that no key and no link inside the root leads out of it (the root itself may be a link).
+The file system must know hard links; ``a`` and ``a/b`` cannot both be objects on one.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import secrets
+import stat as stat_module
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar, Final
+
+from granite_core.backends.base import Capability, ObjectReader, ObjectStat, ObjectWriter, StorageBackend
+from granite_core.errors import (
+    AccessDeniedError,
+    BackendError,
+    BackendUnavailableError,
+    ConfigurationError,
+    InvalidKeyError,
+    ObjectExistsError,
+    ObjectNotFoundError,
+    StorageError,
+)
+from granite_core.keys import RESERVED_PREFIX, validate_key
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
+__all__ = ["LocalStorageBackend"]
+
+TEMPORARY_PREFIX: Final = f"{RESERVED_PREFIX}-tmp-"
+READ_BYTES: Final = 1 << 30  # one read(2) ends at 2 GiB
+START_ATTEMPTS: Final = 100
+
+_NO_FOLLOW: Final = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
+_ROOT: Final = os.O_RDONLY | getattr(os, "O_DIRECTORY", 0) | getattr(os, "O_CLOEXEC", 0)
+_FOLDER: Final = _ROOT | _NO_FOLLOW
+_READ: Final = os.O_RDONLY | _NO_FOLLOW | getattr(os, "O_NONBLOCK", 0)  # a FIFO must not block the opener
+_CREATE: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | _NO_FOLLOW
+
+_DENIED: Final = frozenset({errno.EACCES, errno.EPERM})
+_ABSENT: Final = frozenset({errno.ENOENT, errno.ENOTDIR})
+_UNAVAILABLE: Final = frozenset(
+    {
+        *(errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN, errno.EBUSY, errno.ETIMEDOUT, errno.ESTALE),
+        *(errno.ENOTCONN, errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.ENETUNREACH, errno.ENETDOWN, errno.ECONNRESET),
+    }
+)
+
+
+class LocalStorageBackend(StorageBackend):
+    """Keeps each object in a file of its own below a root folder.
+
+    Args:
+        root_dir: The root. Made at first use where it is missing; when it vanishes later, every call raises
+            ``BackendUnavailableError``: an unmounted disk is not an empty store.
+        durable: Whether a commit or delete that has returned survives a power cut. Costs two syncs per object.
+        file_mode: Permissions of object files, less the umask. A web server that sends them must be able to read.
+        folder_mode: Permissions of folders, less the umask.
+
+    Raises:
+        ConfigurationError: The platform has no directory descriptors (Windows).
+    """
+
+    capabilities: ClassVar[frozenset[Capability]] = frozenset(
+        {Capability.ATOMIC_CREATE, Capability.LOCAL_PATH, Capability.SERVER_SIDE_COPY}
+    )
+
+    def __init__(
+        self,
+        root_dir: str | os.PathLike[str],
+        *,
+        durable: bool = True,
+        file_mode: int = 0o640,
+        folder_mode: int = 0o750,
+    ) -> None:
+        if os.open not in os.supports_dir_fd:
+            raise ConfigurationError("LocalStorageBackend needs a POSIX system")
+        self._root = os.path.abspath(os.fspath(root_dir))
+        self._durable = durable
+        self._file_mode = file_mode
+        self._folder_mode = folder_mode
+        self._lock = threading.Lock()
+        self._device: int | None = None  # of the root, once it was seen
+
+    @property
+    def identity(self) -> tuple[str, ...]:
+        """The folders that lead to the root, links resolved."""
+        return ("file", *Path(os.path.realpath(self._root)).parts)
+
+    def open_writer(
+        self,
+        location: str,
+        *,
+        content_type: str | None = None,
+        size: int | None = None,
+        metadata: Mapping[str, str] | None = None,
+    ) -> ObjectWriter:
+        """Return a writer to a temporary file beside the final name. Type and metadata are not kept."""
+        return _LocalWriter(self, location)
+
+    def open_reader(self, location: str, *, offset: int = 0, length: int | None = None) -> ObjectReader:
+        """Open an object, or a range of it."""
+        try:
+            folder, name = self._open_parent(location)
+            try:
+                descriptor = os.open(name, _READ, dir_fd=folder)
+            finally:
+                os.close(folder)
+            try:
+                status = os.fstat(descriptor)
+                if not stat_module.S_ISREG(status.st_mode):
+                    raise NotADirectoryError(errno.ENOTDIR, "not a regular file")
+                return _LocalReader(location, descriptor, status.st_size, offset, length)
+            except BaseException:
+                os.close(descriptor)
+                raise
+        except OSError as error:
+            raise _failure(error, "open", location) from error
+
+    def stat(self, location: str) -> ObjectStat:
+        """Return size and time of an object."""
+        try:
+            folder, name = self._open_parent(location)
+            try:
+                status = os.stat(name, dir_fd=folder, follow_symlinks=False)
+            finally:
+                os.close(folder)
+            if stat_module.S_ISLNK(status.st_mode):
+                raise OSError(errno.ELOOP, "a symbolic link is in the way")
+            if not stat_module.S_ISREG(status.st_mode):
+                raise NotADirectoryError(errno.ENOTDIR, "not a regular file")
+        except OSError as error:
+            raise _failure(error, "stat", location) from error
+        return _object_stat(location, status)
+
+    def delete(self, location: str) -> None:
+        """Delete an object, and the folders that it leaves empty."""
+        segments = _segments(location)
+        try:
+            folder, name = self._open_parent(location)
+            try:
+                os.unlink(name, dir_fd=folder)
+                if self._durable:
+                    os.fsync(folder)  # or a power cut brings the deleted name back
+            finally:
+                os.close(folder)
+        except IsADirectoryError:
+            return
+        except OSError as error:
+            if error.errno in _ABSENT:
+                return
+            raise _failure(error, "delete", location) from error
+        self._prune(segments[:-1])
+
+    def list_objects(self, *, prefix: str = "", start_after: str | None = None) -> Iterator[ObjectStat]:
+        """Walk the folders in byte order of whole keys, entering only those that can hold a key wanted."""
+        # Code points sort as their UTF-8 bytes do, so strings are compared as they are.
+        after = start_after or ""
+        before = self._root_inode()
+        try:
+            for path, folder, name in self._walk(prefix, after):
+                try:
+                    status = os.stat(name, dir_fd=folder, follow_symlinks=False)
+                except FileNotFoundError:
+                    continue  # deleted since the folder was read
+                if stat_module.S_ISREG(status.st_mode):
+                    yield _object_stat(path + name, status)
+            if self._root_inode() != before:
+                raise OSError(errno.ESTALE, "the root folder was replaced while it was listed")
+        except OSError as error:
+            raise _failure(error, "list", prefix, absent=False) from error
+
+    def copy(self, source: str, target: str) -> None:
+        """Copy an object inside the kernel, sharing blocks where the file system can."""
+        with self.open_reader(source) as reader, _LocalWriter(self, target) as writer:
+            assert isinstance(reader, _LocalReader)
+            writer.fill_from(reader)
+            writer.commit()
+
+    def local_path(self, location: str) -> Path | None:
+        """Return the object's file.
+
+        Raises:
+            ObjectNotFoundError: There is no such object.
+        """
+        self.stat(location)  # no link leads out of the root, and the file is there
+        return Path(self._root, *_segments(location))
+
+    def clear_unfinished(self, older_than: timedelta) -> int:
+        """Remove the temporary files of writers that died."""
+        before, cleared, emptied = time.time() - older_than.total_seconds(), 0, set()
+        try:
+            for path, folder, name in self._walk("", "", temporary=True):
+                with suppress(FileNotFoundError):  # its writer, or another process that clears, was faster
+                    if os.stat(name, dir_fd=folder, follow_symlinks=False).st_mtime < before:
+                        os.unlink(name, dir_fd=folder)
+                        cleared += 1
+                        emptied.add(path)
+        except OSError as error:
+            raise _failure(error, "clear", "", absent=False) from error
+        for path in emptied:
+            self._prune(path.split("/")[:-1])
+        return cleared
+
+    def __repr__(self) -> str:
+        return f"<LocalStorageBackend {self._root!r}>"
+
+    # -- folders -------------------------------------------------------------------------------------------------------
+
+    def _open_root(self) -> int:
+        """Open the root; make it if this process never saw it. What is wrong with it never means "no such object"."""
+        try:
+            try:
+                descriptor = os.open(self._root, _ROOT)
+            except FileNotFoundError:
+                with self._lock:
+                    if self._device is None:
+                        self._make_root()
+                descriptor = os.open(self._root, _ROOT)
+            try:
+                self._check_device(os.fstat(descriptor).st_dev)
+            except BaseException:
+                os.close(descriptor)
+                raise
+        except FileNotFoundError as error:
+            raise BackendUnavailableError(
+                f"the root folder {self._root!r} is gone", operation="open", backend="file"
+            ) from error
+        except OSError as error:
+            raise _failure(error, "open root", "", absent=False) from error
+        return descriptor
+
+    def _check_device(self, device: int) -> None:
+        """Refuse a mount point whose disk was unmounted: files written there would be hidden when it returns."""
+        if device == self._device:
+            return
+        if self._device is not None and os.stat(f"{self._root}/..").st_dev == device:
+            raise BackendUnavailableError(
+                f"nothing is mounted at {self._root!r} any more", operation="open", backend="file"
+            )
+        self._device = device
+
+    def _root_inode(self) -> int:
+        descriptor = self._open_root()
+        try:
+            return os.fstat(descriptor).st_ino
+        finally:
+            os.close(descriptor)
+
+    def _make_root(self) -> None:
+        missing, path = [], self._root
+        while not os.path.lexists(path):
+            missing.append(path)
+            path = os.path.dirname(path)
+        for each in reversed(missing):
+            with suppress(FileExistsError):
+                os.mkdir(each, self._folder_mode)
+            if self._durable:
+                _sync_folder(os.path.dirname(each))  # the new folder's name is kept in its parent
+
+    def _open_folder(self, names: list[str], *, make: bool = False) -> int:
+        descriptor = self._open_root()
+        try:
+            for name in names:
+                inner = self._open_or_make(name, descriptor) if make else _open_inner(name, descriptor)
+                os.close(descriptor)
+                descriptor = inner
+        except BaseException:
+            os.close(descriptor)
+            raise
+        return descriptor
+
+    def _open_or_make(self, name: str, parent: int) -> int:
+        with suppress(FileNotFoundError):
+            return _open_inner(name, parent)
+        with suppress(FileExistsError):
+            os.mkdir(name, self._folder_mode, dir_fd=parent)
+        if self._durable:
+            os.fsync(parent)  # the new folder's name is kept in its parent; at once, before anyone builds on it
+        return _open_inner(name, parent)
+
+    def _open_parent(self, location: str) -> tuple[int, str]:
+        *folders, name = _segments(location)
+        return self._open_folder(folders), name
+
+    def _prune(self, folders: list[str]) -> None:
+        """Remove folders that are empty, from the innermost outwards.
+
+        A folder in which a writer has its temporary file is not empty. One that is about to make it there finds the
+        folder gone and begins again.
+        """
+        with suppress(OSError, StorageError):
+            for depth in range(len(folders), 0, -1):
+                parent = self._open_folder(folders[: depth - 1])
+                try:
+                    os.rmdir(folders[depth - 1], dir_fd=parent)
+                finally:
+                    os.close(parent)
+
+    def _walk(self, prefix: str, after: str, *, temporary: bool = False) -> Iterator[tuple[str, int, str]]:
+        """Yield ``(folder path with its slash, folder descriptor, file name)`` in byte order of whole keys."""
+        start = prefix.split("/")[:-1]
+        if any(name in ("", ".", "..") or name.startswith(RESERVED_PREFIX) for name in start):
+            return
+        try:
+            top = self._open_folder(start)
+        except OSError as error:
+            if error.errno in _ABSENT:
+                return
+            raise
+        levels: list[tuple[str, int, Iterator[str] | None]] = [("".join(f"{name}/" for name in start), top, None)]
+        try:
+            while levels:
+                path, folder, names = levels[-1]
+                if names is None:
+                    names = iter(_entries(folder, path, prefix, after, temporary))
+                    levels[-1] = (path, folder, names)
+                name = next(names, None)
+                if name is None:
+                    os.close(levels.pop()[1])
+                elif name.endswith("/"):
+                    with suppress(FileNotFoundError):  # pruned since its parent was read
+                        levels.append((path + name, os.open(name[:-1], _FOLDER, dir_fd=folder), None))
+                else:
+                    yield path, folder, name
+        finally:
+            for _, folder, _ in levels:
+                os.close(folder)
+
+
+class _LocalWriter(ObjectWriter):
+    def __init__(self, backend: LocalStorageBackend, location: str) -> None:
+        self._backend = backend
+        self._location = location
+        self._segments = _segments(location)
+        self._temporary = ""
+        self._folder = -1
+        self._file = -1
+        self._written = 0
+        self._closed = False
+
+    def write(self, data: Buffer, /) -> None:
+        view = memoryview(data).cast("B")
+        try:
+            self._start("write")
+            while view:
+                done = os.write(self._file, view)  # may take less than it was given
+                self._written += done
+                view = view[done:]
+        except OSError as error:
+            self.abort()
+            raise _failure(error, "write", self._location, absent=False) from error
+        except BaseException:
+            self.abort()  # nothing may be committed that lacks these bytes
+            raise
+
+    def fill_from(self, reader: _LocalReader) -> None:
+        try:
+            self._start("copy")
+            self._written += reader.send_to(self._file)
+        except OSError as error:
+            self.abort()
+            raise _failure(error, "copy", self._location, absent=False) from error
+        while data := reader.read(1024 * 1024):  # what the kernel would not copy
+            self.write(data)
+
+    def commit(self) -> None:
+        try:
+            self._start("commit")
+            self._publish()
+        except OSError as error:
+            self.abort()
+            raise _failure(error, "commit", self._location, absent=False) from error
+        except BaseException:
+            self.abort()
+            raise
+        self._closed = True
+        self._close()
+
+    def abort(self) -> None:
+        if self._closed:
+            return
+        self._closed = True
+        started = self._folder >= 0
+        if started and self._temporary:
+            with suppress(OSError):
+                os.unlink(self._temporary, dir_fd=self._folder)
+        self._close()
+        if started:
+            self._backend._prune(self._segments[:-1])
+
+    def _start(self, operation: str) -> None:
+        if self._closed:
+            raise BackendError("the writer is closed", operation=operation, backend="file", location=self._location)
+        if self._file >= 0:
+            return
+        for _ in range(START_ATTEMPTS):
+            try:
+                self._folder = self._backend._open_folder(self._segments[:-1], make=True)
+                self._temporary = f"{TEMPORARY_PREFIX}{secrets.token_hex(8)}"
+                self._file = os.open(self._temporary, _CREATE, self._backend._file_mode, dir_fd=self._folder)
+                return
+            except FileNotFoundError:
+                self._close()  # a delete pruned the folder, empty until now, between two of our steps
+        raise BackendUnavailableError(
+            "the folder vanishes again and again", operation=operation, backend="file", location=self._location
+        )
+
+    def _publish(self) -> None:
+        name = self._segments[-1]
+        found = os.fstat(self._file).st_size
+        if found != self._written:
+            raise OSError(errno.EIO, f"the file holds {found} bytes, {self._written} were written")
+        if self._backend._durable:
+            os.fsync(self._file)  # the bytes, before a name points at them
+        descriptor, self._file = self._file, -1
+        os.close(descriptor)  # NFS tells of a full disk only here
+        try:
+            os.link(self._temporary, name, src_dir_fd=self._folder, dst_dir_fd=self._folder, follow_symlinks=False)
+        except FileExistsError as error:
+            if not self._is_ours(name):
+                raise ObjectExistsError(
+                    "the key is taken", operation="commit", backend="file", location=self._location
+                ) from error
+        except OSError as error:
+            if error.errno in (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK):
+                raise OSError(errno.EOPNOTSUPP, "the file system knows no hard links") from error
+            raise
+        try:
+            if self._backend._durable:
+                os.fsync(self._folder)  # the name, before anyone is told of it
+        except OSError:
+            with suppress(OSError):
+                os.unlink(name, dir_fd=self._folder)  # a commit that raises leaves nothing visible
+            raise
+        with suppress(OSError):  # the object is there; a left-over second name is cleared later
+            os.unlink(self._temporary, dir_fd=self._folder)
+
+    def _is_ours(self, name: str) -> bool:
+        """Whether the name is already our file: NFS repeats a link whose answer was lost."""
+        ours = os.stat(self._temporary, dir_fd=self._folder, follow_symlinks=False)
+        there = os.stat(name, dir_fd=self._folder, follow_symlinks=False)
+        return os.path.samestat(ours, there)
+
+    def _close(self) -> None:
+        for descriptor in (self._file, self._folder):
+            if descriptor >= 0:
+                with suppress(OSError):
+                    os.close(descriptor)
+        self._file = self._folder = -1
+
+
+class _LocalReader(ObjectReader):
+    def __init__(self, location: str, descriptor: int, size: int, offset: int, length: int | None) -> None:
+        self.size = size
+        self._location = location
+        self._descriptor = descriptor
+        self._position = min(offset, size)
+        self._end = size if length is None else min(size, offset + length)
+
+    def read(self, size: int = -1, /) -> bytes:
+        left = max(0, self._end - self._position)
+        left = left if size < 0 else min(size, left)
+        if left <= READ_BYTES:
+            return self._read_once(left)
+        pieces = []
+        while left:
+            pieces.append(self._read_once(min(left, READ_BYTES)))
+            left -= len(pieces[-1])
+        return b"".join(pieces)
+
+    def _read_once(self, size: int) -> bytes:
+        if not size:
+            return b""
+        try:
+            if self._descriptor < 0:
+                raise OSError(errno.EBADF, "the reader is closed")
+            data = os.pread(self._descriptor, size, self._position)
+            if not data:
+                raise OSError(errno.EIO, "the file is shorter than it was")
+        except OSError as error:
+            raise _failure(error, "read", self._location, absent=False) from error
+        self._position += len(data)
+        if len(data) < size:  # an interrupted read; the end of the range is told from it above
+            return data + self._read_once(size - len(data))
+        return data
+
+    def send_to(self, descriptor: int) -> int:
+        """Copy what is left to the end of another file as far as the kernel can; return how many bytes it did."""
+        done = 0
+        with suppress(OSError, AttributeError):  # other file systems, other systems: the caller copies the rest
+            while self._position < self._end:
+                count = os.copy_file_range(
+                    self._descriptor, descriptor, min(self._end - self._position, READ_BYTES), self._position
+                )
+                if not count:
+                    break
+                done += count
+                self._position += count
+        return done
+
+    def close(self) -> None:
+        descriptor, self._descriptor = self._descriptor, -1
+        if descriptor >= 0:
+            with suppress(OSError):
+                os.close(descriptor)
+
+
+def _segments(location: str) -> list[str]:
+    segments = location.split("/")
+    if any(each in ("", ".", "..") for each in segments) or "\0" in location:
+        raise InvalidKeyError(f"not a relative key: {location!r}", value=location)
+    return segments
+
+
+def _open_inner(name: str, parent: int) -> int:
+    try:
+        return os.open(name, _FOLDER, dir_fd=parent)
+    except OSError as error:
+        if error.errno in (errno.ENOTDIR, errno.ELOOP):
+            status = os.stat(name, dir_fd=parent, follow_symlinks=False)
+            if stat_module.S_ISLNK(status.st_mode):
+                raise OSError(errno.ELOOP, "a symbolic link is in the way") from error
+        raise
+
+
+def _sync_folder(path: str) -> None:
+    descriptor = os.open(path, _ROOT)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _entries(folder: int, path: str, prefix: str, after: str, temporary: bool) -> list[str]:
+    """Return the names in a folder that may lead to keys wanted, folders with a slash, in byte order of the keys.
+
+    The slash counts in the order: ``a.txt`` comes before what is in ``a/``.
+    """
+    names = []
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            name = entry.name
+            if name.startswith(RESERVED_PREFIX):
+                if temporary and name.startswith(TEMPORARY_PREFIX):
+                    names.append(name)
+                continue
+            if entry.is_dir(follow_symlinks=False):
+                name += "/"
+            elif temporary or not entry.is_file(follow_symlinks=False):
+                continue
+            names.append(name)
+    if temporary:
+        return names
+    names.sort()
+    if prefix and len(prefix) > len(path):
+        rest = prefix[len(path) :]
+        names = [each for each in names if each.startswith(rest) or (each[-1] == "/" and rest.startswith(each))]
+    if after and path < after:
+        names = [each for each in names if path + each > after or (each[-1] == "/" and after.startswith(path + each))]
+    return [each for each in names if _may_be_in_key(each)]
+
+
+def _may_be_in_key(name: str) -> bool:
+    """Whether a foreign file's name could be part of a key at all."""
+    if name.isascii() and name.isprintable() and "\\" not in name and len(name) <= 200:
+        return True
+    try:
+        validate_key(name.rstrip("/"))
+    except InvalidKeyError:
+        return False
+    return True
+
+
+def _object_stat(location: str, status: os.stat_result) -> ObjectStat:
+    return ObjectStat(
+        location,
+        status.st_size,
+        datetime.fromtimestamp(status.st_mtime, UTC),
+        f"{status.st_mtime_ns:x}-{status.st_ino:x}-{status.st_size:x}",
+    )
+
+
+def _failure(error: OSError, operation: str, location: str, *, absent: bool = True) -> StorageError:
+    """Return the error to raise for one of the operating system; ``absent``: whether ENOENT speaks of the object."""
+    kind: type[StorageError] = BackendError
+    if absent and error.errno in _ABSENT:
+        return ObjectNotFoundError("no such object", operation=operation, backend="file", location=location)
+    if error.errno in _DENIED:
+        kind = AccessDeniedError
+    elif error.errno in _UNAVAILABLE:
+        kind = BackendUnavailableError
+    return kind(f"{operation}: {error.strerror or error}", operation=operation, backend="file", location=location)
