@@ -1,0 +1,75 @@
+# make demo | test | lint | docs | bench | format | clean        Needs Python 3.11 to 3.13 and make; everything else is installed here.
+PYTHON   ?= python3
+VENV     ?= .venv
+DEMO_VENV ?= .venv-demo
+MINISTACK_VENV ?= .venvs/ministack
+WORKERS  ?= 2
+ARGS     ?=
+
+BIN := $(VENV)/bin
+PIP_FLAGS := --quiet --disable-pip-version-check
+
+.PHONY: help demo test lint docs bench servers format clean
+.DEFAULT_GOAL := help
+
+help:
+	@echo "make demo     start the example application and print its address"
+	@echo "make test     every layer of tests (ARGS='-k words' to choose)"
+	@echo "make lint     ruff, mypy, import contracts"
+	@echo "make docs     build the documentation, warnings being errors"
+	@echo "make bench    print figures; nothing is asserted"
+	@echo "make servers  PostgreSQL, MiniStack and Ceph for trying things by hand, until Ctrl-C"
+	@echo "make clean    remove what the others made"
+
+# One virtual environment for the work, one for the demo, which has nothing a user would not have, and one for MiniStack,
+# which pins botocore. A stamp is younger than pyproject.toml while the environment is up to date.
+$(VENV)/.stamp: pyproject.toml
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "Installing the tools for tests and checks into $(VENV) ..."
+	@$(BIN)/python -m pip install $(PIP_FLAGS) --upgrade 'pip>=25.1'
+	@$(BIN)/python -m pip install $(PIP_FLAGS) --editable '.[s3,demo]' --group lint --group test --group docs
+	@touch $@
+
+$(DEMO_VENV)/.stamp: pyproject.toml
+	@test -x $(DEMO_VENV)/bin/python || $(PYTHON) -m venv $(DEMO_VENV)
+	@echo "Installing the example application into $(DEMO_VENV) ..."
+	@$(DEMO_VENV)/bin/python -m pip install $(PIP_FLAGS) --editable '.[demo]'
+	@touch $@
+
+$(MINISTACK_VENV)/.stamp:
+	@test -x $(MINISTACK_VENV)/bin/python || $(PYTHON) -m venv $(MINISTACK_VENV)
+	@echo "Installing MiniStack into $(MINISTACK_VENV) ..."
+	@$(MINISTACK_VENV)/bin/python -m pip install $(PIP_FLAGS) 'ministack>=1.5'
+	@touch $@
+
+demo: $(DEMO_VENV)/.stamp
+	@exec $(DEMO_VENV)/bin/python -m example_app $(ARGS)
+
+test: $(VENV)/.stamp $(MINISTACK_VENV)/.stamp
+	@sh scripts/install_test_programs.sh
+	@GRANITE_MINISTACK=$(abspath $(MINISTACK_VENV))/bin/ministack \
+	  $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal $(ARGS)
+
+lint: $(VENV)/.stamp
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+
+docs: $(VENV)/.stamp
+	@$(BIN)/python -m sphinx -W --keep-going -b dirhtml docs docs/_build/html
+
+bench: $(VENV)/.stamp $(MINISTACK_VENV)/.stamp
+	@GRANITE_MINISTACK=$(abspath $(MINISTACK_VENV))/bin/ministack \
+	  $(BIN)/python -m pytest --override-ini=addopts='--strict-markers --import-mode=importlib' -s tests/benchmarks $(ARGS)
+
+servers: $(VENV)/.stamp $(MINISTACK_VENV)/.stamp
+	@GRANITE_MINISTACK=$(abspath $(MINISTACK_VENV))/bin/ministack exec $(BIN)/python -m tests.support $(ARGS)
+
+format: $(VENV)/.stamp
+	@$(BIN)/ruff check --fix-only .
+	@$(BIN)/ruff format .
+
+clean:
+	rm -rf $(VENV) $(DEMO_VENV) .venvs docs/_build .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis build dist
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

