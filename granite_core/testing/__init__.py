@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
-from granite_core.testing.faults import FaultyBackend, Operation
+import pytest
 
-__all__ = ["FaultyBackend", "Operation"]
+pytest.register_assert_rewrite("granite_core.testing.conformance")
+
+from granite_core.testing.conformance import BackendConformance  # noqa: E402 - after the rewriting was asked for
+from granite_core.testing.faults import FaultyBackend, Operation  # noqa: E402
+
+__all__ = ["BackendConformance", "FaultyBackend", "Operation"]
