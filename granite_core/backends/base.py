@@ -35,7 +35,9 @@ from typing import TYPE_CHECKING, BinaryIO, ClassVar, Protocol
 from granite_core.errors import ObjectNotFoundError
 
 if TYPE_CHECKING:
-    from typing_extensions import Buffer, Self
+    from typing import Self
+
+    from typing_extensions import Buffer
 
 __all__ = ["Capability", "ObjectReader", "ObjectStat", "ObjectWriter", "ReadableStream", "StorageBackend"]
 

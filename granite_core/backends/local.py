@@ -111,6 +111,9 @@ class LocalStorageBackend(StorageBackend):
 
     def open_reader(self, location: str, *, offset: int = 0, length: int | None = None) -> ObjectReader:
         """Open an object, or a range of it."""
+        return self._open(location, offset, length)
+
+    def _open(self, location: str, offset: int = 0, length: int | None = None) -> _LocalReader:
         try:
             folder, name = self._open_parent(location)
             try:
@@ -183,8 +186,7 @@ class LocalStorageBackend(StorageBackend):
 
     def copy(self, source: str, target: str) -> None:
         """Copy an object inside the kernel, sharing blocks where the file system can."""
-        with self.open_reader(source) as reader, _LocalWriter(self, target) as writer:
-            assert isinstance(reader, _LocalReader)
+        with self._open(source) as reader, _LocalWriter(self, target) as writer:
             writer.fill_from(reader)
             writer.commit()
 

@@ -52,8 +52,6 @@ class FaultyBackend(StorageBackend):
         inner: The same.
         calls: How often each operation was called.
         log: Every call as ``(operation, location)``, in order.
-        open_writers: How many writers were begun and neither committed nor aborted.
-        open_readers: How many readers were opened and not closed.
     """
 
     def __init__(self, inner: StorageBackend) -> None:
@@ -69,10 +67,12 @@ class FaultyBackend(StorageBackend):
 
     @property
     def open_writers(self) -> int:
+        """How many writers were begun and neither committed nor aborted."""
         return len(self._writers)
 
     @property
     def open_readers(self) -> int:
+        """How many readers were opened and not closed."""
         return len(self._readers)
 
     def fail(

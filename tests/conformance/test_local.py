@@ -3,6 +3,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+
 from granite_core.backends.base import StorageBackend
 from granite_core.backends.local import LocalStorageBackend
 from granite_core.testing import BackendConformance

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import pytest
+
 from granite_core.backends.base import StorageBackend
 from granite_core.backends.memory import MemoryStorageBackend
 from granite_core.testing import BackendConformance, FaultyBackend

@@ -60,7 +60,12 @@ ODD_KEYS = [
     "\u202ertl",
     "\ufeffbom",
 ]
-LONG_KEYS = ["x" * 200, "/".join(["y" * 200] * 5), "/".join(["z" * 100] * 10)[:1024], "é" * 100 + "/" + "d/" * 400 + "e"]
+LONG_KEYS = [
+    "x" * 200,
+    "/".join(["y" * 200] * 5),
+    "/".join(["z" * 100] * 10)[:1024],
+    "é" * 100 + "/" + "d/" * 400 + "e",
+]
 
 
 class ListingTests(BackendTests):

@@ -15,7 +15,7 @@ from granite_core.testing.conformance.support import MIB, BackendTests, all_at_o
 __all__ = ["WritingTests"]
 
 
-class Interruption(Exception):
+class InterruptionError(Exception):
     """Something that goes wrong outside the backend."""
 
 
@@ -67,9 +67,9 @@ class WritingTests(BackendTests):
     def test_leaving_a_writer_that_was_not_committed_aborts_it(self, backend: StorageBackend) -> None:
         with backend.open_writer("a/b") as writer:
             writer.write(b"abc")
-        with pytest.raises(Interruption), backend.open_writer("a/c") as writer:
+        with pytest.raises(InterruptionError), backend.open_writer("a/c") as writer:
             writer.write(b"abc")
-            raise Interruption
+            raise InterruptionError
         assert self.keys(backend) == []
 
     def test_an_aborted_writer_takes_nothing_and_commits_nothing(self, backend: StorageBackend) -> None:
@@ -217,11 +217,11 @@ class WritingTests(BackendTests):
 
             def read(self, size: int, /) -> bytes:
                 if self.left <= 0:
-                    raise Interruption
+                    raise InterruptionError
                 self.left -= size
                 return bytes(size)
 
-        with pytest.raises(Interruption):
+        with pytest.raises(InterruptionError):
             backend.put_stream("a/b", Broken())
         assert self.keys(backend) == []
         assert backend.clear_unfinished(timedelta(seconds=-60)) == 0
