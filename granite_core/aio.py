@@ -116,7 +116,7 @@ class AsyncStorageManager:
             content_type=content_type,
             original_filename=original_filename,
         )
-        return await self._put(storage_key, put)
+        return await self.put_by(storage_key, put)
 
     async def put_stream(
         self,
@@ -145,7 +145,7 @@ class AsyncStorageManager:
                 content_type=content_type,
                 original_filename=original_filename,
             )
-            return await self._put(storage_key, put)
+            return await self.put_by(storage_key, put)
         async with self.stage(
             storage_key,
             filename=original_filename,
@@ -158,8 +158,15 @@ class AsyncStorageManager:
                 await write.write(data)
             return await write.commit()
 
-    async def _put(self, storage_key: str, put: Callable[[], StagedFile]) -> StagedFile:
-        """Hop, and let go what was stored for a caller that was cancelled meanwhile: nobody else holds its ref."""
+    async def put_by(self, storage_key: str, put: Callable[[], StagedFile]) -> StagedFile:
+        """Run a blocking call that stores something under a policy, in its backend's threads.
+
+        What was stored for a caller that was cancelled meanwhile is let go: nobody else holds its ref.
+
+        Args:
+            storage_key: The policy, which names the backend.
+            put: Stores one object with the synchronous manager and returns it.
+        """
         backend = self.sync.get_backend_for_policy(storage_key)
         stored: list[StagedFile] = []
         try:
@@ -171,7 +178,7 @@ class AsyncStorageManager:
 
     async def copy(self, ref: StoredObjectRef, storage_key: str | None = None) -> StagedFile:
         """Store the same content again under a new key; see ``StorageManager.copy``."""
-        return await self._put(storage_key or ref.storage_key, partial(self.sync.copy, ref, storage_key))
+        return await self.put_by(storage_key or ref.storage_key, partial(self.sync.copy, ref, storage_key))
 
     async def get(self, ref: StoredObjectRef) -> bytes:
         """Return the whole content; see ``StorageManager.get``."""

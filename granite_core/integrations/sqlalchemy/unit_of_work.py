@@ -1,5 +1,604 @@
-"""The coupling to the session; see the design's section on it."""
+"""The coupling of files to the session: the only file that listens to session, mapper and pool events.
+
+Storing: bytes first, row second. ``before_flush`` stores what is unsaved and decides which refs the flush may let into
+rows; ``before_commit`` flushes and decides again. A ref gets in when it is known to be good since less than a quarter
+of the grace: since it was staged, or, when a committed row holds it, since this database transaction began.
+
+Letting go: the flush reads from the rows what they held (attribute history is empty for expired, stale for raced
+attributes), and leaves a tombstone for what they hold no more, in the same transaction, so that a rollback undoes it.
+Nothing is deleted here. That is why rollbacks, savepoints, joined transactions, AUTOCOMMIT and lost answers to COMMIT
+need no case of their own; what was flushed and not committed is noted for the collector, for promptness only.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from functools import partial
+from typing import Any, Final, cast
+from weakref import WeakKeyDictionary
+
+from sqlalchemy import Column, Connection, Pool, and_, event, inspect, literal, or_, select
+from sqlalchemy.exc import CompileError, InvalidRequestError
+from sqlalchemy.ext.mutable import MutableList
+from sqlalchemy.orm import (
+    ColumnProperty,
+    InstanceState,
+    Mapper,
+    ORMExecuteState,
+    Session,
+    SessionTransaction,
+    object_session,
+)
+from sqlalchemy.util import await_only
+
+from granite_core.aio import AsyncStorageManager
+from granite_core.errors import ConfigurationError, StaleRefError
+from granite_core.integrations.sqlalchemy._greenlet import in_greenlet
+from granite_core.integrations.sqlalchemy.references import file_columns, held_locations, refs_in
+from granite_core.integrations.sqlalchemy.tables import db_now, tables_of
+from granite_core.integrations.sqlalchemy.types import StoredObjectRefListType, is_file_column
+from granite_core.keys import clean_segment
+from granite_core.manager import MANAGER_KEY, StorageManager
+from granite_core.refs import StagedFile, StoredObjectRef
+from granite_core.sources import UnsavedFile
+
+__all__ = ["install"]
+
+_STATE: Final = "granite_transaction"
+_COMMITTING: Final = "granite_committing"
+_READ_BATCH: Final = 200
+_TOMBSTONE_AGE: Final = timedelta(minutes=30)  # where no manager says what a quarter of the grace is
+
+
+@dataclass(frozen=True, slots=True)
+class _Field:
+    """One file column as an attribute of a mapped class."""
+
+    key: str
+    column: Column[Any]
+
+    @property
+    def storage_key(self) -> str | None:
+        return cast("str | None", cast("Any", self.column.type).storage_key)
+
+    @property
+    def manager(self) -> StorageManager:
+        manager = self.column.table.metadata.info.get(MANAGER_KEY)
+        if not isinstance(manager, StorageManager):
+            raise ConfigurationError(
+                f"no storage manager is bound to the models of {self.column.table.name}.{self.column.name}: "
+                "call manager.register(Base) once, where the manager is made",
+                field=self.key,
+            )
+        return manager
+
+
+@dataclass(slots=True)
+class _Tombstones:
+    """Tombstones of one flush on one connection."""
+
+    connection: Connection
+    metadata: Any
+    written: float
+    refs: list[StoredObjectRef]
+
+
+@dataclass(slots=True)
+class _Transaction:
+    """What a root transaction of a session knows and did. Knowledge stays true when a savepoint is rolled back."""
+
+    began: float = field(default_factory=time.monotonic)
+    connections: list[Connection] = field(default_factory=list)
+    good: dict[str, datetime] = field(default_factory=dict)
+    rests_on: dict[str, tuple[StorageManager, datetime]] = field(default_factory=dict)
+    flushed: list[tuple[StorageManager, StoredObjectRef]] = field(default_factory=list)
+    tombstones: list[_Tombstones] = field(default_factory=list)
+    columns: set[tuple[Any, Column[Any]]] = field(default_factory=set)
+    committing: bool = False
+    committed: bool = False
+    undone: bool = False
+    # of the flush that is under way
+    context: Any = None
+    held: dict[tuple[Any, Any], dict[str, StoredObjectRef]] = field(default_factory=dict)
+    released: dict[Connection, list[tuple[Column[Any], StoredObjectRef]]] = field(
+        default_factory=lambda: defaultdict(list)
+    )
+    touched: dict[Connection, set[Column[Any]]] = field(default_factory=lambda: defaultdict(set))
+
+    def begin_flush(self, context: Any) -> None:
+        """Forget the flush before, which may have failed half-way."""
+        self.context = context
+        self.held.clear()
+        self.released.clear()
+        self.touched.clear()
+
+    def began_at(self, manager: StorageManager) -> datetime:
+        return manager.now() - timedelta(seconds=time.monotonic() - self.began)
+
+
+_fields: WeakKeyDictionary[type, tuple[_Field, ...]] = WeakKeyDictionary()
+_registered: WeakKeyDictionary[Any, set[Column[Any]]] = WeakKeyDictionary()
+_installed = False
 
 
 def install() -> None:
     """Listen to every session and mapper; done once, by the first file column that is declared."""
+    global _installed
+    if _installed:
+        return
+    _installed = True
+    event.listen(Mapper, "after_mapper_constructed", _on_mapper)
+    event.listen(Session, "after_begin", _on_begin)
+    event.listen(Session, "before_flush", _on_before_flush)
+    event.listen(Session, "after_flush", _on_after_flush)
+    event.listen(Session, "before_commit", _on_before_commit)
+    event.listen(Session, "after_commit", _on_after_commit)
+    event.listen(Session, "after_rollback", _on_after_rollback)
+    event.listen(Session, "after_transaction_end", _on_transaction_end)
+    event.listen(Session, "do_orm_execute", _on_execute)
+    event.listen(Pool, "checkin", _on_checkin)
+
+
+# -- declaring ---------------------------------------------------------------------------------------------------------
+
+
+def _on_mapper(mapper: Mapper[Any], class_: type) -> None:
+    """Find the file columns of a mapped class, add Granite's tables to its metadata, listen to its rows."""
+    fields = tuple(
+        _Field(prop.key, column)
+        for prop in mapper.iterate_properties
+        if isinstance(prop, ColumnProperty)
+        for column in prop.columns[:1]
+        if isinstance(column, Column) and is_file_column(column)
+    )
+    if not fields:
+        return
+    _fields[class_] = fields
+    for each in fields:
+        tables_of(each.column.table.metadata)
+        if isinstance(each.column.type, StoredObjectRefListType) and mapper.get_property(each.key).parent is mapper:
+            MutableList.associate_with_attribute(getattr(class_, each.key))
+    lists = tuple(each.key for each in fields if isinstance(each.column.type, StoredObjectRefListType))
+    event.listen(class_, "init", partial(_begin_with_lists, lists))
+    event.listen(mapper, "before_insert", _on_before_insert)
+    event.listen(mapper, "before_update", _on_before_update)
+    event.listen(mapper, "before_delete", _on_before_delete)
+    event.listen(mapper, "after_update", _on_after_update)
+    event.listen(mapper, "after_delete", _on_after_delete)
+
+
+def _begin_with_lists(keys: tuple[str, ...], target: object, args: Any, kwargs: dict[str, Any]) -> None:
+    """A new object begins with an empty list, so that ``row.pages.append(…)`` works before the first flush."""
+    for key in keys:
+        if key not in kwargs and key not in inspect(target).dict:
+            setattr(target, key, [])
+
+
+# -- storing -----------------------------------------------------------------------------------------------------------
+
+
+def _on_begin(session: Session, transaction: SessionTransaction, connection: Connection) -> None:
+    state = _transaction(session)
+    if not state.connections:
+        state.began = time.monotonic()
+    state.connections.append(connection)
+
+
+def _on_before_flush(session: Session, context: Any, instances: object) -> None:
+    """Store what is unsaved, then decide which refs may enter rows: both before the flush's first statement."""
+    changed = [
+        (target, each)
+        for target in (*session.new, *session.dirty)
+        for each in _fields.get(type(target), ())
+        if _is_changed(target, each)
+    ]
+    state = _transaction(session)
+    state.begin_flush(context)
+    for target, each in changed:
+        _store_unsaved(state, target, each)
+    by_mapper: dict[Mapper[Any], list[tuple[_Field, StoredObjectRef]]] = defaultdict(list)
+    for target, each in changed:
+        by_mapper[inspect(type(target))].extend((each, ref) for ref in _refs(target, each))
+    for mapper, wanted in by_mapper.items():
+        _admit(state, wanted, partial(session.connection, bind_arguments={"mapper": mapper}))
+
+
+def _on_before_insert(mapper: Mapper[Any], connection: Connection, target: object) -> None:
+    """What another listener assigned after ``before_flush`` passes the same rule."""
+    _admit_late(connection, target, _fields[mapper.class_])
+
+
+def _admit_late(connection: Connection, target: object, fields: Iterable[_Field]) -> None:
+    state = _transaction(object_session(target))
+    for each in fields:
+        _store_unsaved(state, target, each)
+        refs = [(each, ref) for ref in _refs(target, each)]
+        if refs:
+            state.touched[connection].add(each.column)
+        _admit(state, [pair for pair in refs if pair[1].location not in state.rests_on], lambda: connection)
+
+
+def _store_unsaved(state: _Transaction, target: object, each: _Field) -> None:
+    value = inspect(target).dict.get(each.key)
+    if isinstance(value, UnsavedFile):
+        setattr(target, each.key, _store(state, target, each, value))
+    elif isinstance(value, list):
+        for index, item in enumerate(value):
+            if isinstance(item, UnsavedFile):
+                value[index] = _store(state, target, each, item)
+
+
+def _store(state: _Transaction, target: object, each: _Field, content: UnsavedFile) -> StagedFile:
+    """Store content once: a flush that is tried again after a rollback finds what the first one stored."""
+    manager = each.manager
+    if content.stored is not None and _is_fresh(content.stored, manager):
+        return content.stored
+    storage_key = each.storage_key
+    if storage_key is None:
+        raise ConfigurationError(
+            f"{each.column.table.name}.{each.column.name} names no policy: declare it with file_field(storage_key) or "
+            "StoredObjectRefType(storage_key), or assign a staged ref",
+            field=each.key,
+        )
+
+    identity = _identity_text(target)
+
+    def put() -> StagedFile:
+        with (
+            content.source.open() as stream,
+            manager.stage(
+                storage_key,
+                filename=content.original_filename,
+                content_type=content.content_type,
+                field=each.key,
+                model_name=clean_segment(type(target).__name__.lower()) if identity else None,
+                entity_id=identity,
+                field_name=clean_segment(each.key) if identity else None,
+            ) as write,
+        ):
+            while data := stream.read(1024 * 1024):
+                write.write(data)
+            return write.commit()
+
+    stored = _await_put(manager, storage_key, put) if in_greenlet() else put()
+    content.stored = stored
+    stored.mark_used()
+    state.flushed.append((manager, stored))
+    return stored
+
+
+def _await_put(manager: StorageManager, storage_key: str, put: Any) -> StagedFile:
+    """Store from within SQLAlchemy's greenlet, in the backend's threads."""
+    return await_only(AsyncStorageManager(manager).put_by(storage_key, put))
+
+
+def _admit(state: _Transaction, wanted: list[tuple[_Field, StoredObjectRef]], connect: Any) -> None:
+    """Let refs into rows, or refuse. Good is what was staged lately, or what a committed row holds.
+
+    Raises:
+        StaleRefError: A ref is too old, was let go, or is held by no row.
+    """
+    unknown: list[tuple[_Field, StoredObjectRef]] = []
+    for each, ref in wanted:
+        manager = each.manager
+        since = state.good.get(ref.location)
+        if since is None:
+            if not _is_fresh(ref, manager):
+                unknown.append((each, ref))
+                continue
+            since = datetime.fromisoformat(ref.created_at or "")
+            state.flushed.append((manager, ref))
+        if manager.now() - since >= manager.attach_within:
+            raise _stale(each, ref, "it is known to be good since too long ago")
+        if isinstance(ref, StagedFile) and not ref.mark_used():
+            raise _stale(each, ref, "it was let go already")
+        state.good[ref.location] = since
+        state.rests_on[ref.location] = (manager, since)
+    if not unknown:
+        return
+    connection = connect()
+    columns = file_columns(unknown[0][0].column.table.metadata)
+    held = held_locations(connection, columns, {ref.location for _, ref in unknown})
+    for each, ref in unknown:
+        since = state.began_at(each.manager)
+        if ref.location not in held:
+            raise _stale(each, ref, "it was not staged lately, and no row holds it")
+        if each.manager.now() - since >= each.manager.attach_within:
+            raise _stale(each, ref, "the transaction that looked it up is too old")
+        state.good[ref.location] = since
+        state.rests_on[ref.location] = (each.manager, since)
+
+
+def _on_before_commit(session: Session) -> None:
+    """Flush first, then check: nothing slow comes between this and COMMIT."""
+    session.flush()
+    state = session.info.get(_STATE)
+    if not isinstance(state, _Transaction):
+        return
+    state.committing = True
+    _check(state)
+    if not session.in_nested_transaction():
+        _mark_committing(state, True)
+
+
+def _check(state: _Transaction) -> None:
+    """Everything the transaction rests on is younger than a quarter of the grace; old tombstones are renewed.
+
+    Raises:
+        StaleRefError: A ref it lets into a row is older.
+    """
+    for manager, since in state.rests_on.values():
+        if manager.now() - since >= manager.attach_within:
+            raise StaleRefError(
+                f"a file of this transaction was staged, or looked up, longer than {manager.attach_within} ago: "
+                "roll back and store it again",
+                operation="commit",
+                limit=manager.attach_within,
+                value=manager.now() - since,
+            )
+    for written in [*state.tombstones]:
+        manager = written.metadata.info.get(MANAGER_KEY)
+        limit = manager.attach_within if isinstance(manager, StorageManager) else _TOMBSTONE_AGE
+        if timedelta(seconds=time.monotonic() - written.written) >= limit:
+            state.tombstones.remove(written)
+            _write_tombstones(state, written.connection, written.metadata, written.refs)
+
+
+# -- letting go --------------------------------------------------------------------------------------------------------
+
+
+def _on_before_update(mapper: Mapper[Any], connection: Connection, target: object) -> None:
+    changed = [each for each in _fields[mapper.class_] if _is_changed(target, each)]
+    if changed:
+        _admit_late(connection, target, changed)
+        _read_held(mapper, connection, target)
+
+
+def _on_before_delete(mapper: Mapper[Any], connection: Connection, target: object) -> None:
+    _read_held(mapper, connection, target)
+
+
+def _on_after_update(mapper: Mapper[Any], connection: Connection, target: object) -> None:
+    _release(mapper, connection, target, {ref.location for each in _fields[mapper.class_] for ref in _refs(target, each)})
+
+
+def _on_after_delete(mapper: Mapper[Any], connection: Connection, target: object) -> None:
+    _release(mapper, connection, target, set())
+
+
+def _release(mapper: Mapper[Any], connection: Connection, target: object, kept: set[str]) -> None:
+    """Remember what the row held and holds no more; the tombstones are written when the flush has ended."""
+    state = _transaction(object_session(target))
+    held = state.held.pop(_row_key(mapper, target), {})
+    column = _fields[mapper.class_][0].column
+    for location, ref in held.items():
+        if location not in kept:
+            state.released[connection].append((column, ref))
+
+
+def _read_held(mapper: Mapper[Any], connection: Connection, target: object) -> None:
+    """Read what the row holds now, and with it every other row of this flush: one query per mapper and flush."""
+    state = _transaction(object_session(target))
+    if _row_key(mapper, target) in state.held:
+        return
+    states: dict[InstanceState[Any], tuple[bool, bool]] = getattr(state.context, "states", {})
+    targets = {_row_key(mapper, target): inspect(target).identity}
+    for other, (is_delete, _) in states.items():
+        instance = other.obj()
+        if other.mapper is not mapper or instance is None or other.identity is None:
+            continue
+        if is_delete or any(_is_changed(instance, each) for each in _fields[mapper.class_]):
+            targets[_row_key(mapper, instance)] = other.identity
+    fields = _fields[mapper.class_]
+    keys = mapper.primary_key
+    identities = [(key, identity) for key, identity in targets.items() if key not in state.held]
+    for start in range(0, len(identities), _READ_BATCH):
+        batch = identities[start : start + _READ_BATCH]
+        wanted = [identity for _, identity in batch]
+        match = (
+            keys[0].in_([identity[0] for identity in wanted])
+            if len(keys) == 1
+            else or_(*(and_(*(k == v for k, v in zip(keys, identity, strict=True))) for identity in wanted))
+        )
+        query = (
+            select(*keys, *(each.column for each in fields))
+            .select_from(mapper.persist_selectable)
+            .where(match)
+            .order_by(*keys)
+            # The row is about to be changed anyway; locked here, what is read is what the change replaces.
+            .with_for_update(key_share=True)
+        )
+        rows = {tuple(row[: len(keys)]): row[len(keys) :] for row in connection.execute(query)}
+        for key, identity in batch:
+            values = rows.get(tuple(identity), ())
+            state.held[key] = {ref.location: ref for value in values for ref in refs_in(value)}
+
+
+def _on_after_flush(session: Session, context: Any) -> None:
+    """Leave tombstones, after the rows' own statements and on their connection; register columns that got a ref."""
+    state = session.info.get(_STATE)
+    if not isinstance(state, _Transaction):
+        return
+    for connection, columns in state.touched.items():
+        _register_columns(state, connection, columns)
+    for connection, released in state.released.items():
+        by_metadata: dict[Any, list[StoredObjectRef]] = defaultdict(list)
+        for column, ref in released:
+            by_metadata[column.table.metadata].append(ref)
+            # Its row was read, and locked, in this transaction: good since that began.
+            manager = column.table.metadata.info.get(MANAGER_KEY)
+            if isinstance(manager, StorageManager):
+                state.good.setdefault(ref.location, state.began_at(manager))
+        for metadata, refs in by_metadata.items():
+            _write_tombstones(state, connection, metadata, refs)
+    state.begin_flush(None)
+    if state.committing:
+        _check(state)
+
+
+def _write_tombstones(state: _Transaction, connection: Connection, metadata: Any, refs: list[StoredObjectRef]) -> None:
+    tables = tables_of(metadata)
+    if tables is None:
+        return
+    connection.execute(
+        tables.tombstone.insert().values(written_at=db_now()),
+        [{"location": ref.location, "backend": ref.backend, "storage_key": ref.storage_key} for ref in refs],
+    )
+    state.tombstones.append(_Tombstones(connection, metadata, time.monotonic(), refs))
+
+
+def _register_columns(state: _Transaction, connection: Connection, columns: set[Column[Any]]) -> None:
+    """Note which columns hold refs, so that a collector that does not know one of them stops."""
+    known = _registered.get(connection.engine, set())
+    for column in columns - known:
+        tables = tables_of(column.table.metadata)
+        if tables is None:
+            continue
+        t = tables.column
+        names = (column.table.schema or "", column.table.name, column.name)
+        there = select(t.c.id).where(t.c.schema_name == names[0], t.c.table_name == names[1], t.c.column_name == names[2])
+        # No unique constraint to run into: a second writer would wait for the first one's commit, or fail.
+        values = select(*map(literal, names)).where(~there.exists())
+        connection.execute(t.insert().from_select(["schema_name", "table_name", "column_name"], values))
+        state.columns.add((connection.engine, column))
+
+
+# -- the end of a transaction ------------------------------------------------------------------------------------------
+
+
+def _on_after_commit(session: Session) -> None:
+    state = session.info.get(_STATE)
+    if not isinstance(state, _Transaction) or session.in_nested_transaction():
+        return
+    state.committed = True
+    _mark_committing(state, False)
+
+
+def _on_after_rollback(session: Session) -> None:
+    state = session.info.get(_STATE)
+    if isinstance(state, _Transaction):
+        state.undone = True
+        _mark_committing(state, False)
+
+
+def _on_transaction_end(session: Session, transaction: SessionTransaction) -> None:
+    state = session.info.get(_STATE)
+    if not isinstance(state, _Transaction):
+        return
+    state.committing = False
+    if transaction.parent is not None:
+        return
+    session.info.pop(_STATE, None)
+    if state.undone or not state.committed:
+        for manager, ref in state.flushed:
+            manager.note([ref])
+    elif not isinstance(session.bind, Connection):
+        for engine, column in state.columns:
+            _registered.setdefault(engine, set()).add(column)
+
+
+def _mark_committing(state: _Transaction, on: bool) -> None:
+    """Mark the pooled connections while their COMMIT is under way; see ``_on_checkin``."""
+    for connection in state.connections:
+        with suppress(InvalidRequestError):
+            if connection.closed or connection.invalidated:
+                continue
+            if on:
+                connection.info[_COMMITTING] = True
+            else:
+                connection.info.pop(_COMMITTING, None)
+
+
+def _on_checkin(dbapi_connection: Any, record: Any) -> None:
+    """After a COMMIT that failed, ``Session.close()`` sends no ROLLBACK: the next user would commit those rows."""
+    if record.info.pop(_COMMITTING, None) is None or dbapi_connection is None:
+        return
+    try:
+        dbapi_connection.rollback()
+    except Exception as error:  # whatever the driver raises: the connection must not be used again
+        record.invalidate(error)
+
+
+# -- statements past the flush -----------------------------------------------------------------------------------------
+
+
+def _on_execute(execution: ORMExecuteState) -> None:
+    """Apply the flush's rule to refs in an ``insert()`` or ``update()`` that the session executes."""
+    if not (execution.is_insert or execution.is_update):
+        return
+    table = getattr(execution.statement, "table", None)
+    columns = [column for column in getattr(table, "columns", ()) if is_file_column(column)]
+    if not columns:
+        return
+    session = execution.session
+    connection = session.connection(bind_arguments=execution.bind_arguments)
+    rows: Any = execution.parameters or ()
+    values = [value for row in ([rows] if isinstance(rows, dict) else rows) for value in row.values()]
+    with suppress(CompileError):  # one that takes all its values from the parameters may not compile alone
+        statement: Any = execution.statement
+        values.extend(statement.compile(dialect=connection.dialect).params.values())
+    each = _Field(columns[0].name, columns[0])
+    wanted = [(each, ref) for value in values for ref in refs_in(value)]
+    if wanted:
+        state = _transaction(session)
+        _admit(state, wanted, lambda: connection)
+        _register_columns(state, connection, set(columns))
+
+
+# -- small things ------------------------------------------------------------------------------------------------------
+
+
+def _transaction(session: Session | None) -> _Transaction:
+    if session is None:
+        raise InvalidRequestError("the object is in no session")
+    state = session.info.get(_STATE)
+    if not isinstance(state, _Transaction):
+        state = session.info[_STATE] = _Transaction()
+    return state
+
+
+def _is_changed(target: object, each: _Field) -> bool:
+    state: InstanceState[Any] = inspect(target)
+    return state.attrs[each.key].history.has_changes()
+
+
+def _refs(target: object, each: _Field) -> Iterator[StoredObjectRef]:
+    return refs_in(inspect(target).dict.get(each.key))
+
+
+def _row_key(mapper: Mapper[Any], target: object) -> tuple[Any, Any]:
+    return mapper.base_mapper, inspect(target)
+
+
+def _identity_text(target: object) -> str | None:
+    """The primary key as one key segment, where it is known before the row is written."""
+    mapper: Mapper[Any] = inspect(type(target))
+    values = mapper.primary_key_from_instance(target)
+    return clean_segment(",".join(map(str, values))) if all(value is not None for value in values) else None
+
+
+def _is_fresh(ref: StoredObjectRef, manager: StorageManager) -> bool:
+    """Whether a ref was staged less than a quarter of the grace ago, by its own word: clients never write one."""
+    try:
+        staged_at = datetime.fromisoformat(ref.created_at or "")
+        return timedelta(0) <= manager.now() - staged_at < manager.attach_within
+    except (ValueError, TypeError):  # no date, or one without a time zone
+        return False
+
+
+def _stale(each: _Field, ref: StoredObjectRef, why: str) -> StaleRefError:
+    limit = each.manager.attach_within
+    return StaleRefError(
+        f"{each.key}: this file may not be attached: {why} (a file is attached within {limit} of being staged, "
+        "or while a committed row holds it); store it again",
+        operation="attach",
+        field=each.key,
+        backend=ref.backend,
+        location=ref.location,
+        limit=limit,
+    )
