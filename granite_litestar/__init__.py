@@ -1,0 +1,30 @@
+"""Granite for Litestar: files uploaded, attached and served by an application's own routes."""
+
+from granite_litestar._openapi_uploads import FileView, file_view
+from granite_litestar.exceptions import (
+    FieldError,
+    FormValidationError,
+    MalformedBodyError,
+    UnsupportedBodyError,
+    UploadInterruptedError,
+    exception_handlers,
+)
+from granite_litestar.forms import FormLimits, MultipartBody, StreamingUploads, Upload, UploadDTO
+from granite_litestar.upload_routes import RawUpload
+
+__all__ = [
+    "FieldError",
+    "FileView",
+    "FormLimits",
+    "FormValidationError",
+    "MalformedBodyError",
+    "MultipartBody",
+    "RawUpload",
+    "StreamingUploads",
+    "UnsupportedBodyError",
+    "Upload",
+    "UploadDTO",
+    "UploadInterruptedError",
+    "exception_handlers",
+    "file_view",
+]

@@ -1,0 +1,197 @@
+"""What goes wrong, as HTTP: one table from Granite's errors to answers, and the refusals that only HTTP knows.
+
+Answers have the shape of Litestar's own: ``{"status_code": …, "detail": …, "extra": …}``. ``extra`` names ``code``,
+``field``, ``limit`` and ``value`` where there are such; for a form that does not validate it is a list with one entry
+for each field that is wrong. Only public messages reach a client; what an operator needs goes to the logger
+``granite``.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any, Final
+
+from litestar.enums import MediaType
+from litestar.exceptions import ClientException, HTTPException
+from litestar.exceptions.responses import ExceptionResponseContent, create_debug_response
+
+from granite_core import (
+    AccessDeniedError,
+    BackendError,
+    BackendUnavailableError,
+    ChecksumMismatchError,
+    CollectionRefusedError,
+    ConfigurationError,
+    ContentRejectedError,
+    ContentTooLargeError,
+    ContentTypeNotAllowedError,
+    ObjectNotFoundError,
+    StaleRefError,
+    StorageError,
+)
+
+if TYPE_CHECKING:
+    from litestar.connection import Request
+    from litestar.response import Response
+    from litestar.types import ExceptionHandler
+
+__all__ = [
+    "FieldError",
+    "FormValidationError",
+    "MalformedBodyError",
+    "UnsupportedBodyError",
+    "UploadInterruptedError",
+    "exception_handlers",
+    "handle_storage_error",
+    "status_of",
+]
+
+logger = logging.getLogger("granite")
+
+RETRY_AFTER_SECONDS: Final = 5
+"""What a 503 advises a client to wait (RFC 9110 section 10.2.3)."""
+
+_STATUS: Final[Mapping[type[StorageError], HTTPStatus]] = {
+    ContentTooLargeError: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+    ContentTypeNotAllowedError: HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
+    ContentRejectedError: HTTPStatus.UNPROCESSABLE_ENTITY,
+    ChecksumMismatchError: HTTPStatus.UNPROCESSABLE_ENTITY,
+    StaleRefError: HTTPStatus.CONFLICT,
+    ObjectNotFoundError: HTTPStatus.NOT_FOUND,
+    BackendUnavailableError: HTTPStatus.SERVICE_UNAVAILABLE,
+    AccessDeniedError: HTTPStatus.INTERNAL_SERVER_ERROR,
+    BackendError: HTTPStatus.INTERNAL_SERVER_ERROR,
+    ConfigurationError: HTTPStatus.INTERNAL_SERVER_ERROR,
+    CollectionRefusedError: HTTPStatus.INTERNAL_SERVER_ERROR,
+    StorageError: HTTPStatus.INTERNAL_SERVER_ERROR,
+}
+
+_CLIENTS_OWN: Final = (ContentRejectedError, ChecksumMismatchError)
+"""Errors whose field, limit and value describe what the client itself sent, and may be told to it."""
+
+
+@dataclass(frozen=True, slots=True)
+class FieldError:
+    """One thing that is wrong with one field of a form.
+
+    Args:
+        field: The field's name in the form; empty where the form as a whole is wrong.
+        code: A stable name of the kind of error: ``required``, ``invalid``, ``duplicate``, ``too_many``,
+            ``not_a_file``, ``not_text``, ``unknown``.
+        message: What a person can be told.
+        limit: The limit that was passed, where there is one.
+        value: The value that passed it.
+    """
+
+    field: str
+    code: str
+    message: str
+    limit: object = None
+    value: object = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the entry as it stands in the answer; what is not known is left out."""
+        entry: dict[str, Any] = {"field": self.field, "code": self.code, "message": self.message}
+        return entry | _given(limit=self.limit, value=self.value)
+
+
+class FormValidationError(HTTPException):
+    """The form does not validate: 422, naming every field that is wrong.
+
+    A class of its own: Litestar's ``ValidationException`` answers 400, and handlers registered for it stay as they are.
+    """
+
+    status_code = HTTPStatus.UNPROCESSABLE_ENTITY
+
+    def __init__(self, errors: Sequence[FieldError]) -> None:
+        """Name what is wrong.
+
+        Args:
+            errors: At least one.
+        """
+        names = ", ".join(dict.fromkeys(error.field for error in errors if error.field))
+        super().__init__(
+            detail=f"The form is not valid: {names}" if names else "The form is not valid",
+            extra=[error.to_dict() for error in errors],
+        )
+        self.errors = tuple(errors)
+
+
+class MalformedBodyError(ClientException):
+    """The request cannot be understood: 400."""
+
+
+class UnsupportedBodyError(HTTPException):
+    """The body is of a kind, or in a coding, that the route does not take: 415 (RFC 9110 section 15.5.16)."""
+
+    status_code = HTTPStatus.UNSUPPORTED_MEDIA_TYPE
+
+
+class UploadInterruptedError(ClientException):
+    """The client left before its upload was complete. Nobody reads the answer; nothing of the upload remains."""
+
+
+def exception_handlers() -> dict[type[Exception], ExceptionHandler[Any]]:
+    """Return what an application registers so that Granite's errors become the answers of the table.
+
+    The refusals defined here need no handler: Litestar answers them by their own status.
+    """
+    return {StorageError: handle_storage_error}
+
+
+def status_of(error: StorageError) -> HTTPStatus:
+    """Return the status that answers an error. Pure."""
+    if isinstance(error, ChecksumMismatchError) and error.operation != "put":
+        # What is stored has changed: not the fault of whoever asks for it.
+        return HTTPStatus.INTERNAL_SERVER_ERROR
+    return next(_STATUS[kind] for kind in type(error).__mro__ if kind in _STATUS)
+
+
+def handle_storage_error(request: Request[Any, Any, Any], error: StorageError) -> Response[Any]:
+    """Answer one of Granite's errors: the public part to the client, the rest to the operator's log."""
+    status = status_of(error)
+    _report(request, error, status)
+    if status == HTTPStatus.INTERNAL_SERVER_ERROR and request.app.debug:
+        return create_debug_response(request, error)
+    extra: dict[str, Any] | None = None
+    if status < HTTPStatus.INTERNAL_SERVER_ERROR:
+        extra = {"code": error.code} | _given(field=error.field)
+        if isinstance(error, _CLIENTS_OWN):
+            extra |= _given(limit=error.limit, value=error.value)
+    unavailable = status == HTTPStatus.SERVICE_UNAVAILABLE
+    return ExceptionResponseContent(
+        status_code=int(status),
+        detail="Internal Server Error" if status == HTTPStatus.INTERNAL_SERVER_ERROR else error.public_message,
+        media_type=MediaType.JSON,
+        headers={"Retry-After": str(RETRY_AFTER_SECONDS)} if unavailable else None,
+        extra=extra,
+    ).to_response(request)
+
+
+def _report(request: Request[Any, Any, Any], error: StorageError, status: HTTPStatus) -> None:
+    """One line for the operator; with the stack where the fault is on our side."""
+    ours = status >= HTTPStatus.INTERNAL_SERVER_ERROR
+    # A row that points at nothing is never normal, although the client is only told 404.
+    level = logging.ERROR if ours or isinstance(error, ObjectNotFoundError) else logging.INFO
+    logger.log(
+        level,
+        "%s %r answered %d: %s: %s (operation=%s backend=%s location=%s)",
+        request.method,
+        request.scope["path"],
+        status,
+        error.code,
+        error,
+        error.operation,
+        error.backend,
+        error.location,
+        exc_info=error if ours else None,
+    )
+
+
+def _given(**values: object) -> dict[str, Any]:
+    return {
+        name: list(value) if isinstance(value, tuple) else value for name, value in values.items() if value is not None
+    }

@@ -1,0 +1,328 @@
+"""Multipart forms whose files are stored while they arrive.
+
+A handler takes ``data: MultipartBody[NewDocument]``, where ``NewDocument`` is an ``UploadDTO``: its text fields are
+validated, its files are in their backend before the handler runs, and what the handler does not attach to a row is
+let go when the request ends. Nothing is spooled to memory or to a temporary file on the way.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Final
+
+from litestar import Litestar
+from litestar.connection import Request
+from litestar.dto import AbstractDTO
+from litestar.enums import RequestEncodingType
+from litestar.handlers import HTTPRouteHandler
+from litestar.params import BodyKwarg, MultipartBody
+from litestar.plugins import ReceiveRoutePlugin, SerializationPlugin
+from litestar.routes import HTTPRoute
+from litestar.types import Empty
+
+from granite_core import AsyncStorageManager, ConfigurationError, StagedFile
+from granite_litestar._form_plan import FileField, FormDraft, FormPlan, Upload, UploadDTO, plan_form
+from granite_litestar._openapi_uploads import form_schema, raw_schema, upload_responses
+from granite_litestar._streaming import PLAN_KEY, FileSink, UploadMiddleware, UploadRequest, upload_of
+from granite_litestar.exceptions import FormValidationError, UnsupportedBodyError
+from granite_litestar.multipart import MAX_HEADER_BYTES, FormLimits, MultipartDecoder, PartHead, encode_text_parts
+from granite_litestar.upload_routes import RawBodyPlan, RawUpload, plan_raw_body
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
+
+    from litestar._openapi.schema_generation import SchemaCreator
+    from litestar.config.app import AppConfig
+    from litestar.dto.data_structures import DTOFieldDefinition
+    from litestar.openapi.spec import Reference, Schema
+    from litestar.routes import BaseRoute
+    from litestar.typing import FieldDefinition
+
+__all__ = ["FormLimits", "MultipartBody", "StreamingUploads", "Upload", "UploadDTO"]
+
+_LITESTARS_OWN_LIMIT: Final = inspect.signature(Litestar.__init__).parameters["request_max_body_size"].default
+
+
+class StreamingUploads(ReceiveRoutePlugin, SerializationPlugin):
+    """The Litestar plugin behind ``UploadDTO`` and ``RawUpload``; ``GranitePlugin`` installs it.
+
+    Args:
+        manager: Stores the files.
+        limits: What forms may cost beside their files, where a form does not say.
+    """
+
+    def __init__(self, manager: AsyncStorageManager, limits: FormLimits | None = None) -> None:
+        self._manager = manager
+        self._limits = limits or FormLimits()
+        self._plans: dict[str, FormBodyPlan | RawBodyPlan] = {}
+
+    def install(self, app_config: AppConfig) -> None:
+        """Add this plugin and its middleware, outermost, to an application that is being made."""
+        app_config.plugins.append(self)
+        app_config.middleware.insert(0, UploadMiddleware(self._manager))
+
+    def receive_route(self, route: BaseRoute) -> None:
+        """Plan the bodies of every handler of a route that takes uploads.
+
+        Raises:
+            ConfigurationError: A handler is declared in a way that cannot work.
+        """
+        if isinstance(route, HTTPRoute):
+            for handler in route.route_handlers:
+                self._prepare(handler)
+
+    def _prepare(self, handler: HTTPRouteHandler) -> None:
+        definition = handler.parsed_data_field
+        if definition is None or not self.supports_type(definition):
+            _refuse_strays(handler, definition)
+            return
+        if PLAN_KEY in handler.opt:
+            return
+        dto = handler.resolve_data_dto()
+        if dto is None or not issubclass(dto, _StreamedDTO):
+            raise ConfigurationError(
+                f"{handler}: a dto= on the handler, or on a layer above it, hides its upload; set it on the handlers "
+                "that want it, not on this one"
+            )
+        plan = self._plan(handler, definition)
+        handler.opt[PLAN_KEY] = self._plans[handler.handler_id] = plan
+        # The body is counted where it is read, with an answer that names the limit; what Litestar sees is a stand-in.
+        handler.request_max_body_size = None
+        handler.responses = {**upload_responses(), **(handler.responses or {})}
+
+    def _plan(self, handler: HTTPRouteHandler, definition: FieldDefinition) -> FormBodyPlan | RawBodyPlan:
+        limit = _limit_of_layers(handler)
+        kwarg = definition.kwarg_definition
+        if isinstance(kwarg, RawUpload):
+            if definition.annotation is not StagedFile:
+                raise ConfigurationError(f"{handler}: RawUpload(…) goes with StagedFile: Annotated[StagedFile, …]")
+            return plan_raw_body(kwarg, self._manager, where=str(handler), max_body=limit)
+        if not isinstance(kwarg, BodyKwarg) or kwarg.media_type != RequestEncodingType.MULTI_PART:
+            raise ConfigurationError(f"{handler}: declare data as MultipartBody[{definition.annotation.__name__}]")
+        form = plan_form(definition.annotation, limits=self._limits, namespace=handler.resolve_signature_namespace())
+        parts = form.limits.max_parts
+        if parts is None:
+            parts = kwarg.multipart_form_part_limit or handler.app.multipart_form_part_limit
+        computed = _largest_body(form, self._manager, parts, where=str(handler))
+        return FormBodyPlan(form, max_parts=parts, max_body=computed if limit is Empty else limit)
+
+    def supports_type(self, field_definition: FieldDefinition) -> bool:
+        """Tell whether a handler's data is an upload."""
+        return isinstance(field_definition.kwarg_definition, RawUpload) or _is_upload_dto(field_definition.annotation)
+
+    def create_dto_for_type(self, field_definition: FieldDefinition) -> type[AbstractDTO[Any]]:
+        """Return what hands the staged upload to the handler, and describes it in the API documentation."""
+        if field_definition.name == "data" and field_definition.kwarg_definition is None:
+            # The bare spelling, data: NewDocument. Only the marker tells Litestar and its documentation that it is
+            # a form, and Litestar offers no place to add one.
+            marker = BodyKwarg(media_type=RequestEncodingType.MULTI_PART)
+            object.__setattr__(field_definition, "kwarg_definition", marker)
+        return type("StreamedUpload", (_StreamedDTO,), {"plans": self._plans, "manager": self._manager})
+
+
+@dataclass(frozen=True, slots=True)
+class FormBodyPlan:
+    """Takes a form in while it arrives.
+
+    Args:
+        form: What it may hold.
+        max_parts: How many parts it may have.
+        max_body: Its largest size in bytes, where there is one.
+    """
+
+    form: FormPlan
+    max_parts: int
+    max_body: int | None
+
+    async def read(self, upload: UploadRequest) -> bytes:
+        """Stage the files, keep the texts, and return the form with the texts alone."""
+        boundary = _boundary(upload)
+        draft = FormDraft(self.form, upload.scope["route_handler"].default_deserializer)
+        decoder = MultipartDecoder(boundary, max_parts=self.max_parts)
+        part: _Part | None = None
+        try:
+            while (data := await upload.next_chunk()) is not None:
+                for event in decoder.feed(data):
+                    if isinstance(event, PartHead):
+                        part = _Part(event, draft, upload)
+                    elif part is not None:
+                        await (part.end() if event is None else part.write(event))
+            decoder.close()
+        except BaseException:
+            if part is not None:
+                await part.abort()
+            raise
+        draft.finish()
+        upload.result = draft
+        return encode_text_parts(boundary, draft.texts)
+
+
+class _Part:
+    """One part of a form on its way in."""
+
+    __slots__ = ("_draft", "_fate", "_file", "_head", "_size", "_spec", "_text", "_upload")
+
+    def __init__(self, head: PartHead, draft: FormDraft, upload: UploadRequest) -> None:
+        self._head = head
+        self._draft = draft
+        self._upload = upload
+        self._fate = draft.fate_of(head)
+        self._spec = draft.plan.fields.get(head.name)
+        self._text = bytearray()
+        self._size = 0
+        self._file: FileSink | None = None
+
+    async def write(self, data: bytes) -> None:
+        self._size += len(data)
+        if self._fate == "text":
+            self._draft.admit_text(self._head.name, self._size, len(data))
+            self._text += data
+            return
+        if self._fate == "store" and self._file is None:
+            self._open()
+        if self._file is not None:
+            await self._file.write(data)
+        elif not self._draft.ignore(self._head.name, len(data)):
+            raise FormValidationError(self._draft.errors)
+
+    async def end(self) -> None:
+        if self._fate == "text":
+            self._draft.add_text(self._head, bytes(self._text))
+        elif self._fate == "store" and self._file is None and self._head.filename:
+            # An empty file. One without a name is a browser's file input that was left empty: absence.
+            self._open()
+        if self._file is not None and isinstance(self._spec, FileField):
+            self._draft.add_file(self._spec, await self._file.commit())
+
+    async def abort(self) -> None:
+        if self._file is not None:
+            await self._file.abort()
+
+    def _open(self) -> None:
+        if not isinstance(self._spec, FileField) or not self._draft.admit_file(self._spec, self._head):
+            self._fate = "ignore"
+            return
+        self._file = FileSink(
+            self._upload,
+            self._spec.storage_key,
+            filename=self._head.filename,
+            content_type=self._head.content_type,
+            field=self._spec.name,
+        )
+
+
+class _StreamedDTO(AbstractDTO[Any]):
+    """Hands the handler what the middleware has staged."""
+
+    plans: ClassVar[Mapping[str, FormBodyPlan | RawBodyPlan]]
+    manager: ClassVar[AsyncStorageManager]
+
+    def decode_builtins(self, value: dict[str, Any]) -> Any:
+        return self._decode()
+
+    def decode_bytes(self, value: bytes) -> Any:
+        return self._decode()
+
+    def _decode(self) -> Any:
+        result = upload_of(self.asgi_connection.scope).result
+        if not isinstance(result, FormDraft):
+            return result
+        built = result.build()
+        if built is None:
+            raise FormValidationError(result.errors)
+        return built
+
+    @classmethod
+    def create_for_field_definition(cls, *_: Any, **__: Any) -> None:
+        """Nothing to prepare: the plan does the work."""
+
+    @classmethod
+    def is_supported_model_type_field(cls, field_definition: FieldDefinition) -> bool:  # noqa: ARG003
+        """An upload is nothing to answer with."""
+        return False
+
+    @classmethod
+    def create_openapi_schema(
+        cls,
+        field_definition: FieldDefinition,  # noqa: ARG003
+        handler_id: str,
+        schema_creator: SchemaCreator,
+    ) -> Reference | Schema:
+        """Describe the body in the API documentation."""
+        plan = cls.plans[handler_id]
+        if isinstance(plan, FormBodyPlan):
+            return form_schema(plan.form, cls.manager, schema_creator)
+        return raw_schema(plan.storage_key, cls.manager, plan.description)
+
+    @classmethod
+    def generate_field_definitions(cls, model_type: type[Any]) -> Generator[DTOFieldDefinition]:  # noqa: ARG003
+        yield from ()
+
+    @classmethod
+    def detect_nested_field(cls, field_definition: FieldDefinition) -> bool:  # noqa: ARG003
+        return False
+
+
+def _is_upload_dto(annotation: Any) -> bool:
+    return isinstance(annotation, type) and issubclass(annotation, UploadDTO)
+
+
+def _boundary(upload: UploadRequest) -> bytes:
+    """The boundary as Litestar reads it too, since it parses the stand-in."""
+    content_type, options = Request[Any, Any, Any](upload.scope).content_type
+    if content_type != RequestEncodingType.MULTI_PART:
+        raise UnsupportedBodyError(
+            detail=f"A multipart/form-data body is expected, not {content_type or 'one without a Content-Type'}",
+            headers={"Accept-Post": "multipart/form-data"},
+            extra={"code": "not_a_form", "limit": ["multipart/form-data"], "value": content_type},
+        )
+    return options.get("boundary", "").encode()
+
+
+def _limit_of_layers(handler: HTTPRouteHandler) -> Any:
+    """The ``request_max_body_size`` that the user set on some layer, or Empty."""
+    for layer in reversed(handler.ownership_layers):
+        limit = layer.request_max_body_size
+        if isinstance(layer, Litestar) and limit == _LITESTARS_OWN_LIMIT:
+            break
+        if limit is not Empty:
+            return limit
+    return Empty
+
+
+def _largest_body(form: FormPlan, manager: AsyncStorageManager, parts: int, *, where: str) -> int | None:
+    """The size in bytes that no acceptable form passes, or None where a policy sets no limit."""
+    total = form.limits.max_text_size + form.limits.max_ignored_size + parts * MAX_HEADER_BYTES
+    for spec in form.files():
+        try:
+            max_size = manager.get_policy(spec.storage_key).max_size
+        except ConfigurationError as error:
+            raise ConfigurationError(f"{where}: {form.dto.__name__}.{spec.attribute}: {error}") from error
+        if max_size is None:
+            return None
+        total += max_size * min(spec.max_count, parts)
+    return total
+
+
+def _refuse_strays(handler: HTTPRouteHandler, definition: FieldDefinition | None) -> None:
+    """Refuse uploads where nothing streams them: inside other types, or in a dependency alone."""
+    if definition is not None and _mentions_upload(definition):
+        raise ConfigurationError(
+            f"{handler}: data must be the {UploadDTO.__name__} itself, not a union or a list of it"
+        )
+    for name, provider in handler.resolve_dependencies().items():
+        field = provider.parsed_fn_signature.parameters.get("data")
+        if field is not None and _mentions_upload(field) and name in handler.parsed_fn_signature.parameters:
+            raise ConfigurationError(
+                f"{handler}: the dependency {name!r} takes an upload as its data; the handler must take it too"
+            )
+
+
+def _mentions_upload(definition: FieldDefinition) -> bool:
+    return (
+        isinstance(definition.kwarg_definition, RawUpload)
+        or _is_upload_dto(definition.annotation)
+        or any(_mentions_upload(inner) for inner in definition.inner_types)
+    )
