@@ -135,9 +135,9 @@ class ServeSettings:
         if not _FIELD_VALUE.fullmatch(self.cache_control):
             raise ValueError(f"cache_control cannot stand in a header: {self.cache_control!r}")
 
-    def as_attachment(self) -> ServeSettings:
-        """These settings, but offering the file for download whatever its type."""
-        return replace(self, disposition="attachment")
+    def with_disposition(self, disposition: Literal["auto", "attachment"]) -> ServeSettings:
+        """Return these settings with another disposition."""
+        return replace(self, disposition=disposition)
 
 
 @dataclass(frozen=True, slots=True)
