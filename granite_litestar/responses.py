@@ -31,8 +31,8 @@ logger = logging.getLogger("granite")
 
 _DECIDED_BY_THE_PLAN: Final = frozenset(
     {
-        "accept-ranges", "allow", "content-digest", "content-encoding", "content-length", "content-range", "content-type",
-        "etag", "last-modified", "repr-digest", "transfer-encoding", "x-content-type-options",
+        "accept-ranges", "allow", "content-digest", "content-encoding", "content-length", "content-range",
+        "content-type", "etag", "last-modified", "repr-digest", "transfer-encoding", "x-content-type-options",
     }
 )  # fmt: skip
 """Headers that the bytes depend on: nobody else may set them on a file's response."""

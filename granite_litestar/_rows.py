@@ -1,0 +1,196 @@
+"""Finding the row that a download's path names, in a session of its own."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, AbstractContextManager
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
+
+import anyio.from_thread
+import anyio.to_thread
+import sqlalchemy as sa
+from sqlalchemy.exc import DataError, DBAPIError
+
+from granite_core import ConfigurationError, StoredObjectRef
+from granite_core.integrations.sqlalchemy import StoredObjectRefListType, is_file_column
+
+if TYPE_CHECKING:
+    from litestar import Litestar
+    from litestar.connection import ASGIConnection
+    from sqlalchemy.ext.asyncio import AsyncSession
+    from sqlalchemy.orm import InstrumentedAttribute, Mapper, Session
+    from sqlalchemy.sql.base import ExecutableOption
+
+__all__ = ["AnySession", "Authorize", "FoundRow", "RowLookup", "session_of"]
+
+AnySession: TypeAlias = "AbstractAsyncContextManager[AsyncSession] | AbstractContextManager[Session]"
+Authorize: TypeAlias = "Callable[[Any, ASGIConnection[Any, Any, Any, Any]], object | Awaitable[object]]"
+
+
+@dataclass(frozen=True, slots=True)
+class FoundRow:
+    """What a look-up brings home from its session.
+
+    Attributes:
+        content: What the column holds.
+        allowed: What ``authorize`` answered, or True without one.
+    """
+
+    content: StoredObjectRef | Sequence[StoredObjectRef] | None
+    allowed: bool
+
+
+class RowLookup:
+    """Reads one row, and lets ``authorize`` judge it while its session is still open.
+
+    Args:
+        field: The model's attribute that holds the file or files.
+        parameters: Names of path parameters, and the types they come as.
+        options: Loader options for what ``authorize`` looks at.
+
+    Raises:
+        ConfigurationError: The field holds no files, or the parameters do not name one row.
+    """
+
+    def __init__(
+        self,
+        field: InstrumentedAttribute[Any],
+        parameters: Mapping[str, type],
+        options: Sequence[ExecutableOption] = (),
+    ) -> None:
+        mapper: Mapper[Any] = sa.inspect(field.class_)
+        self.model: type[Any] = mapper.class_
+        self.key: str = field.key
+        if self.key not in mapper.columns or not is_file_column(mapper.columns[self.key]):
+            raise ConfigurationError(f"{field} is no file field: declare it with file_field() or files_field()")
+        self.holds_many = isinstance(mapper.columns[self.key].type, StoredObjectRefListType)
+        _check_parameters(mapper, parameters)
+        self._field = field
+        self._names = tuple(parameters)
+        self._options = tuple(options)
+
+    async def find(
+        self,
+        opened: AnySession,
+        values: Mapping[str, Any],
+        authorize: Authorize | None,
+        connection: ASGIConnection[Any, Any, Any, Any],
+    ) -> FoundRow | None:
+        """Read the row in a session that is closed, and its connection given back, on return.
+
+        A synchronous session works in a thread, an asynchronous one in SQLAlchemy's greenlet: a synchronous
+        ``authorize`` can follow lazy attributes in both.
+
+        Args:
+            opened: Context manager that opens the session.
+            values: Values of the path parameters.
+            authorize: Judge of the row, sync or async.
+            connection: What ``authorize`` judges by.
+
+        Returns:
+            What was found, or ``None`` where there is no such row.
+        """
+        read = partial(self._read, values=values, authorize=authorize, connection=connection)
+        try:
+            if isinstance(opened, AbstractAsyncContextManager):
+                async with opened as async_session:
+                    found = await async_session.run_sync(read)
+                    return await _settled(found)
+            return await anyio.to_thread.run_sync(_read_in_thread, opened, read)
+        except (OverflowError, DBAPIError) as error:
+            # A value that the column's type cannot hold is the name of no row.
+            if type(error) in (OverflowError, DataError, DBAPIError):
+                return None
+            raise
+
+    def _read(
+        self,
+        session: Session,
+        values: Mapping[str, Any],
+        authorize: Authorize | None,
+        connection: ASGIConnection[Any, Any, Any, Any],
+    ) -> tuple[Any, object] | None:
+        matches = [getattr(self.model, name) == values[name] for name in self._names]
+        if authorize is None:
+            only = session.execute(sa.select(self._field).where(*matches)).one_or_none()
+            return None if only is None else (only[0], True)
+        statement = sa.select(self.model).where(*matches).options(*self._options)
+        row = session.scalars(statement).unique().one_or_none()
+        return None if row is None else (getattr(row, self.key), authorize(row, connection))
+
+
+async def _settled(found: tuple[Any, object] | None) -> FoundRow | None:
+    if found is None:
+        return None
+    content, verdict = found
+    if inspect.isawaitable(verdict):
+        verdict = await verdict
+    return FoundRow(content, bool(verdict))
+
+
+def _read_in_thread(
+    opened: AbstractContextManager[Session], read: Callable[[Session], tuple[Any, object] | None]
+) -> FoundRow | None:
+    with opened as session:
+        found = read(session)
+        return anyio.from_thread.run(_settled, found)
+
+
+def _check_parameters(mapper: Mapper[Any], parameters: Mapping[str, type]) -> None:
+    """Refuse at start-up what would otherwise be an error, or another user's file, at the first request."""
+    model = mapper.class_.__name__
+    columns: dict[str, sa.Column[Any]] = {}
+    for name, kind in parameters.items():
+        column = mapper.columns.get(name)
+        if not isinstance(column, sa.Column):
+            raise ConfigurationError(f"{model} has no column {name!r}: path parameters name columns of the model")
+        try:
+            held = column.type.python_type
+        except NotImplementedError:
+            held = kind
+        if not (issubclass(kind, held) or issubclass(held, kind)):
+            raise ConfigurationError(f"{model}.{name} holds {held.__name__}, its path parameter is {kind.__name__}")
+        columns[name] = column
+    given = set(columns.values())
+    table = mapper.local_table
+    unique = [set(mapper.primary_key)] + [{column} for column in given if column.unique]
+    if isinstance(table, sa.Table):
+        unique += [set(each.columns) for each in table.constraints if isinstance(each, sa.UniqueConstraint)]
+        unique += [set(each.columns) for each in table.indexes if each.unique]
+    if not any(names and names <= given for names in unique):
+        needed = ", ".join(mapper.get_property_by_column(column).key for column in mapper.primary_key)
+        raise ConfigurationError(
+            f"the path must name one row of {model}: by its primary key ({needed}) or by a unique column"
+        )
+
+
+def session_of(app: Litestar, model: type[Any], session_key: str | None) -> AnySession:
+    """Open a session of advanced-alchemy's plugin for a model.
+
+    Args:
+        app: The running application; the plugins' order in it does not matter.
+        model: Chooses among several configurations, by its metadata.
+        session_key: The ``session_dependency_key`` of the configuration to use, where that does not decide.
+
+    Raises:
+        ConfigurationError: There is no such plugin or configuration.
+    """
+    try:
+        from advanced_alchemy.extensions.litestar import SQLAlchemyInitPlugin
+
+        configs = app.plugins.get(SQLAlchemyInitPlugin).config
+    except (ImportError, KeyError):
+        raise ConfigurationError(
+            "a FileRoute reads its row in a session of SQLAlchemyPlugin: add that to the application's plugins, "
+            "or give the route `session=`"
+        ) from None
+    if session_key is not None:
+        configs = [each for each in configs if each.session_dependency_key == session_key]
+    elif len(configs) > 1:
+        configs = [each for each in configs if each.metadata is model.metadata] or configs
+    if not configs:
+        raise ConfigurationError(f"no configuration of SQLAlchemyPlugin has session_dependency_key {session_key!r}")
+    return cast("AnySession", configs[0].get_session())
