@@ -17,7 +17,9 @@ from granite_core.manager import StagedWrite, StorageManager
 from granite_core.refs import StagedFile, StoredObjectRef
 
 if TYPE_CHECKING:
-    from typing_extensions import Buffer, Self
+    from typing import Self
+
+    from typing_extensions import Buffer
 
     from granite_core.policies import StoragePolicy
 

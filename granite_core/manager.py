@@ -18,9 +18,9 @@ from granite_core.policies import StoragePolicy
 from granite_core.refs import StagedFile, StoredObjectRef
 
 if TYPE_CHECKING:
-    from typing import Any
+    from typing import Any, Self
 
-    from typing_extensions import Buffer, Self
+    from typing_extensions import Buffer
 
 __all__ = ["MANAGER_KEY", "StagedWrite", "StorageManager"]
 
@@ -314,12 +314,17 @@ class StorageManager:
         location = build_key(unique_part(), prefix=policy.key_prefix, suffix=suffix_of(ref.original_filename))
         created_at = self.now()
         source.copy(ref.location, location)
-        copy = self._staged(policy, location, ref.size, ref.checksum, ref.content_type, ref.original_filename, created_at)
+        copy = self._staged(
+            policy, location, ref.size, ref.checksum, ref.content_type, ref.original_filename, created_at
+        )
         size = target.stat(location).size
         if size != ref.size:
             copy.discard()
             raise ChecksumMismatchError(
-                f"the copied object has {size} bytes, its ref says {ref.size}", operation="copy", limit=ref.size, value=size
+                f"the copied object has {size} bytes, its ref says {ref.size}",
+                operation="copy",
+                limit=ref.size,
+                value=size,
             )
         return copy
 

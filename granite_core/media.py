@@ -108,13 +108,40 @@ def _plausible(candidate: str, found: str | None) -> bool:
 
 
 _TEXTUAL: Final = frozenset(
-    ("application/json", "application/xml", "application/javascript", "application/x-sh", "application/sql",
-     "application/x-yaml", "application/yaml", "application/toml", "application/rtf", "application/x-tex")
+    (
+        "application/json",
+        "application/xml",
+        "application/javascript",
+        "application/x-sh",
+        "application/sql",
+        "application/x-yaml",
+        "application/yaml",
+        "application/toml",
+        "application/rtf",
+        "application/x-tex",
+    )
 )
 _SIGNED: Final = frozenset(
-    ("application/pdf", "application/zip", "application/gzip", "image/png", "image/jpeg", "image/gif", "image/webp",
-     "image/bmp", "image/tiff", "image/avif", "image/heic", "video/mp4", "video/webm", "video/quicktime",
-     "audio/flac", "audio/ogg", "audio/wav", "audio/x-wav")
+    (
+        "application/pdf",
+        "application/zip",
+        "application/gzip",
+        "image/png",
+        "image/jpeg",
+        "image/gif",
+        "image/webp",
+        "image/bmp",
+        "image/tiff",
+        "image/avif",
+        "image/heic",
+        "video/mp4",
+        "video/webm",
+        "video/quicktime",
+        "audio/flac",
+        "audio/ogg",
+        "audio/wav",
+        "audio/x-wav",
+    )
 )
 
 

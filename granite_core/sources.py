@@ -100,9 +100,7 @@ class UnsavedFile:
         return f"<unsaved file {self.original_filename!r}>"
 
 
-def unsaved(
-    content: SourceInput, *, filename: str | None = None, content_type: str | None = None
-) -> StoredObjectRef:
+def unsaved(content: SourceInput, *, filename: str | None = None, content_type: str | None = None) -> StoredObjectRef:
     """Wrap content that code produces, to be assigned to a file field or put into a list of files.
 
     It is stored when the session flushes, before the row is written. A seekable stream is stored from its beginning.

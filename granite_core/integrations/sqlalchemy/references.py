@@ -52,9 +52,7 @@ def file_columns(metadata: MetaData) -> tuple[Column[Any], ...]:
     return tuple(sorted(found, key=lambda column: (column.table.fullname, column.name)))
 
 
-def held_locations(
-    connection: Connection, columns: Sequence[Column[Any]], locations: Collection[str]
-) -> set[str]:
+def held_locations(connection: Connection, columns: Sequence[Column[Any]], locations: Collection[str]) -> set[str]:
     """Return those of ``locations`` that a row holds in one of ``columns``, as this connection sees it.
 
     Args:
@@ -80,10 +78,16 @@ def _held_in(connection: Connection, column: Column[Any], wanted: Sequence[str])
     elif connection.dialect.name == "postgresql":
         # A JSON null or a stray scalar in the column is no array: taken for an empty one, it hides no row.
         array = case((func.jsonb_typeof(column) == "array", column), else_=func.jsonb_build_array())
-        location = func.jsonb_array_elements(array, type_=String).table_valued("value", joins_implicitly=True).c.value.op("->>")("location")
+        location = (
+            func.jsonb_array_elements(array, type_=String)
+            .table_valued("value", joins_implicitly=True)
+            .c.value.op("->>")("location")
+        )
         query = select(location).select_from(column.table).where(location.in_(wanted))
     elif connection.dialect.name == "sqlite":
-        location = func.json_extract(func.json_each(column).table_valued("value", joins_implicitly=True).c.value, "$.location")
+        location = func.json_extract(
+            func.json_each(column).table_valued("value", joins_implicitly=True).c.value, "$.location"
+        )
         query = select(location).select_from(column.table).where(location.in_(wanted))
     else:
         yield from _held_in_scan(connection, column, frozenset(wanted))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, TypeGuard
 
 from sqlalchemy import JSON, Dialect
@@ -16,7 +17,10 @@ from granite_core.sources import UnsavedFile
 if TYPE_CHECKING:
     from sqlalchemy.schema import Column
 
-__all__ = ["StoredObjectRefListType", "StoredObjectRefType", "is_file_column", "portable_storage_ref_type"]
+__all__ = ["StoredObjectRefListType", "StoredObjectRefType", "binding", "is_file_column", "portable_storage_ref_type"]
+
+binding: ContextVar[Callable[[StoredObjectRef], None] | None] = ContextVar("granite_binding", default=None)
+"""Decides whether a ref may enter a row, while a session executes a statement that passes no flush."""
 
 
 def portable_storage_ref_type() -> TypeEngine[Any]:
@@ -146,6 +150,9 @@ def _to_data(value: object) -> dict[str, Any]:
         raise TypeError(f"a file column takes a StoredObjectRef, not {type(value).__name__}")
     if isinstance(value, StagedFile) and not value.mark_used():
         raise StaleRefError("the staged file was let go already: stage the content again", operation="bind")
+    admit = binding.get()
+    if admit is not None:
+        admit(value)
     return value.to_dict()
 
 

@@ -18,12 +18,12 @@ from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from functools import partial
+from functools import cache, partial
 from typing import Any, Final, cast
 from weakref import WeakKeyDictionary
 
-from sqlalchemy import Column, Connection, Pool, and_, event, inspect, literal, or_, select
-from sqlalchemy.exc import CompileError, InvalidRequestError
+from sqlalchemy import BindParameter, Column, Connection, Pool, Result, and_, event, inspect, literal, or_, select
+from sqlalchemy.exc import InvalidRequestError, StatementError
 from sqlalchemy.ext.mutable import MutableList
 from sqlalchemy.orm import (
     ColumnProperty,
@@ -34,14 +34,15 @@ from sqlalchemy.orm import (
     SessionTransaction,
     object_session,
 )
+from sqlalchemy.sql import visitors
 from sqlalchemy.util import await_only
 
 from granite_core.aio import AsyncStorageManager
-from granite_core.errors import ConfigurationError, StaleRefError
+from granite_core.errors import ConfigurationError, StaleRefError, StorageError
 from granite_core.integrations.sqlalchemy._greenlet import in_greenlet
 from granite_core.integrations.sqlalchemy.references import file_columns, held_locations, refs_in
 from granite_core.integrations.sqlalchemy.tables import db_now, tables_of
-from granite_core.integrations.sqlalchemy.types import StoredObjectRefListType, is_file_column
+from granite_core.integrations.sqlalchemy.types import StoredObjectRefListType, binding, is_file_column
 from granite_core.keys import clean_segment
 from granite_core.manager import MANAGER_KEY, StorageManager
 from granite_core.refs import StagedFile, StoredObjectRef
@@ -51,6 +52,7 @@ __all__ = ["install"]
 
 _STATE: Final = "granite_transaction"
 _COMMITTING: Final = "granite_committing"
+_CLOCK_SKEW: Final = timedelta(seconds=5)  # by how much the clock of a host that staged may be ahead of ours
 _READ_BATCH: Final = 200
 _TOMBSTONE_AGE: Final = timedelta(minutes=30)  # where no manager says what a quarter of the grace is
 
@@ -104,7 +106,7 @@ class _Transaction:
     undone: bool = False
     # of the flush that is under way
     context: Any = None
-    held: dict[tuple[Any, Any], dict[str, StoredObjectRef]] = field(default_factory=dict)
+    held: dict[tuple[Any, Any], dict[_Field, list[StoredObjectRef]]] = field(default_factory=dict)
     released: dict[Connection, list[tuple[Column[Any], StoredObjectRef]]] = field(
         default_factory=lambda: defaultdict(list)
     )
@@ -123,15 +125,11 @@ class _Transaction:
 
 _fields: WeakKeyDictionary[type, tuple[_Field, ...]] = WeakKeyDictionary()
 _registered: WeakKeyDictionary[Any, set[Column[Any]]] = WeakKeyDictionary()
-_installed = False
 
 
+@cache
 def install() -> None:
     """Listen to every session and mapper; done once, by the first file column that is declared."""
-    global _installed
-    if _installed:
-        return
-    _installed = True
     event.listen(Mapper, "after_mapper_constructed", _on_mapper)
     event.listen(Session, "after_begin", _on_begin)
     event.listen(Session, "before_flush", _on_before_flush)
@@ -323,7 +321,7 @@ def _on_before_commit(session: Session) -> None:
     state.committing = True
     _check(state)
     if not session.in_nested_transaction():
-        _mark_committing(state, True)
+        _mark_committing(state, on=True)
 
 
 def _check(state: _Transaction) -> None:
@@ -364,21 +362,21 @@ def _on_before_delete(mapper: Mapper[Any], connection: Connection, target: objec
 
 
 def _on_after_update(mapper: Mapper[Any], connection: Connection, target: object) -> None:
-    _release(mapper, connection, target, {ref.location for each in _fields[mapper.class_] for ref in _refs(target, each)})
+    held = _transaction(object_session(target)).held.pop(_row_key(mapper, target), {})
+    # What was not assigned, loaded or not, is in the row as before.
+    now = {each: list(_refs(target, each)) if _is_changed(target, each) else refs for each, refs in held.items()}
+    _release(connection, target, held, {ref.location for refs in now.values() for ref in refs})
 
 
 def _on_after_delete(mapper: Mapper[Any], connection: Connection, target: object) -> None:
-    _release(mapper, connection, target, set())
+    held = _transaction(object_session(target)).held.pop(_row_key(mapper, target), {})
+    _release(connection, target, held, set())
 
 
-def _release(mapper: Mapper[Any], connection: Connection, target: object, kept: set[str]) -> None:
+def _release(connection: Connection, target: object, held: dict[_Field, list[StoredObjectRef]], kept: set[str]) -> None:
     """Remember what the row held and holds no more; the tombstones are written when the flush has ended."""
-    state = _transaction(object_session(target))
-    held = state.held.pop(_row_key(mapper, target), {})
-    column = _fields[mapper.class_][0].column
-    for location, ref in held.items():
-        if location not in kept:
-            state.released[connection].append((column, ref))
+    released = _transaction(object_session(target)).released[connection]
+    released.extend((each.column, ref) for each, refs in held.items() for ref in refs if ref.location not in kept)
 
 
 def _read_held(mapper: Mapper[Any], connection: Connection, target: object) -> None:
@@ -415,8 +413,8 @@ def _read_held(mapper: Mapper[Any], connection: Connection, target: object) -> N
         )
         rows = {tuple(row[: len(keys)]): row[len(keys) :] for row in connection.execute(query)}
         for key, identity in batch:
-            values = rows.get(tuple(identity), ())
-            state.held[key] = {ref.location: ref for value in values for ref in refs_in(value)}
+            values = rows.get(tuple(identity), ())  # nothing, where another transaction deleted the row
+            state.held[key] = {each: list(refs_in(value)) for each, value in zip(fields, values, strict=False)}
 
 
 def _on_after_flush(session: Session, context: Any) -> None:
@@ -461,7 +459,9 @@ def _register_columns(state: _Transaction, connection: Connection, columns: set[
             continue
         t = tables.column
         names = (column.table.schema or "", column.table.name, column.name)
-        there = select(t.c.id).where(t.c.schema_name == names[0], t.c.table_name == names[1], t.c.column_name == names[2])
+        there = select(t.c.id).where(
+            t.c.schema_name == names[0], t.c.table_name == names[1], t.c.column_name == names[2]
+        )
         # No unique constraint to run into: a second writer would wait for the first one's commit, or fail.
         values = select(*map(literal, names)).where(~there.exists())
         connection.execute(t.insert().from_select(["schema_name", "table_name", "column_name"], values))
@@ -476,14 +476,14 @@ def _on_after_commit(session: Session) -> None:
     if not isinstance(state, _Transaction) or session.in_nested_transaction():
         return
     state.committed = True
-    _mark_committing(state, False)
+    _mark_committing(state, on=False)
 
 
 def _on_after_rollback(session: Session) -> None:
     state = session.info.get(_STATE)
     if isinstance(state, _Transaction):
         state.undone = True
-        _mark_committing(state, False)
+        _mark_committing(state, on=False)
 
 
 def _on_transaction_end(session: Session, transaction: SessionTransaction) -> None:
@@ -502,7 +502,7 @@ def _on_transaction_end(session: Session, transaction: SessionTransaction) -> No
             _registered.setdefault(engine, set()).add(column)
 
 
-def _mark_committing(state: _Transaction, on: bool) -> None:
+def _mark_committing(state: _Transaction, *, on: bool) -> None:
     """Mark the pooled connections while their COMMIT is under way; see ``_on_checkin``."""
     for connection in state.connections:
         with suppress(InvalidRequestError):
@@ -520,34 +520,48 @@ def _on_checkin(dbapi_connection: Any, record: Any) -> None:
         return
     try:
         dbapi_connection.rollback()
-    except Exception as error:  # whatever the driver raises: the connection must not be used again
+    except Exception as error:  # noqa: BLE001 - whatever the driver raises, the connection must not be used again
         record.invalidate(error)
 
 
 # -- statements past the flush -----------------------------------------------------------------------------------------
 
 
-def _on_execute(execution: ORMExecuteState) -> None:
+def _on_execute(execution: ORMExecuteState) -> Result[Any] | None:
     """Apply the flush's rule to refs in an ``insert()`` or ``update()`` that the session executes."""
     if not (execution.is_insert or execution.is_update):
-        return
+        return None
     table = getattr(execution.statement, "table", None)
     columns = [column for column in getattr(table, "columns", ()) if is_file_column(column)]
     if not columns:
-        return
+        return None
     session = execution.session
     connection = session.connection(bind_arguments=execution.bind_arguments)
-    rows: Any = execution.parameters or ()
-    values = [value for row in ([rows] if isinstance(rows, dict) else rows) for value in row.values()]
-    with suppress(CompileError):  # one that takes all its values from the parameters may not compile alone
-        statement: Any = execution.statement
-        values.extend(statement.compile(dialect=connection.dialect).params.values())
+    state = _transaction(session)
     each = _Field(columns[0].name, columns[0])
-    wanted = [(each, ref) for value in values for ref in refs_in(value)]
-    if wanted:
-        state = _transaction(session)
-        _admit(state, wanted, lambda: connection)
-        _register_columns(state, connection, set(columns))
+    where = getattr(execution.statement, "whereclause", None)
+    compared = {
+        ref.location
+        for element in (visitors.iterate(where) if where is not None else ())
+        if isinstance(element, BindParameter)
+        for ref in refs_in(element.value)
+    }
+
+    def admit(ref: StoredObjectRef) -> None:
+        if ref.location not in compared:
+            _admit(state, [(each, ref)], lambda: connection)
+
+    token = binding.set(admit)
+    try:
+        result = execution.invoke_statement()
+    except StatementError as error:
+        if isinstance(error.orig, StorageError):
+            raise error.orig from None
+        raise
+    finally:
+        binding.reset(token)
+    _register_columns(state, connection, set(columns))
+    return result
 
 
 # -- small things ------------------------------------------------------------------------------------------------------
@@ -586,7 +600,7 @@ def _is_fresh(ref: StoredObjectRef, manager: StorageManager) -> bool:
     """Whether a ref was staged less than a quarter of the grace ago, by its own word: clients never write one."""
     try:
         staged_at = datetime.fromisoformat(ref.created_at or "")
-        return timedelta(0) <= manager.now() - staged_at < manager.attach_within
+        return -_CLOCK_SKEW <= manager.now() - staged_at < manager.attach_within
     except (ValueError, TypeError):  # no date, or one without a time zone
         return False
 

@@ -130,7 +130,10 @@ class World:
         tables = tables_of(Base.metadata)
         assert tables is not None
         with self.engine.connect() as connection:
-            return {tuple(row) for row in connection.execute(select(tables.column.c.table_name, tables.column.c.column_name))}
+            return {
+                tuple(row)
+                for row in connection.execute(select(tables.column.c.table_name, tables.column.c.column_name))
+            }
 
     def check_laws(self, *, left_to_reconcile: int = 0) -> None:
         """Every committed ref verifies; what no row holds has a tombstone or a note, or is what was announced."""
