@@ -7,14 +7,13 @@ POST policies and part sizes; ignores the newer checksum headers.
 from __future__ import annotations
 
 import contextlib
-import os
 import subprocess
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
 from .parts import find_program
-from .processes import answers, free_port, start, stop, wait_until
+from .processes import answers, free_port, run, start, stop, wait_until
 from .s3 import S3Server
 
 __all__ = ["Ceph"]
@@ -151,21 +150,7 @@ class Ceph:
         return daemon
 
     def _run(self, program: str, *arguments: str | Path) -> str:
-        # Ceph's tools are scripts of the system's Python: a virtual environment's variables would mislead them.
-        env = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "VIRTUAL_ENV"))}
-        done = subprocess.run(
-            [_program(program), *map(str, arguments)],
-            cwd=self._folder,
-            env=env,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=120,
-            check=False,
-        )
-        if done.returncode != 0:
-            raise RuntimeError(f"{program} {' '.join(map(str, arguments))} ended with {done.returncode}: {done.stderr}")
-        return done.stdout
+        return run([_program(program), *arguments], cwd=self._folder)
 
 
 def _program(name: str) -> str:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
 from .parts import find_program
+from .processes import run
 
 __all__ = ["SampleVideos", "Videos"]
 
@@ -41,5 +41,4 @@ class Videos:
 def _encode(*output: str | Path) -> None:
     ffmpeg = find_program("ffmpeg") or "ffmpeg"
     quiet = ["-hide_banner", "-loglevel", "error", "-nostdin", "-y"]
-    argv = [ffmpeg, *quiet, *_PICTURE, *_SOUND, "-t", str(SECONDS), *output]
-    subprocess.run(argv, check=True, stdin=subprocess.DEVNULL)
+    run([ffmpeg, *quiet, *_PICTURE, *_SOUND, "-t", str(SECONDS), *output])

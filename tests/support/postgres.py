@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from uuid import uuid4
 
-from .processes import free_port, start, stop, wait_until
+from .processes import free_port, run, start, stop, wait_until
 
 __all__ = ["Database", "Postgres", "PostgresServer"]
 
@@ -122,7 +122,7 @@ class Postgres:
         root = Path(spec.origin if spec and spec.origin else "").parent
         installed = max(root.glob("pginstall*/bin"), key=lambda found: int("0" + found.parent.name[len("pginstall") :]))
         try:
-            self._run(installed / "postgres", "--version")
+            run([installed / "postgres", "--version"], cwd=folder, uid=self._uid)
         except RuntimeError:
             package = installed.parents[1]
             shutil.copytree(installed.parent, folder / package.name / installed.parent.name)
@@ -131,10 +131,3 @@ class Postgres:
                 shutil.copytree(libraries, folder / libraries.name)
             return folder / package.name / installed.parent.name / installed.name
         return installed
-
-    def _run(self, *argv: str | Path) -> None:
-        process = start(argv, log=self._log, cwd=self._log.parent, uid=self._uid)
-        if process.wait(60) != 0:
-            raise RuntimeError(
-                f"{argv[0]} ended with {process.returncode}\n{self._log.read_text(errors='replace')[-2000:]}"
-            )

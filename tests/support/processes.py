@@ -14,7 +14,7 @@ import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-__all__ = ["answers", "free_port", "running", "start", "stop", "wait_until"]
+__all__ = ["answers", "free_port", "run", "running", "start", "stop", "wait_until"]
 
 _TETHER = Path(__file__).with_name("tether.py")
 
@@ -33,16 +33,53 @@ def start(
     It gets `death_signal` when the calling *thread* ends: call from a thread that lives as long as the program should.
     `env` is added to our own environment. `uid` runs it as that user (root only).
     """
-    tether = [sys.executable, "-I", "-S", str(_TETHER), str(os.getpid()), str(int(death_signal)), str(uid)]
     with log.open("ab") as output:
         return subprocess.Popen(
-            [*tether, *map(str, argv)],
+            _tethered(argv, uid, death_signal),
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
-            env={**os.environ, **(env or {})},
+            env=_environment(env),
             cwd=cwd,
         )
+
+
+def run(
+    argv: Sequence[str | Path],
+    *,
+    cwd: Path | None = None,
+    uid: int = -1,
+    patience: float = 120,
+) -> str:
+    """Run a program to its end, which is ours at the latest, and return what it printed.
+
+    Raises:
+        RuntimeError: It failed; the message holds what it complained about.
+    """
+    done = subprocess.run(
+        _tethered(argv, uid, signal.SIGKILL),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        env=_environment(None),
+        cwd=cwd,
+        text=True,
+        timeout=patience,
+        check=False,
+    )
+    if done.returncode != 0:
+        raise RuntimeError(f"{' '.join(map(str, argv))} ended with {done.returncode}: {done.stderr[-2000:]}")
+    return done.stdout
+
+
+def _tethered(argv: Sequence[str | Path], uid: int, death_signal: signal.Signals) -> list[str]:
+    tether = [sys.executable, "-I", "-S", str(_TETHER), str(os.getpid()), str(int(death_signal)), str(uid)]
+    return [*tether, *map(str, argv)]
+
+
+def _environment(added: Mapping[str, str] | None) -> dict[str, str]:
+    # A virtual environment's variables would mislead programs that are scripts of another Python, as Ceph's are.
+    ours = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHONPATH", "PYTHONHOME"))}
+    return {**ours, **(added or {})}
 
 
 def stop(
