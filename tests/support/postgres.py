@@ -85,9 +85,8 @@ class Postgres:
         if self._uid >= 0:
             os.chown(data, self._uid, self._uid)
         programs = self._programs(folder)
-        self._run(
-            programs / "initdb", "--auth=trust", "--username=postgres", "--encoding=UTF8", "--no-sync", "-D", data
-        )
+        options = ["--auth=trust", "--username=postgres", "--encoding=UTF8", "--no-sync"]
+        run([programs / "initdb", *options, "-D", data], cwd=folder, uid=self._uid)
 
         port = free_port()
         self.info = PostgresServer("127.0.0.1", port)
