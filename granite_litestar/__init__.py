@@ -1,6 +1,8 @@
 """Granite for Litestar: files uploaded, attached and served by an application's own routes."""
 
 from granite_litestar._openapi_uploads import FileView, file_view
+from granite_litestar.config import GraniteConfig
+from granite_litestar.downloads import FileRoute, item_id
 from granite_litestar.exceptions import (
     FieldError,
     FormValidationError,
@@ -10,13 +12,19 @@ from granite_litestar.exceptions import (
     exception_handlers,
 )
 from granite_litestar.forms import FormLimits, MultipartBody, StreamingUploads, Upload, UploadDTO
+from granite_litestar.plugin import GranitePlugin
+from granite_litestar.responses import FileDownload
 from granite_litestar.upload_routes import RawUpload
 
 __all__ = [
     "FieldError",
+    "FileDownload",
+    "FileRoute",
     "FileView",
     "FormLimits",
     "FormValidationError",
+    "GraniteConfig",
+    "GranitePlugin",
     "MalformedBodyError",
     "MultipartBody",
     "RawUpload",
@@ -27,4 +35,5 @@ __all__ = [
     "UploadInterruptedError",
     "exception_handlers",
     "file_view",
+    "item_id",
 ]

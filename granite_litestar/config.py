@@ -1,0 +1,54 @@
+"""How an application is given its files."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from granite_core import ConfigurationError, StorageManager
+from granite_litestar.multipart import FormLimits
+
+if TYPE_CHECKING:
+    from granite_litestar.downloads import FileRoute
+
+__all__ = ["GraniteConfig"]
+
+
+@dataclass
+class GraniteConfig:
+    """What ``GranitePlugin`` sets up.
+
+    Args:
+        manager: Stores, opens and deletes; made by the application.
+        downloads: The routes that serve files.
+        models: Declarative bases or ``MetaData`` whose file fields use ``manager``; by default those of
+            ``SQLAlchemyPlugin`` and of ``downloads``.
+        manager_dependency_key: Name under which handlers get the ``StorageManager``.
+        async_manager_dependency_key: Name under which handlers get the ``AsyncStorageManager``.
+        form_limits: What upload forms may cost beside their files.
+
+    Raises:
+        ConfigurationError: A value that cannot work.
+    """
+
+    manager: StorageManager
+    downloads: Sequence[FileRoute] = ()
+    models: Sequence[Any] = ()
+    manager_dependency_key: str = "storage"
+    async_manager_dependency_key: str = "files"
+    form_limits: FormLimits = field(default_factory=FormLimits)
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.manager, StorageManager):
+            raise ConfigurationError(
+                f"GraniteConfig(manager=…) takes a StorageManager, not {type(self.manager).__name__}; the asynchronous "
+                "one is made from it"
+            )
+        for name in (self.manager_dependency_key, self.async_manager_dependency_key):
+            if not name.isidentifier():
+                raise ConfigurationError(f"a dependency key must be a Python name, not {name!r}", value=name)
+        if self.manager_dependency_key == self.async_manager_dependency_key:
+            raise ConfigurationError(
+                f"both managers are to be the dependency {self.manager_dependency_key!r}: give them two names"
+            )

@@ -1,0 +1,126 @@
+"""Wires Granite into a Litestar application. Wiring only: each thing is made in its own module."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+from litestar.dto import dto_field
+from litestar.plugins import InitPlugin, ReceiveRoutePlugin
+from sqlalchemy import inspect
+
+from granite_core import AsyncStorageManager, ConfigurationError, StagedFile, StorageManager, StoredObjectRef
+from granite_core.integrations.sqlalchemy import file_columns
+from granite_litestar._middleware import compression_opt_key, exempt_from_compression, expose_headers, mark_downloads
+from granite_litestar._openapi_uploads import FileSchemaPlugin, file_view
+from granite_litestar._state import MANAGER_STATE_KEY
+from granite_litestar.config import GraniteConfig
+from granite_litestar.dependencies import provide_managers
+from granite_litestar.downloads import build_handlers
+from granite_litestar.exceptions import exception_handlers
+from granite_litestar.forms import StreamingUploads
+
+if TYPE_CHECKING:
+    from litestar.config.app import AppConfig
+    from litestar.routes import BaseRoute
+    from sqlalchemy import MetaData
+
+__all__ = ["GranitePlugin"]
+
+
+class GranitePlugin(InitPlugin, ReceiveRoutePlugin):
+    """Gives a Litestar application its files: managers, uploads, downloads, and the collector.
+
+    Works beside advanced-alchemy's ``SQLAlchemyPlugin``, in either order.
+
+    Args:
+        config: What to set up.
+    """
+
+    def __init__(self, config: GraniteConfig) -> None:
+        self.config = config
+        self.manager = AsyncStorageManager(config.manager)
+        self._compression_opt_key = ""
+
+    def on_app_init(self, app_config: AppConfig) -> AppConfig:
+        """Set everything up; what the application has configured itself is kept.
+
+        Raises:
+            ConfigurationError: Something cannot work; the message names what to change.
+        """
+        config = self.config
+        if sum(isinstance(plugin, GranitePlugin) for plugin in app_config.plugins) > 1:
+            raise ConfigurationError("GranitePlugin is among the plugins twice: one manager can have many policies")
+        metadatas = self._metadatas(app_config)
+        _check_fields(metadatas, config.manager)
+        config.manager.register(*metadatas)
+        _protect_columns(metadatas)
+
+        provide_managers(
+            app_config,
+            (config.manager_dependency_key, config.manager),
+            (config.async_manager_dependency_key, self.manager),
+        )
+        app_config.state[MANAGER_STATE_KEY] = self.manager
+        app_config.signature_namespace.setdefault("StagedFile", StagedFile)
+        app_config.signature_namespace.setdefault("StoredObjectRef", StoredObjectRef)
+        app_config.type_encoders = {StoredObjectRef: file_view, **(app_config.type_encoders or {})}
+        for error, handler in exception_handlers().items():
+            app_config.exception_handlers.setdefault(error, handler)
+        app_config.plugins.append(FileSchemaPlugin())
+        StreamingUploads(self.manager, config.form_limits).install(app_config)
+
+        exempt_from_compression(app_config)
+        expose_headers(app_config)
+        self._compression_opt_key = compression_opt_key(app_config)
+        app_config.route_handlers.extend(build_handlers(config.downloads, self._compression_opt_key))
+        return app_config
+
+    def receive_route(self, route: BaseRoute) -> None:
+        """Keep compression off the application's own handlers that answer with files."""
+        mark_downloads(route, self._compression_opt_key)
+
+    def _metadatas(self, app_config: AppConfig) -> list[MetaData]:
+        """Every metadata whose file fields are this manager's, each once."""
+        bases: list[Any] = [*self.config.models]
+        bases.extend(inspect(route.field.class_).local_table for route in self.config.downloads)
+        if not self.config.models:
+            bases.extend(each.metadata for each in alchemy_configs(app_config.plugins))
+        found = {id(metadata): metadata for base in bases if (metadata := getattr(base, "metadata", base)) is not None}
+        return list(found.values())
+
+
+def alchemy_configs(plugins: Sequence[Any]) -> Iterator[Any]:
+    """Yield the database configurations of ``SQLAlchemyPlugin``, wherever among the plugins it is."""
+    try:
+        from advanced_alchemy.extensions.litestar import SQLAlchemyInitPlugin, SQLAlchemyPlugin
+    except ImportError:
+        return
+    seen: set[int] = set()
+    for plugin in plugins:
+        if isinstance(plugin, (SQLAlchemyPlugin, SQLAlchemyInitPlugin)):
+            for config in plugin.config:
+                if id(config) not in seen:
+                    seen.add(id(config))
+                    yield config
+
+
+def _check_fields(metadatas: Sequence[MetaData], manager: StorageManager) -> None:
+    for metadata in metadatas:
+        for column in file_columns(metadata):
+            key = column.type.storage_key  # type: ignore[attr-defined]
+            if key is not None and key not in manager.policies:
+                raise ConfigurationError(
+                    f"{column.table.name}.{column.name} names the policy {key!r}, which the manager does not have; "
+                    f"add StoragePolicy({key!r}, …) to it or change the field",
+                    field=column.name,
+                    value=key,
+                )
+
+
+def _protect_columns(metadatas: Sequence[MetaData]) -> None:
+    """Make file columns read-only in advanced-alchemy's write DTOs: a client must not set a storage key."""
+    for metadata in metadatas:
+        for column in file_columns(metadata):
+            for name, mark in dto_field("read-only").items():
+                column.info.setdefault(name, mark)
