@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 from litestar.handlers import HTTPRouteHandler
+from litestar.openapi.spec import Operation
 
 from granite_core.serving import EXPOSED_HEADERS
 from granite_litestar.openapi import DownloadOperation
@@ -14,7 +15,6 @@ from granite_litestar.responses import FileDownload
 if TYPE_CHECKING:
     from litestar.config.app import AppConfig
     from litestar.middleware.compression import CompressionMiddleware
-    from litestar.openapi.spec import Operation
     from litestar.routes import BaseRoute
     from litestar.types import Message, Scope, Send
 
@@ -87,14 +87,8 @@ def mark_downloads(route: BaseRoute, opt_key: str) -> None:
         returned = handler.parsed_fn_signature.return_type
         if any(each.is_subclass_of(FileDownload) for each in (returned, *returned.inner_types)):
             handler.opt.setdefault(opt_key, True)
-            if handler.operation_class is _plain_operation():
+            if handler.operation_class is Operation:
                 handler.operation_class = DownloadOperation
-
-
-def _plain_operation() -> type[Operation]:
-    from litestar.openapi.spec import Operation
-
-    return Operation
 
 
 def _sparing_byte_ranges(base: type[CompressionMiddleware]) -> type[CompressionMiddleware]:
@@ -110,7 +104,7 @@ def _sparing_byte_ranges(base: type[CompressionMiddleware]) -> type[CompressionM
             async def send_wrapper(message: Message) -> None:
                 nonlocal forward
                 if message["type"] == "http.response.start":
-                    headers = [(name.lower(), value) for name, value in message["headers"]]
+                    headers = {(name.lower(), value.lower()) for name, value in message.get("headers", ())}
                     forward = send if (b"accept-ranges", b"bytes") in headers else compress
                 await forward(message)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
@@ -13,6 +13,7 @@ import anyio.from_thread
 import anyio.to_thread
 import sqlalchemy as sa
 from sqlalchemy.exc import DataError, DBAPIError
+from sqlalchemy.orm.exc import UnmappedColumnError
 
 from granite_core import ConfigurationError, StoredObjectRef
 from granite_core.integrations.sqlalchemy import StoredObjectRefListType, is_file_column
@@ -142,7 +143,6 @@ def _read_in_thread(
 def _check_parameters(mapper: Mapper[Any], parameters: Mapping[str, type]) -> None:
     """Refuse at start-up what would otherwise be an error, or another user's file, at the first request."""
     model = mapper.class_.__name__
-    columns: dict[str, sa.Column[Any]] = {}
     for name, kind in parameters.items():
         column = mapper.columns.get(name)
         if not isinstance(column, sa.Column):
@@ -153,18 +153,38 @@ def _check_parameters(mapper: Mapper[Any], parameters: Mapping[str, type]) -> No
             held = kind
         if not (issubclass(kind, held) or issubclass(held, kind)):
             raise ConfigurationError(f"{model}.{name} holds {held.__name__}, its path parameter is {kind.__name__}")
-        columns[name] = column
-    given = set(columns.values())
-    table = mapper.local_table
-    unique = [set(mapper.primary_key)] + [{column} for column in given if column.unique]
-    if isinstance(table, sa.Table):
-        unique += [set(each.columns) for each in table.constraints if isinstance(each, sa.UniqueConstraint)]
-        unique += [set(each.columns) for each in table.indexes if each.unique]
-    if not any(names and names <= given for names in unique):
-        needed = ", ".join(mapper.get_property_by_column(column).key for column in mapper.primary_key)
+    if not any(names and names <= parameters.keys() for names in _unique_names(mapper)):
+        needed = ", ".join(sorted(_names(mapper, mapper.primary_key)))
         raise ConfigurationError(
             f"the path must name one row of {model}: by its primary key ({needed}) or by a unique column"
         )
+
+
+def _unique_names(mapper: Mapper[Any]) -> Iterator[set[str]]:
+    """Yield the sets of attributes of which the database holds each combination once."""
+    yield _names(mapper, mapper.primary_key)
+    yield from (_names(mapper, [column]) for column in mapper.columns if column.unique)
+    for table in mapper.tables:
+        if not isinstance(table, sa.Table):
+            continue
+        for constraint in table.constraints:
+            if isinstance(constraint, sa.UniqueConstraint):
+                yield _names(mapper, constraint.columns)
+        for index in table.indexes:
+            partial_index = any(name.endswith("_where") for name in index.dialect_kwargs)
+            if index.unique and not partial_index:
+                yield _names(mapper, index.columns)
+
+
+def _names(mapper: Mapper[Any], columns: Iterable[sa.ColumnElement[Any]]) -> set[str]:
+    """Names of the attributes of columns; one that is not mapped gets a name that no parameter can have."""
+    names = set()
+    for column in columns:
+        try:
+            names.add(mapper.get_property_by_column(column).key)
+        except UnmappedColumnError:
+            names.add(f"({column})")
+    return names
 
 
 def session_of(app: Litestar, model: type[Any], session_key: str | None) -> AnySession:

@@ -60,7 +60,8 @@ class FileRoute:
         field: The model's attribute, for instance ``Document.file``.
         guards: Litestar's guards; they run before anything is read.
         authorize: Called with the loaded row and the connection, after the guards, while the row's session is open;
-            sync or async. What is false in its answer denies. A synchronous one may follow lazy attributes.
+            sync or async; what is false denies. A synchronous one may follow lazy attributes; with an asynchronous
+            session it runs on the event loop.
         public: Says that everybody may have every file of this field. Without it, guards or ``authorize`` are needed.
         denied: What those whom ``authorize`` denies are told: 403, or 404 to hide that there is a file.
         name: The handler's name, for ``route_reverse``; by default model and field, ``Document.file``.

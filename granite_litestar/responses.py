@@ -8,11 +8,11 @@ from collections.abc import Iterable
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final, Literal
 
-from litestar.exceptions import ImproperlyConfiguredException, InternalServerException, NotFoundException
+from litestar.exceptions import ImproperlyConfiguredException, NotFoundException
 from litestar.response import Response
 from litestar.response.base import ASGIResponse
 
-from granite_core import ConfigurationError, ObjectNotFoundError, StorageError
+from granite_core import ChecksumMismatchError, ConfigurationError, ObjectNotFoundError, StorageError
 from granite_core.serving import PRIVATE_NO_CACHE, BodyPart, ServePlan, ServeSettings, plan_download
 from granite_litestar._state import async_manager_of
 
@@ -232,7 +232,7 @@ class ASGIFileDownload(ASGIResponse):
 
         Raises:
             NotFoundException: The object is missing; nothing was sent.
-            InternalServerException: The object is not the one the ref describes; nothing was sent.
+            ChecksumMismatchError: The object is not of the size that the ref says; nothing was sent.
             StorageError: The backend failed. If the head was sent already, the server closes the connection.
         """
         if self._plan.parts:
@@ -314,16 +314,19 @@ class ASGIFileDownload(ASGIResponse):
         except ObjectNotFoundError as error:
             self._log("is missing", error)
             raise NotFoundException("The file does not exist.") from error
-        except StorageError as error:
-            self._log("cannot be opened", error)
-            raise
         if reader.size != self._ref.size:
             await reader.close()
-            self._log(f"has {reader.size} bytes, its ref says {self._ref.size}", None)
-            raise InternalServerException("The file cannot be read.")
+            raise ChecksumMismatchError(
+                f"the stored object has {reader.size} bytes, its ref says {self._ref.size}",
+                operation="open",
+                backend=self._ref.backend,
+                location=self._ref.location,
+                limit=self._ref.size,
+                value=reader.size,
+            )
         return reader
 
-    def _log(self, what: str, error: Exception | None) -> None:
+    def _log(self, what: str, error: StorageError) -> None:
         # For the operator: the client is never told where an object is.
         logger.error("stored object %r on backend %r %s", self._ref.location, self._ref.backend, what, exc_info=error)
 
