@@ -19,6 +19,7 @@ from advanced_alchemy.extensions.litestar import (
 )
 from litestar import Litestar
 from litestar.config.compression import CompressionConfig
+from litestar.config.cors import CORSConfig
 from litestar.connection import ASGIConnection
 from litestar.exceptions import NotAuthorizedException
 from litestar.handlers import BaseRouteHandler
@@ -32,7 +33,9 @@ from granite_core import (
     StoredObjectRef,
 )
 from granite_core.integrations.sqlalchemy import file_field, files_field
+from granite_litestar import GraniteConfig, GranitePlugin
 from granite_litestar.downloads import FileRoute, build_handlers, item_id
+from tests.support.postgres import Database
 
 from .downloads_support import CountingBackend, client_of, content_of, raw_request, serving, wait_until
 
@@ -396,3 +399,61 @@ def test_the_api_description_tells_of_ranges_and_conditions(world: World) -> Non
         assert {"id", "download", "Range", "If-None-Match"} <= names
         assert operation["tags"] == ["files"]
     assert item["get"]["operationId"] != item["head"]["operationId"]
+
+
+# -- with the plugin, and on PostgreSQL --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("first", ["granite", "alchemy"])
+def test_the_plugin_serves_its_downloads_beside_compression_and_cors(world: World, first: str) -> None:
+    route = FileRoute("/d/{slug:str}", Document.file, authorize=owner_only)
+    plugins = [GranitePlugin(GraniteConfig(world.manager, downloads=[route])), SQLAlchemyPlugin(world.config)]
+    app = Litestar(
+        plugins=plugins if first == "granite" else plugins[::-1],
+        compression_config=CompressionConfig(backend="gzip", minimum_size=1),
+        cors_config=CORSConfig(allow_origins=["https://app.example"]),
+        logging_config=None,
+    )
+    headers = {"user": "ann", "Accept-Encoding": "gzip", "Origin": "https://app.example"}
+    with client_of(app) as client:
+        part = client.get("/d/big", headers={**headers, "Range": "bytes=10-199999"})
+        assert (part.status_code, part.content) == (206, content_of(BIG)[10:200_000])
+        assert "content-range" in part.headers["access-control-expose-headers"].lower()
+        assert client.get("/d/big").status_code == 403
+        world.manager.delete(world.refs["text"])
+        assert client.get("/d/text", headers=headers).status_code == 404
+
+
+@pytest.mark.parametrize("driver", ["asyncpg", "psycopg"])
+def test_on_postgresql_values_that_no_column_holds_name_no_row(postgres_database: Database, driver: str) -> None:
+    manager = StorageManager({"main": CountingBackend()}, [StoragePolicy("docs", "main")])
+    engine = sa.create_engine(postgres_database.sync_url)
+    Base.metadata.create_all(engine)
+    with engine.begin() as connection:
+        connection.execute(sa.insert(Owner).values(id=1, name="ann"))
+        connection.execute(
+            sa.insert(Document).values(
+                slug="text",
+                number=7,
+                owner_id=1,
+                file=manager.put_bytes("docs", content=b"hello", original_filename="a.txt"),
+                pages=[],
+            )
+        )
+    engine.dispose()
+    config: Any
+    if driver == "asyncpg":
+        config = SQLAlchemyAsyncConfig(connection_string=postgres_database.async_url, metadata=Base.metadata)
+    else:
+        config = SQLAlchemySyncConfig(connection_string=postgres_database.sync_url, metadata=Base.metadata)
+    routes = [
+        FileRoute("/place/{folder:int}/{number:int}", Document.file, public=True, name="place"),
+        FileRoute("/slug/{slug:str}", Document.file, authorize=lambda document, connection: document.title == ""),
+    ]
+    world = World(CountingBackend(), manager, config, {}, {})
+    with client_of(world.app(*routes)) as client:
+        assert client.get("/place/0/7").content == b"hello"
+        assert client.get("/slug/text").content == b"hello"
+        for path in ("/place/99999999999/7", "/place/0/99999999999999999999", "/slug/%00", "/slug/te%00xt"):
+            assert client.get(path).status_code == 404, path
+        assert client.get("/place/0/7").content == b"hello"
