@@ -1,0 +1,376 @@
+"""The manager's verbs, in both colours."""
+
+from __future__ import annotations
+
+import asyncio
+import csv
+import hashlib
+import io
+import threading
+import zipfile
+from collections.abc import AsyncIterator
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from sqlalchemy.orm import DeclarativeBase
+
+from granite_core import (
+    AsyncStorageManager,
+    BackendUnavailableError,
+    ChecksumMismatchError,
+    ConfigurationError,
+    ContentTooLargeError,
+    ContentTypeNotAllowedError,
+    InvalidKeyError,
+    MemoryStorageBackend,
+    ObjectNotFoundError,
+    StorageError,
+    StorageManager,
+    StoragePolicy,
+)
+from granite_core.testing.faults import FaultyBackend
+
+MB = 1024 * 1024
+
+
+class Pipe:
+    """Can be read, and nothing else; counts."""
+
+    def __init__(self, content: bytes) -> None:
+        self._content = io.BytesIO(content)
+        self.taken = 0
+        self.closed = False
+
+    def read(self, size: int = -1, /) -> bytes:
+        data = self._content.read(size)
+        self.taken += len(data)
+        return data
+
+    def close(self) -> None:
+        self.closed = True
+
+
+@pytest.fixture
+def backend() -> FaultyBackend:
+    return FaultyBackend(MemoryStorageBackend())
+
+
+@pytest.fixture
+def manager(backend: FaultyBackend) -> StorageManager:
+    return StorageManager(
+        {"main": backend, "cold": MemoryStorageBackend()},
+        {
+            "documents": StoragePolicy("documents", "main", max_size=2 * MB, key_prefix="docs"),
+            "images": StoragePolicy("images", "main", content_types=["image/*"]),
+            "archive": StoragePolicy("archive", "cold"),
+        },
+    )
+
+
+@pytest.fixture
+def aio(manager: StorageManager) -> AsyncStorageManager:
+    return AsyncStorageManager(manager)
+
+
+def stored(backend: FaultyBackend) -> list[str]:
+    return [*backend.inner.iter_locations()]
+
+
+class TestStoring:
+    def test_a_ref_says_what_was_stored(self, manager: StorageManager) -> None:
+        ref = manager.put_bytes("documents", "user", "42", "cv", content=b"hello", original_filename="../My CV.TXT")
+        assert ref.location.startswith("docs/user/42/cv/")
+        assert ref.location.endswith(".txt")
+        assert (ref.storage_key, ref.backend, ref.size) == ("documents", "main", 5)
+        assert ref.checksum == f"sha256:{hashlib.sha256(b'hello').hexdigest()}"
+        assert (ref.content_type, ref.original_filename) == ("text/plain", "My CV.TXT")
+        assert ref.created_at is not None
+        assert ref.created_at.endswith("Z")
+        manager.verify(ref)
+
+    def test_a_stream_is_read_to_its_end_and_never_closed(self, manager: StorageManager) -> None:
+        stream = Pipe(b"x" * MB + b"y")
+        ref = manager.put_stream("documents", stream=stream, original_filename="a")
+        assert (ref.size, stream.closed) == (MB + 1, False)
+        manager.verify(ref)
+
+    def test_max_size_stops_the_reading_and_nothing_remains(
+        self, manager: StorageManager, backend: FaultyBackend
+    ) -> None:
+        stream = Pipe(b"x" * 50 * MB)
+        with pytest.raises(ContentTooLargeError) as caught:
+            manager.put_stream("documents", stream=stream)
+        assert (caught.value.limit, caught.value.field) == (2 * MB, "documents")
+        assert stream.taken <= 3 * MB
+        assert stored(backend) == []
+        assert backend.open_writers == 0
+
+    def test_exactly_max_size_is_allowed(self, manager: StorageManager) -> None:
+        assert manager.put_bytes("documents", content=b"x" * 2 * MB).size == 2 * MB
+
+    def test_a_type_that_is_not_accepted_is_refused_by_what_the_bytes_are(
+        self, manager: StorageManager, backend: FaultyBackend
+    ) -> None:
+        with pytest.raises(ContentTypeNotAllowedError) as caught:
+            manager.put_bytes("images", content=b"<html>", content_type="image/png", original_filename="a.png")
+        assert caught.value.value == "text/html"
+        assert stored(backend) == []
+        assert "open_writer" not in {operation for operation, _ in backend.log}
+
+    @pytest.mark.parametrize("announced", [{"expected_size": 4}, {"checksum": "sha256:" + "0" * 64}])
+    def test_what_is_announced_is_checked(
+        self, manager: StorageManager, backend: FaultyBackend, announced: dict[str, Any]
+    ) -> None:
+        with pytest.raises(ChecksumMismatchError), manager.stage("documents", **announced) as write:
+            write.write(b"hello")
+            write.commit()
+        assert stored(backend) == []
+
+    def test_a_write_that_is_left_without_commit_leaves_nothing(
+        self, manager: StorageManager, backend: FaultyBackend
+    ) -> None:
+        with manager.stage("documents") as write:
+            write.write(b"x" * MB)
+        assert (stored(backend), backend.open_writers) == ([], 0)
+        with pytest.raises(StorageError):
+            write.write(b"more")
+
+    @pytest.mark.parametrize("operation", ["open_writer", "write", "commit"])
+    def test_a_backend_that_fails_leaves_nothing(
+        self, manager: StorageManager, backend: FaultyBackend, operation: Any
+    ) -> None:
+        backend.fail(operation)
+        with pytest.raises(BackendUnavailableError):
+            manager.put_bytes("documents", content=b"hello")
+        assert (stored(backend), backend.open_writers) == ([], 0)
+
+    def test_a_stream_that_fails_leaves_nothing(self, manager: StorageManager, backend: FaultyBackend) -> None:
+        class Broken(Pipe):
+            def read(self, size: int = -1, /) -> bytes:
+                if self.taken:
+                    raise ConnectionResetError
+                return super().read(size)
+
+        with pytest.raises(ConnectionResetError):
+            manager.put_stream("documents", stream=Broken(b"x" * MB))
+        assert (stored(backend), backend.open_writers) == ([], 0)
+
+    @pytest.mark.parametrize("piece", ["..", "a/b", ""])
+    def test_traversal_is_refused(self, manager: StorageManager, backend: FaultyBackend, piece: str) -> None:
+        with pytest.raises(InvalidKeyError):
+            manager.put_bytes("documents", "user", piece, "cv", content=b"x")
+        assert stored(backend) == []
+
+    def test_a_text_stream_is_refused(self, manager: StorageManager) -> None:
+        with pytest.raises(TypeError, match="binary"):
+            manager.put_stream("documents", stream=io.StringIO("text"))  # type: ignore[arg-type]
+
+    def test_buffers_may_be_used_again_by_the_caller(self, manager: StorageManager) -> None:
+        buffer = bytearray(b"first")
+        with manager.stage("documents") as write:
+            write.write(memoryview(buffer))
+            buffer[:] = b"other"
+            assert manager.get(write.commit()) == b"first"
+
+
+class TestReading:
+    def test_open_serves_libraries_that_seek(self, manager: StorageManager) -> None:
+        packed = io.BytesIO()
+        with zipfile.ZipFile(packed, "w") as archive:
+            archive.writestr("a.csv", "x,y\n1,2\n")
+        ref = manager.put_bytes("documents", content=packed.getvalue(), original_filename="a.zip")
+        with manager.open(ref) as file, zipfile.ZipFile(file) as archive:
+            rows = list(csv.reader(io.TextIOWrapper(archive.open("a.csv"))))
+        assert rows == [["x", "y"], ["1", "2"]]
+
+    def test_open_takes_offset_and_length(self, manager: StorageManager) -> None:
+        ref = manager.put_bytes("documents", content=b"0123456789")
+        assert manager.open(ref, offset=3, length=4).read() == b"3456"
+        assert manager.open(ref, offset=8).read() == b"89"
+        assert manager.open(ref, offset=99).read() == b""
+
+    def test_absent_objects_are_told(self, manager: StorageManager) -> None:
+        ref = manager.put_bytes("documents", content=b"x")
+        manager.delete(ref)
+        manager.delete(ref)
+        assert not manager.exists(ref)
+        for verb in (manager.get, manager.open, manager.stat, manager.verify, manager.copy):
+            with pytest.raises(ObjectNotFoundError):
+                verb(ref)
+
+    def test_an_unreachable_backend_is_not_an_absent_object(
+        self, manager: StorageManager, backend: FaultyBackend
+    ) -> None:
+        ref = manager.put_bytes("documents", content=b"x")
+        backend.fail("stat")
+        with pytest.raises(BackendUnavailableError):
+            manager.exists(ref)
+
+    def test_verify_finds_a_changed_byte(self, manager: StorageManager, backend: FaultyBackend) -> None:
+        ref = manager.put_bytes("documents", content=b"hello")
+        backend.inner.delete(ref.location)
+        backend.inner.put_bytes(ref.location, b"hellO")
+        with pytest.raises(ChecksumMismatchError):
+            manager.verify(ref)
+
+    @pytest.mark.parametrize("target", ["documents", "archive"])
+    def test_a_copy_is_an_object_of_its_own(self, manager: StorageManager, target: str) -> None:
+        ref = manager.put_bytes("documents", content=b"hello", original_filename="a.txt")
+        copy = manager.copy(ref, target)
+        manager.delete(ref)
+        assert manager.get(copy) == b"hello"
+        assert (copy.checksum, copy.size, copy.original_filename) == (ref.checksum, 5, "a.txt")
+        manager.verify(copy)
+
+    def test_a_copy_obeys_the_target_s_policy(self, manager: StorageManager) -> None:
+        ref = manager.put_bytes("documents", content=b"hello")
+        with pytest.raises(ContentTypeNotAllowedError):
+            manager.copy(ref, "images")
+
+
+class TestConfiguration:
+    def test_a_policy_can_be_pointed_elsewhere_and_old_refs_stay_readable(self, manager: StorageManager) -> None:
+        ref = manager.put_bytes("documents", content=b"old")
+        moved = StorageManager(manager.backends, [StoragePolicy("documents", "cold")])
+        new = moved.put_bytes("documents", content=b"new")
+        assert (moved.get(ref), moved.get(new), new.backend) == (b"old", b"new", "cold")
+
+    def test_override_replaces_a_backend_for_a_block(self, manager: StorageManager, backend: FaultyBackend) -> None:
+        other = MemoryStorageBackend()
+        with manager.override(main=other):
+            ref = manager.put_bytes("documents", content=b"x")
+            assert manager.exists(ref)
+        assert not manager.exists(ref)
+        assert stored(backend) == []
+        with pytest.raises(ConfigurationError), manager.override(nope=other):
+            pass
+
+    @pytest.mark.parametrize(
+        ("backends", "policies"),
+        [
+            ({}, [StoragePolicy("a", "main")]),
+            ({"main": MemoryStorageBackend()}, {"b": StoragePolicy("a", "main")}),
+            ({"main": MemoryStorageBackend()}, [StoragePolicy("a", "main"), StoragePolicy("a", "main")]),
+        ],
+    )
+    def test_what_cannot_work_is_refused_at_once(self, backends: Any, policies: Any) -> None:
+        with pytest.raises(ConfigurationError):
+            StorageManager(backends, policies)
+
+    def test_unknown_names_say_which_there_are(self, manager: StorageManager) -> None:
+        with pytest.raises(ConfigurationError, match="'documents', 'images', 'archive'"):
+            manager.put_bytes("nope", content=b"")
+
+    @pytest.mark.parametrize(
+        "options", [{"max_size": -1}, {"content_types": "image/png"}, {"key_prefix": "../x"}, {"storage_key": ""}]
+    )
+    def test_policies_refuse_nonsense(self, options: dict[str, Any]) -> None:
+        with pytest.raises((ConfigurationError, InvalidKeyError)):
+            StoragePolicy(**{"storage_key": "a", "backend_key": "b", **options})
+
+    def test_register_wants_a_base(self, manager: StorageManager) -> None:
+        class Base(DeclarativeBase):
+            pass
+
+        manager.register(Base)
+        with pytest.raises(ConfigurationError):
+            manager.register("Base")
+
+    def test_grace_is_a_duration(self, manager: StorageManager) -> None:
+        assert manager.attach_within == timedelta(minutes=30)
+        with pytest.raises(ConfigurationError):
+            StorageManager({}, [], grace=timedelta(0))
+
+
+class TestAsync:
+    async def test_the_same_verbs(self, aio: AsyncStorageManager) -> None:
+        ref = await aio.put_bytes("documents", content=b"hello", original_filename="a.txt")
+        assert await aio.exists(ref)
+        assert (await aio.stat(ref)).size == 5
+        assert await aio.get(ref) == b"hello"
+        await aio.verify(ref)
+        copy = await aio.copy(ref)
+        async with await aio.open(copy, offset=1, length=3) as reader:
+            assert (reader.size, await reader.read(2), await reader.read(), await reader.read()) == (
+                5,
+                b"el",
+                b"l",
+                b"",
+            )
+        await aio.delete(ref)
+        assert not await aio.exists(ref)
+        assert await aio.discard(copy)
+
+    @pytest.mark.parametrize("kind", ["sync", "iterator", "reader"])
+    async def test_streams_of_every_colour(self, aio: AsyncStorageManager, kind: str) -> None:
+        class Reader:
+            def __init__(self) -> None:
+                self.inner = io.BytesIO(b"x" * MB)
+
+            async def read(self, size: int = -1) -> bytes:
+                return self.inner.read(size)
+
+        async def iterator() -> AsyncIterator[bytes]:
+            for _ in range(16):
+                yield b"x" * (MB // 16)
+
+        stream: Any = {"sync": Pipe(b"x" * MB), "iterator": iterator(), "reader": Reader()}[kind]
+        ref = await aio.put_stream("documents", stream=stream)
+        assert ref.size == MB
+        await aio.verify(ref)
+
+    async def test_a_limit_aborts(self, aio: AsyncStorageManager, backend: FaultyBackend) -> None:
+        async with aio.stage("documents") as write:
+            with pytest.raises(ContentTooLargeError):
+                for _ in range(100):
+                    await write.write(b"x" * 100_000)
+        assert (stored(backend), backend.open_writers) == ([], 0)
+
+    @pytest.mark.parametrize("operation", ["open_writer", "write", "commit"])
+    async def test_a_cancelled_write_is_joined_and_leaves_nothing(
+        self, aio: AsyncStorageManager, backend: FaultyBackend, operation: Any
+    ) -> None:
+        loop = asyncio.get_running_loop()
+        reached, go_on = threading.Event(), threading.Event()
+
+        def stall() -> None:
+            reached.set()
+            go_on.wait(5)
+
+        backend.call(operation, stall)
+
+        async def work() -> None:
+            async with aio.stage("documents") as write:
+                await write.write(b"x" * MB)
+                await write.commit()
+
+        task = asyncio.create_task(work())
+        await loop.run_in_executor(None, reached.wait, 5)
+        task.cancel()
+        await asyncio.sleep(0.05)
+        assert not task.done()
+        go_on.set()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert (stored(backend), backend.open_writers) == ([], 0)
+
+    async def test_a_cancelled_put_lets_go_what_it_stored(
+        self, aio: AsyncStorageManager, backend: FaultyBackend
+    ) -> None:
+        loop = asyncio.get_running_loop()
+        task = asyncio.create_task(aio.put_bytes("documents", content=b"hello"))
+        backend.call("commit", lambda: loop.call_soon_threadsafe(task.cancel))
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert stored(backend) == []
+
+    async def test_a_slow_backend_does_not_block_the_loop(
+        self, aio: AsyncStorageManager, backend: FaultyBackend
+    ) -> None:
+        release = threading.Event()
+        backend.call("commit", lambda: release.wait(5))
+        task = asyncio.create_task(aio.put_bytes("documents", content=b"hello"))
+        await asyncio.sleep(0.02)
+        release.set()  # only a loop that runs gets here
+        assert (await task).size == 5
