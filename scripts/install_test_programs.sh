@@ -13,7 +13,8 @@ want() { # want PROGRAM PACKAGE...
 want radosgw radosgw ceph-common
 want ceph-mon ceph-mon ceph-common
 want ceph-osd ceph-osd
-want radosgw-admin radosgw
+want radosgw-admin ceph-common
+want monmaptool ceph-base
 want ceph-authtool ceph-common
 want chromium chromium
 want ffmpeg ffmpeg
