@@ -9,12 +9,12 @@ from typing import Final
 
 from granite_core.errors import InvalidKeyError
 
-__all__ = ["RESERVED_PREFIX", "build_key", "clean_segment", "is_reserved", "suffix_of", "unique_part", "validate_key"]
+__all__ = ["RESERVED_PREFIX", "build_key", "clean_segment", "is_reserved", "split_key", "suffix_of", "unique_part", "validate_key"]
 
 RESERVED_PREFIX: Final = ".granite"
 """First characters of the names that Granite keeps for itself (temporary files, the store's marker)."""
 
-MAX_KEY_BYTES: Final = 1024  # S3's limit (API "Creating object key names")
+MAX_KEY_BYTES: Final = 900  # S3 ends at 1,024 (API "Creating object key names"): the rest is for a backend's prefix
 MAX_SEGMENT_BYTES: Final = 200  # file systems end at 255; a backend may add to a name
 
 _UNSAFE: Final = re.compile(r"[^A-Za-z0-9_.~-]")
@@ -93,12 +93,24 @@ def is_reserved(key: str) -> bool:
     return RESERVED_PREFIX in key and f"/{RESERVED_PREFIX}" in f"/{key}"
 
 
+def split_key(key: str) -> list[str]:
+    """Return the segments of a key, which may be a reserved one.
+
+    Raises:
+        InvalidKeyError: A segment is empty, ``.`` or ``..``, or holds a NUL: the key could lead elsewhere.
+    """
+    segments = key.split("/")
+    if any(each in ("", ".", "..") for each in segments) or "\0" in key:
+        raise InvalidKeyError(f"not a relative key: {key!r}", value=key)
+    return segments
+
+
 def validate_key(key: str) -> None:
     """Refuse whatever is no plain relative object key.
 
     Raises:
         InvalidKeyError: Empty, absolute, with empty, dot or reserved segments, control characters, backslashes, lone
-            surrogates, or too long (1,024 bytes; 200 bytes a segment).
+            surrogates, or too long (900 bytes; 200 bytes a segment).
     """
     if not key:
         raise InvalidKeyError("a key must not be empty", value=key)

@@ -30,7 +30,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, ClassVar, Protocol
+from typing import TYPE_CHECKING, BinaryIO, Protocol
 
 from granite_core.errors import ObjectNotFoundError
 
@@ -156,7 +156,8 @@ class ObjectReader(ABC):
 class StorageBackend(ABC):
     """Where bytes live."""
 
-    capabilities: ClassVar[frozenset[Capability]] = frozenset()
+    capabilities: frozenset[Capability] = frozenset()
+    """What is offered beyond the primitives; of the class, or of the instance where its arguments decide."""
 
     max_workers: int = 16
     """How many threads of the asynchronous manager may be in this backend at a time."""
@@ -266,6 +267,14 @@ class StorageBackend(ABC):
             How many leftovers were removed.
         """
         return 0
+
+    def check(self) -> None:  # noqa: B027 - most backends have nothing to find out
+        """Find out whether the store keeps what this backend claims; meant for the start of an application.
+
+        Raises:
+            ConfigurationError: It does not; the message says what to change.
+            BackendUnavailableError: The store cannot be asked.
+        """
 
     def close(self) -> None:
         """Free pools and clients. The backend may be used again afterwards and then makes new ones."""

@@ -18,7 +18,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Final
+from typing import TYPE_CHECKING, Final
 
 from granite_core.backends.base import Capability, ObjectReader, ObjectStat, ObjectWriter, StorageBackend
 from granite_core.errors import (
@@ -31,7 +31,7 @@ from granite_core.errors import (
     ObjectNotFoundError,
     StorageError,
 )
-from granite_core.keys import RESERVED_PREFIX, validate_key
+from granite_core.keys import RESERVED_PREFIX, split_key, validate_key
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -72,9 +72,7 @@ class LocalStorageBackend(StorageBackend):
         ConfigurationError: The platform has no directory descriptors (Windows).
     """
 
-    capabilities: ClassVar[frozenset[Capability]] = frozenset(
-        {Capability.ATOMIC_CREATE, Capability.LOCAL_PATH, Capability.SERVER_SIDE_COPY}
-    )
+    capabilities = frozenset({Capability.ATOMIC_CREATE, Capability.LOCAL_PATH, Capability.SERVER_SIDE_COPY})
 
     def __init__(
         self,
@@ -149,7 +147,7 @@ class LocalStorageBackend(StorageBackend):
 
     def delete(self, location: str) -> None:
         """Delete an object, and the folders that it leaves empty."""
-        segments = _segments(location)
+        segments = split_key(location)
         try:
             folder, name = self._open_parent(location)
             try:
@@ -197,7 +195,7 @@ class LocalStorageBackend(StorageBackend):
             ObjectNotFoundError: There is no such object.
         """
         self.stat(location)  # no link leads out of the root, and the file is there
-        return Path(self._root, *_segments(location))
+        return Path(self._root, *split_key(location))
 
     def clear_unfinished(self, older_than: timedelta) -> int:
         """Remove the temporary files of writers that died."""
@@ -214,6 +212,15 @@ class LocalStorageBackend(StorageBackend):
         for path in emptied:
             self._prune(path.split("/")[:-1])
         return cleared
+
+    def check(self) -> None:
+        """Look whether files can be written, linked and deleted here."""
+        probe = f"{RESERVED_PREFIX}-check-{secrets.token_hex(8)}"
+        try:
+            self.put_bytes(probe, b"")
+            self.delete(probe)
+        except BackendError as error:
+            raise ConfigurationError(f"{self._root!r} cannot be used: {error}", backend="file") from error
 
     def __repr__(self) -> str:
         return f"<LocalStorageBackend {self._root!r}>"
@@ -293,7 +300,7 @@ class LocalStorageBackend(StorageBackend):
         return _open_inner(name, parent)
 
     def _open_parent(self, location: str) -> tuple[int, str]:
-        *folders, name = _segments(location)
+        *folders, name = split_key(location)
         return self._open_folder(folders), name
 
     def _prune(self, folders: list[str]) -> None:
@@ -345,7 +352,7 @@ class _LocalWriter(ObjectWriter):
     def __init__(self, backend: LocalStorageBackend, location: str) -> None:
         self._backend = backend
         self._location = location
-        self._segments = _segments(location)
+        self._segments = split_key(location)
         self._temporary = ""
         self._folder = -1
         self._file = -1
@@ -517,13 +524,6 @@ class _LocalReader(ObjectReader):
         if descriptor >= 0:
             with suppress(OSError):
                 os.close(descriptor)
-
-
-def _segments(location: str) -> list[str]:
-    segments = location.split("/")
-    if any(each in ("", ".", "..") for each in segments) or "\0" in location:
-        raise InvalidKeyError(f"not a relative key: {location!r}", value=location)
-    return segments
 
 
 def _open_inner(name: str, parent: int) -> int:

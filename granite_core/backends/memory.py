@@ -7,7 +7,7 @@ import threading
 from bisect import bisect_left, bisect_right, insort
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 from uuid import uuid4
 
 from granite_core.backends.base import Capability, ObjectReader, ObjectStat, ObjectWriter, StorageBackend
@@ -23,7 +23,7 @@ __all__ = ["MemoryStorageBackend"]
 class MemoryStorageBackend(StorageBackend):
     """Keeps objects in a dictionary. They are gone with the process, and shared with no other one."""
 
-    capabilities: ClassVar[frozenset[Capability]] = frozenset({Capability.ATOMIC_CREATE, Capability.SERVER_SIDE_COPY})
+    capabilities = frozenset({Capability.ATOMIC_CREATE, Capability.SERVER_SIDE_COPY})
 
     def __init__(self) -> None:
         self._lock = threading.Lock()

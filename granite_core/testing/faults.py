@@ -56,7 +56,7 @@ class FaultyBackend(StorageBackend):
 
     def __init__(self, inner: StorageBackend) -> None:
         self.inner = inner
-        self.capabilities = inner.capabilities  # type: ignore[misc]
+        self.capabilities = inner.capabilities
         self.max_workers = inner.max_workers
         self.calls: Counter[str] = Counter()
         self.log: list[tuple[Operation, str]] = []
@@ -179,8 +179,13 @@ class FaultyBackend(StorageBackend):
         """Clear the inner backend."""
         return self._run("clear", "", lambda: self.inner.clear_unfinished(older_than))
 
+    def check(self) -> None:
+        """Check the inner backend; not counted."""
+        self.inner.check()
+
     def close(self) -> None:
         """Close the inner backend; not counted."""
+        super().close()
         self.inner.close()
 
     def _run(self, operation: Operation, location: str, work: Callable[[], T]) -> T:

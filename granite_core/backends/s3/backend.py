@@ -1,0 +1,412 @@
+"""The backend: what it is told, and the calls that need no state of their own."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final
+from urllib.parse import urlsplit
+from uuid import uuid4
+
+from granite_core.backends.base import Capability, ObjectReader, ObjectStat, ObjectWriter, StorageBackend
+from granite_core.backends.s3.client import boto_errors, error_code, failure, http_status, make_client
+from granite_core.backends.s3.download import S3Reader
+from granite_core.backends.s3.parts import MAX_PART_BYTES, MIN_PART_BYTES, copy_ranges
+from granite_core.backends.s3.upload import S3Writer
+from granite_core.errors import (
+    AccessDeniedError,
+    BackendError,
+    ConfigurationError,
+    InvalidKeyError,
+    ObjectExistsError,
+    ObjectNotFoundError,
+)
+from granite_core.keys import RESERVED_PREFIX, is_reserved, split_key, validate_key
+
+__all__ = ["S3StorageBackend"]
+
+MIB: Final = 1024 * 1024
+COPY_PART_BYTES: Final = 256 * MIB
+SENDERS: Final = 8
+MAX_PREFIX_BYTES: Final = 123  # with its slash, what is left of 1,024 bytes beside the longest key
+
+# What of extra_put_kwargs other calls take: whose bucket, and the keys of SSE-C.
+_OWNER: Final = frozenset({"ExpectedBucketOwner", "RequestPayer"})
+_CUSTOMER_KEY: Final = frozenset({"SSECustomerAlgorithm", "SSECustomerKey", "SSECustomerKeyMD5"})
+_COPIED: Final = frozenset(
+    {
+        *("CacheControl", "ContentDisposition", "ContentEncoding", "ContentLanguage", "ContentType", "Expires"),
+        *("Metadata", "WebsiteRedirectLocation"),
+    }
+)
+
+
+class S3StorageBackend(StorageBackend):
+    """Keeps objects in a bucket.
+
+    Args:
+        bucket: Its name. It must exist.
+        prefix: A folder in the bucket that holds everything; slashes at its ends do not matter.
+        client: A boto3 client to use as it is. Without one, one is made at first use, in each process its own, with
+            credentials and settings from where boto3 takes them.
+        extra_put_kwargs: Arguments for every object stored (``{"ServerSideEncryption": "aws:kms"}``), as of
+            ``put_object``.
+        endpoint_url: Address of a store that is not AWS.
+        region: The bucket's region.
+        part_size: Bytes up to which an object is one PUT, and the length of parts above; at least 5 MiB. An upload
+            holds two of them at most, all uploads of the process ``buffer_budget.limit`` bytes.
+        atomic_create: Whether the store honours ``If-None-Match: *`` when an object is written, as AWS, MinIO and R2
+            do. Ceph 16 ignores it: say False there, and ``Capability.ATOMIC_CREATE`` is not claimed. ``check`` finds
+            out.
+        delete_versions: Whether a delete in a versioned bucket removes every version. False leaves them to a lifecycle
+            rule.
+        max_workers: How many threads of an asynchronous manager may be in here at a time.
+
+    Raises:
+        ConfigurationError: A value that cannot work.
+    """
+
+    capabilities = frozenset({Capability.ATOMIC_CREATE, Capability.SERVER_SIDE_COPY})
+
+    copy_limit: int = MAX_PART_BYTES
+    """Bytes up to which one request copies an object (S3 API, "CopyObject")."""
+
+    def __init__(
+        self,
+        bucket: str,
+        prefix: str = "",
+        client: Any = None,
+        extra_put_kwargs: Mapping[str, Any] | None = None,
+        *,
+        endpoint_url: str | None = None,
+        region: str | None = None,
+        part_size: int = 8 * MIB,
+        atomic_create: bool = True,
+        delete_versions: bool = True,
+        max_workers: int = 16,
+    ) -> None:
+        if not MIN_PART_BYTES <= part_size <= MAX_PART_BYTES:
+            raise ConfigurationError("part_size must be between 5 MiB and 5 GiB", value=part_size)
+        if client is not None and (endpoint_url or region):
+            raise ConfigurationError("endpoint_url and region are the client's own")
+        prefix = (prefix or "").strip("/")
+        if prefix:
+            split_key(prefix)
+        if len(prefix.encode()) > MAX_PREFIX_BYTES:
+            raise ConfigurationError(f"a prefix has at most {MAX_PREFIX_BYTES} bytes", value=prefix)
+        self.bucket = bucket
+        self.prefix = f"{prefix}/" if prefix else ""
+        self.part_size = part_size
+        self.atomic_create = atomic_create
+        self.delete_versions = delete_versions
+        self.max_workers = max_workers
+        if not atomic_create:
+            self.capabilities = type(self).capabilities - {Capability.ATOMIC_CREATE}
+        self._given_client = client
+        self._endpoint_url = endpoint_url
+        self._region = region
+        self._extra = dict(extra_put_kwargs or {})
+        self._made_client: tuple[int, Any] | None = None
+        self._made_pool: tuple[int, ThreadPoolExecutor] | None = None
+
+    # -- what is made at first use, in each process --------------------------------------------------------------------
+
+    @property
+    def client(self) -> Any:
+        """The boto3 client.
+
+        Raises:
+            MissingExtraError: boto3 is not installed.
+            ConfigurationError: It is too old for ``atomic_create``.
+        """
+        if self._given_client is not None:
+            return self._given_client
+        made = self._made_client
+        if made is None or made[0] != os.getpid():
+            client = make_client(
+                endpoint_url=self._endpoint_url, region=self._region, connections=self.max_workers + SENDERS
+            )
+            if self.atomic_create and not _knows_conditional_writes(client):
+                raise ConfigurationError(
+                    "this boto3 knows no conditional writes: update it, or say atomic_create=False"
+                )
+            # No lock: a fork while one is held would hang the child. Of two threads, the later one's client is kept.
+            made = self._made_client = (os.getpid(), client)
+        return made[1]
+
+    def _pool(self) -> ThreadPoolExecutor:
+        made = self._made_pool
+        if made is None or made[0] != os.getpid():
+            made = self._made_pool = (os.getpid(), ThreadPoolExecutor(SENDERS, thread_name_prefix="granite-s3"))
+        return made[1]
+
+    def close(self) -> None:
+        """Close the client, if it is ours, and end the threads."""
+        super().close()
+        pool, self._made_pool = self._made_pool, None
+        if pool is not None and pool[0] == os.getpid():
+            pool[1].shutdown()
+        made, self._made_client = self._made_client, None
+        if made is not None and made[0] == os.getpid():
+            made[1].close()
+
+    # -- the primitives ------------------------------------------------------------------------------------------------
+
+    @property
+    def identity(self) -> tuple[str, ...]:
+        """The store's address, the bucket, and the folders of the prefix."""
+        address = urlsplit(str(self.client.meta.endpoint_url)).netloc.rpartition("@")[2].lower()
+        if address.endswith((".amazonaws.com", ".amazonaws.com.cn")):
+            address = "aws"  # one bucket answers under many names there
+        return ("s3", address, self.bucket, *self.prefix.split("/")[:-1])
+
+    def open_writer(
+        self,
+        location: str,
+        *,
+        content_type: str | None = None,
+        size: int | None = None,
+        metadata: Mapping[str, str] | None = None,
+    ) -> ObjectWriter:
+        """Return a writer; type and metadata are kept with the object."""
+        split_key(location)
+        return S3Writer(self, location, content_type, size, metadata)
+
+    def open_reader(self, location: str, *, offset: int = 0, length: int | None = None) -> ObjectReader:
+        """Open an object, or a range of it: one GET."""
+        return S3Reader(self, location, offset, length)
+
+    def stat(self, location: str) -> ObjectStat:
+        """Return size, time and etag of an object: one HEAD."""
+        head = self._head(location)
+        return ObjectStat(location, int(head["ContentLength"]), head["LastModified"], _etag(head))
+
+    def delete(self, location: str) -> None:
+        """Delete an object, with every version of it where the bucket keeps them."""
+        target = self._object(location)
+        try:
+            answer = self.client.delete_object(**target)
+            # A versioned bucket says that it only hid the object behind a marker.
+            if self.delete_versions and (answer.get("DeleteMarker") or answer.get("VersionId")):
+                self._delete_versions(target["Key"])
+        except boto_errors() as error:
+            if error_code(error) == "NoSuchKey":
+                return
+            raise failure(error, "delete", location) from error
+
+    def list_objects(self, *, prefix: str = "", start_after: str | None = None) -> Iterator[ObjectStat]:
+        """List the bucket page by page, each page beginning after the last key seen."""
+        last = start_after or ""
+        while True:
+            arguments = {**self._pick(_OWNER), "Bucket": self.bucket, "Prefix": self.prefix + prefix}
+            if last:
+                arguments["StartAfter"] = self.prefix + last
+            try:
+                page = self.client.list_objects_v2(**arguments)
+            except boto_errors() as error:
+                raise failure(error, "list", prefix) from error
+            entries = page.get("Contents", ())
+            for entry in entries:
+                key = str(entry["Key"])[len(self.prefix) :]
+                if key <= last:
+                    raise BackendError("list: the store's listing is not sorted", operation="list", backend="s3")
+                last = key
+                if _is_object_key(key):
+                    yield ObjectStat(key, int(entry["Size"]), entry["LastModified"], _etag(entry))
+            if not page.get("IsTruncated"):
+                return
+            if not entries:
+                raise BackendError("list: an empty page that is not the last", operation="list", backend="s3")
+
+    # -- capabilities --------------------------------------------------------------------------------------------------
+
+    def copy(self, source: str, target: str) -> None:
+        """Copy an object inside the store, in parts where it is too large for one request."""
+        head = self._head(source)
+        origin = {
+            "CopySource": {"Bucket": self.bucket, "Key": self._object(source)["Key"]},
+            "CopySourceIfMatch": head["ETag"],
+            **{f"CopySource{name}": value for name, value in self._pick(_CUSTOMER_KEY).items()},
+        }
+        try:
+            if int(head["ContentLength"]) <= self.copy_limit:
+                kept = {name: value for name, value in self._extra.items() if name not in _COPIED}
+                self.client.copy_object(**{**kept, **self._object(target)}, **origin)
+            else:
+                self._copy_parts(target, head, origin)
+        except boto_errors() as error:
+            if http_status(error) == 412:
+                self._head(source)  # absent, most likely
+            raise failure(error, "copy", source) from error
+
+    def clear_unfinished(self, older_than: timedelta) -> int:
+        """Abort multipart uploads under the prefix into which nothing has come for that long."""
+        before, cleared = datetime.now(UTC) - older_than, 0
+        arguments = {**self._pick(_OWNER), "Bucket": self.bucket, "Prefix": self.prefix}
+        try:
+            for page in self.client.get_paginator("list_multipart_uploads").paginate(**arguments):
+                for upload in page.get("Uploads", ()):
+                    if upload["Key"].startswith(self.prefix) and upload["Initiated"] < before:
+                        cleared += self._clear_upload(upload["Key"], upload["UploadId"], before)
+        except boto_errors() as error:
+            raise failure(error, "clear", "") from error
+        return cleared
+
+    def check(self) -> None:
+        """Look whether the bucket can be used, creates atomically as claimed, and forgets what is deleted.
+
+        Raises:
+            ConfigurationError: It does not, or it may not be used with these credentials.
+            BackendUnavailableError: The store cannot be asked.
+        """
+        probe = f"{RESERVED_PREFIX}-check-{uuid4().hex}"
+        try:
+            self.put_bytes(probe, b"")
+            if self.atomic_create:
+                with suppress(ObjectExistsError):
+                    self.put_bytes(probe, b"")
+                    raise ConfigurationError("the store ignores If-None-Match: say atomic_create=False", backend="s3")
+            next(self.list_objects(), None)
+        except AccessDeniedError as error:
+            raise ConfigurationError(f"bucket {self.bucket!r} may not be used: {error}", backend="s3") from error
+        except BackendError as error:
+            if error.retryable:
+                raise
+            raise ConfigurationError(f"bucket {self.bucket!r} cannot be used: {error}", backend="s3") from error
+        finally:
+            with suppress(BackendError):
+                self.delete(probe)
+        if not self.delete_versions:
+            self._check_lifecycle()
+
+    def __repr__(self) -> str:
+        return f"<S3StorageBackend {self.bucket!r} {self.prefix!r}>"
+
+    # -- for writers and readers ---------------------------------------------------------------------------------------
+
+    def _object(self, location: str, *, reading: bool = False, part: bool = False) -> dict[str, Any]:
+        """Return the arguments that name an object."""
+        split_key(location)
+        wanted = _OWNER | _CUSTOMER_KEY if reading or part else _OWNER
+        return {**self._pick(wanted), "Bucket": self.bucket, "Key": self.prefix + location}
+
+    def _object_head(self, content_type: str | None, metadata: Mapping[str, str]) -> dict[str, Any]:
+        """Return the arguments that describe a new object."""
+        head = {name: value for name, value in self._extra.items() if name not in _OWNER}
+        head["Metadata"] = {**head.get("Metadata", {}), **metadata}
+        if content_type is not None:
+            head["ContentType"] = content_type
+        return head
+
+    def _create_only(self) -> dict[str, str]:
+        return {"IfNoneMatch": "*"} if self.atomic_create else {}
+
+    def _head(self, location: str) -> Any:
+        try:
+            return self.client.head_object(**self._object(location, reading=True))
+        except boto_errors() as error:
+            found = failure(error, "stat", location)
+            if isinstance(found, ObjectNotFoundError):
+                self._check_bucket()  # the answer to a HEAD has no body that tells a missing bucket from a missing key
+            raise found from error
+
+    def _check_bucket(self) -> None:
+        try:
+            self.client.head_bucket(**self._pick(_OWNER - {"RequestPayer"}), Bucket=self.bucket)
+        except boto_errors() as error:
+            if http_status(error) == 404:
+                raise BackendError(f"there is no bucket {self.bucket!r}", operation="stat", backend="s3") from error
+            if http_status(error) != 403:  # who may not list a bucket may not ask for it either
+                raise failure(error, "stat", "") from error
+
+    def _pick(self, names: frozenset[str]) -> dict[str, Any]:
+        return {name: value for name, value in self._extra.items() if name in names}
+
+    def _delete_versions(self, key: str) -> None:
+        owner = self._pick(_OWNER)
+        pages = self.client.get_paginator("list_object_versions").paginate(**owner, Bucket=self.bucket, Prefix=key)
+        for page in pages:
+            found = [*page.get("Versions", ()), *page.get("DeleteMarkers", ())]
+            for each in found:
+                if each["Key"] == key:
+                    self.client.delete_object(**owner, Bucket=self.bucket, Key=key, VersionId=each["VersionId"])
+            if found and all(each["Key"] != key for each in found):
+                return
+
+    def _copy_parts(self, target: str, head: Any, origin: dict[str, Any]) -> None:
+        place, customer = self._object(target), self._pick(_CUSTOMER_KEY)
+        upload = {
+            **place,
+            "UploadId": self.client.create_multipart_upload(
+                **place, **self._object_head(head.get("ContentType"), head.get("Metadata", {}))
+            )["UploadId"],
+        }
+        parts = []
+        try:
+            for number, (first, last) in enumerate(
+                copy_ranges(int(head["ContentLength"]), base=min(COPY_PART_BYTES, self.copy_limit)), 1
+            ):
+                answer = self.client.upload_part_copy(
+                    **upload, **origin, **customer, PartNumber=number, CopySourceRange=f"bytes={first}-{last}"
+                )
+                parts.append({"PartNumber": number, "ETag": answer["CopyPartResult"]["ETag"]})
+            self.client.complete_multipart_upload(**upload, MultipartUpload={"Parts": parts})
+        except BaseException:
+            with suppress(Exception):
+                self.client.abort_multipart_upload(**upload)
+            raise
+
+    def _clear_upload(self, key: str, upload_id: str, before: datetime) -> bool:
+        upload = {**self._pick(_OWNER), "Bucket": self.bucket, "Key": key, "UploadId": upload_id}
+        try:
+            for page in self.client.get_paginator("list_parts").paginate(**upload):
+                if any(part["LastModified"] >= before for part in page.get("Parts", ())):
+                    return False
+            self.client.abort_multipart_upload(**upload)
+        except boto_errors() as error:
+            if error_code(error) == "NoSuchUpload":  # its writer, or another process that clears, was faster
+                return False
+            raise
+        return True
+
+    def _check_lifecycle(self) -> None:
+        try:
+            if not self.client.get_bucket_versioning(Bucket=self.bucket).get("Status"):
+                return
+            rules = self.client.get_bucket_lifecycle_configuration(Bucket=self.bucket).get("Rules", [])
+        except boto_errors() as error:
+            if error_code(error) != "NoSuchLifecycleConfiguration":
+                raise failure(error, "check", "") from error
+            rules = []
+        if not any(rule.get("Status") == "Enabled" and "NoncurrentVersionExpiration" in rule for rule in rules):
+            raise ConfigurationError(
+                f"bucket {self.bucket!r} keeps every version: give it a lifecycle rule with"
+                " NoncurrentVersionExpiration, or say delete_versions=True",
+                backend="s3",
+            )
+
+
+def _knows_conditional_writes(client: Any) -> bool:
+    model = client.meta.service_model
+    return all(
+        "IfNoneMatch" in model.operation_model(name).input_shape.members
+        for name in ("PutObject", "CompleteMultipartUpload")
+    )
+
+
+def _is_object_key(key: str) -> bool:
+    """Whether a key of the bucket is one of ours: no folder marker of a console, no reserved one."""
+    if is_reserved(key):
+        return False
+    try:
+        validate_key(key)
+    except InvalidKeyError:
+        return False
+    return True
+
+
+def _etag(answer: Any) -> str | None:
+    return str(answer.get("ETag") or "").strip('"') or None

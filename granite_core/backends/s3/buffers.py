@@ -1,0 +1,130 @@
+"""Where a part waits until it is whole: in memory while the process's budget lasts, then in an unlinked file."""
+
+from __future__ import annotations
+
+import base64
+import os
+import tempfile
+import threading
+import zlib
+from typing import IO, Final
+
+__all__ = ["BufferBudget", "PartBuffer", "buffer_budget"]
+
+STEP: Final = 256 * 1024
+
+
+class BufferBudget:
+    """How much memory the buffers of all uploads of this process may take together.
+
+    Args:
+        limit: In bytes. May be changed at any time.
+
+    Attributes:
+        limit: The same.
+        used: Bytes taken at the moment.
+        spilled: How many buffers have gone to a temporary file because there was no memory left.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.renew()
+
+    def renew(self) -> None:
+        """Begin anew: for a forked child, which owns none of its parent's buffers."""
+        self.used = 0
+        self.spilled = 0
+        self._lock = threading.Lock()
+
+    def take(self, size: int) -> bool:
+        """Take bytes from the budget, if there are as many."""
+        with self._lock:
+            if self.used + size > self.limit:
+                return False
+            self.used += size
+            return True
+
+    def give(self, size: int, *, spilled: bool = False) -> None:
+        """Give bytes back."""
+        with self._lock:
+            self.used -= size
+            self.spilled += spilled
+
+
+buffer_budget = BufferBudget(64 * 1024 * 1024)
+"""The budget of this process."""
+
+os.register_at_fork(after_in_child=buffer_budget.renew)
+
+
+class PartBuffer:
+    """The bytes of one part, with their CRC-32.
+
+    Attributes:
+        length: How many there are.
+    """
+
+    def __init__(self, budget: BufferBudget) -> None:
+        self.length = 0
+        self._budget = budget
+        self._reserved = 0
+        self._memory = bytearray()
+        self._file: IO[bytes] | None = None
+        self._crc = 0
+
+    def fits(self, size: int) -> bool:
+        """Take memory for as many more bytes; False if there is not enough left of the budget."""
+        missing = self.length + size - self._reserved
+        if self._file is not None or missing <= 0:
+            return True
+        missing = -(-missing // STEP) * STEP
+        # One buffer may take half of all, so that huge parts of one upload do not push out everybody else's.
+        if self._reserved + missing > self._budget.limit // 2 or not self._budget.take(missing):
+            return False
+        self._reserved += missing
+        return True
+
+    def append(self, data: memoryview) -> None:
+        """Add bytes. Where they do not fit, everything moves to a file.
+
+        Raises:
+            OSError: The temporary file cannot be written.
+        """
+        if not self.fits(len(data)):
+            self._spill()
+        if self._file is not None:
+            self._file.write(data)
+        else:
+            self._memory += data
+        self._crc = zlib.crc32(data, self._crc)
+        self.length += len(data)
+
+    @property
+    def body(self) -> bytearray | IO[bytes]:
+        """What is sent: the bytes, or a file that stands at its beginning."""
+        if self._file is None:
+            return self._memory
+        self._file.flush()
+        self._file.seek(0)
+        return self._file
+
+    @property
+    def crc32(self) -> str:
+        """The checksum as S3 writes it: base64 of four bytes, the highest first."""
+        return base64.b64encode(self._crc.to_bytes(4, "big")).decode("ascii")
+
+    def free(self) -> None:
+        """Give back memory and file. Idempotent."""
+        reserved, self._reserved = self._reserved, 0
+        self._memory = bytearray()
+        self._budget.give(reserved)
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+    def _spill(self) -> None:
+        self._file = tempfile.TemporaryFile(prefix="granite-part-")  # noqa: SIM115 - closed by free()
+        self._file.write(self._memory)
+        reserved, self._reserved = self._reserved, 0
+        self._memory = bytearray()
+        self._budget.give(reserved, spilled=True)

@@ -1,0 +1,111 @@
+"""boto3: how its client is made, and what its errors mean."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from granite_core.errors import (
+    AccessDeniedError,
+    BackendError,
+    BackendUnavailableError,
+    MissingExtraError,
+    ObjectNotFoundError,
+    StorageError,
+)
+
+__all__ = ["boto_errors", "error_code", "failure", "http_status", "make_client"]
+
+CONNECT_SECONDS: Final = 5
+READ_SECONDS: Final = 60
+
+_ABSENT: Final = frozenset({"NoSuchKey", "NotFound", "404"})
+_UNAVAILABLE: Final = frozenset(
+    {"SlowDown", "Throttling", "ThrottlingException", "TooManyRequests", "RequestTimeout", "RequestLimitExceeded"}
+)
+_DENIED: Final = frozenset({"AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken"})
+
+
+def make_client(*, endpoint_url: str | None, region: str | None, connections: int) -> Any:
+    """Make a client that retries as AWS recommends and sends the checksums that we give it.
+
+    A session of its own: the default session is not safe for threads.
+
+    Raises:
+        MissingExtraError: boto3 is not installed.
+    """
+    try:
+        import boto3
+        from botocore.config import Config
+    except ImportError as error:
+        raise MissingExtraError("s3", "S3StorageBackend") from error
+    settings: dict[str, Any] = {
+        "retries": {"mode": "standard"},
+        "connect_timeout": CONNECT_SECONDS,
+        "read_timeout": READ_SECONDS,
+        "max_pool_connections": connections,
+    }
+    try:
+        # Not every store knows checksums in trailers, which boto3 would add; ours go in the head.
+        config = Config(
+            **settings,
+            request_checksum_calculation="when_required",
+            response_checksum_validation="when_required",
+        )
+    except TypeError:  # boto3 before 1.36 adds none
+        config = Config(**settings)
+    return boto3.session.Session().client("s3", endpoint_url=endpoint_url, region_name=region, config=config)
+
+
+def boto_errors() -> tuple[type[Exception], ...]:
+    """Return the classes of what a call of boto3, or reading a body, may raise; for an ``except`` clause."""
+    from botocore.exceptions import BotoCoreError, ClientError
+    from urllib3.exceptions import HTTPError
+
+    return (ClientError, BotoCoreError, HTTPError, OSError)
+
+
+def error_code(error: BaseException) -> str:
+    """Return S3's name for an error, or ``""``."""
+    response = getattr(error, "response", None)
+    return str(response.get("Error", {}).get("Code", "")) if isinstance(response, dict) else ""
+
+
+def http_status(error: BaseException) -> int:
+    """Return the HTTP status of an error, or 0."""
+    response = getattr(error, "response", None)
+    metadata = response.get("ResponseMetadata", {}) if isinstance(response, dict) else {}
+    return int(metadata.get("HTTPStatusCode") or 0)
+
+
+def failure(error: BaseException, operation: str, location: str) -> StorageError:
+    """Return the error to raise for one of boto3. Its message holds no key, address or credential."""
+    code, status = error_code(error), http_status(error)
+    kind = _kind(error, code, status)
+    text = f"{code} (HTTP {status})" if code or status else type(error).__name__
+    return kind(f"{operation}: {text}", operation=operation, backend="s3", location=location)
+
+
+def _kind(error: BaseException, code: str, status: int) -> type[StorageError]:
+    from botocore import exceptions
+
+    if code in _ABSENT:
+        return ObjectNotFoundError
+    if code in _DENIED or status in (401, 403):
+        return AccessDeniedError
+    if code in _UNAVAILABLE or status == 429 or (status >= 500 and status != 501):
+        return BackendUnavailableError
+    if isinstance(error, exceptions.ClientError):
+        return BackendError
+    credentials = (
+        *(exceptions.NoCredentialsError, exceptions.PartialCredentialsError, exceptions.CredentialRetrievalError),
+        *(exceptions.TokenRetrievalError, exceptions.NoAuthTokenError, exceptions.UnauthorizedSSOTokenError),
+    )
+    if isinstance(error, credentials):
+        return AccessDeniedError
+    network = (
+        *(exceptions.HTTPClientError, exceptions.IncompleteReadError, exceptions.FlexibleChecksumError),
+        *(exceptions.ResponseStreamingError,),
+    )
+    if isinstance(error, network) or not isinstance(error, exceptions.BotoCoreError):
+        return BackendUnavailableError
+    return BackendError

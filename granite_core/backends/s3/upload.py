@@ -1,0 +1,217 @@
+"""Writing an object: one PUT, or a multipart upload whose parts are sent while the next one is filled."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Mapping
+from concurrent.futures import Future
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, Final
+
+from granite_core.backends.base import ObjectWriter
+from granite_core.backends.s3.buffers import PartBuffer, buffer_budget
+from granite_core.backends.s3.client import boto_errors, error_code, failure
+from granite_core.backends.s3.parts import MAX_PARTS, part_length
+from granite_core.errors import (
+    BackendError,
+    BackendUnavailableError,
+    ObjectExistsError,
+    ObjectNotFoundError,
+    StorageError,
+)
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
+    from granite_core.backends.s3.backend import S3StorageBackend
+
+__all__ = ["S3Writer"]
+
+TOKEN: Final = "granite-token"  # noqa: S105 - the name of a metadata entry
+PUT_ATTEMPTS: Final = 3
+_CONFLICT: Final = "ConditionalRequestConflict"
+_REFUSED: Final = frozenset({"PreconditionFailed", "412", _CONFLICT, "OperationAborted", "NoSuchUpload"})
+
+
+class S3Writer(ObjectWriter):
+    """Holds at most two parts: one that is filled, one that is sent.
+
+    Every object carries a random token. When a store refuses our commit because the key is taken, or the upload gone,
+    the token tells whether it was ourselves, in a try whose answer was lost (S3 API, "CompleteMultipartUpload" and
+    "PutObject": 412, 409, NoSuchUpload).
+    """
+
+    def __init__(
+        self,
+        backend: S3StorageBackend,
+        location: str,
+        content_type: str | None,
+        size: int | None,
+        metadata: Mapping[str, str] | None,
+    ) -> None:
+        self._backend = backend
+        self._location = location
+        self._size = size
+        self._token = secrets.token_hex(16)
+        self._head = backend._object_head(content_type, {**(metadata or {}), TOKEN: self._token})
+        self._buffer = PartBuffer(buffer_budget)
+        self._limit = part_length(1, base=backend.part_size, size=size)
+        self._upload_id: str | None = None
+        self._sent: list[dict[str, Any]] = []
+        self._sending: Future[dict[str, Any]] | None = None
+        self._closed = False
+
+    def write(self, data: Buffer, /) -> None:
+        """Take bytes; send the part before when this one is full."""
+        self._check_open("write")
+        view = memoryview(data).cast("B")
+        try:
+            while view:
+                room = self._limit - self._buffer.length
+                if not room:
+                    self._send_part()
+                    continue
+                if self._sending is not None and not self._buffer.fits(len(view[:room])):
+                    self._join()  # memory comes back sooner than a disk takes it
+                self._buffer.append(view[:room])
+                view = view[room:]
+        except boto_errors() as error:
+            self.abort()
+            raise failure(error, "write", self._location) from error
+        except BaseException:
+            self.abort()
+            raise
+
+    def commit(self) -> None:
+        """Send what is left, and make the object visible."""
+        self._check_open("commit")
+        try:
+            if self._upload_id is None:
+                self._put()
+            else:
+                self._send_part()
+                self._join()
+                self._complete(self._upload_id)
+        except boto_errors() as error:
+            self.abort()
+            raise failure(error, "commit", self._location) from error
+        except BaseException:
+            self.abort()
+            raise
+        self._closed = True
+        self._buffer.free()
+
+    def abort(self) -> None:
+        """Give up: wait for the part that is under way, or it would outlive the upload, then remove the upload."""
+        if self._closed:
+            return
+        self._closed = True
+        with suppress(Exception):
+            self._join()
+        self._buffer.free()
+        if self._upload_id is not None:
+            with suppress(Exception):  # the reconcile clears what could not be removed
+                self._backend.client.abort_multipart_upload(
+                    **self._backend._object(self._location), UploadId=self._upload_id
+                )
+
+    # -- parts ---------------------------------------------------------------------------------------------------------
+
+    def _send_part(self) -> None:
+        self._join()
+        number = len(self._sent) + 1
+        if number > MAX_PARTS:
+            raise BackendError("the object is too large", operation="write", backend="s3", location=self._location)
+        if self._upload_id is None:
+            self._upload_id = self._backend.client.create_multipart_upload(
+                **self._backend._object(self._location), **self._head, ChecksumAlgorithm="CRC32"
+            )["UploadId"]
+        full, self._buffer = self._buffer, PartBuffer(buffer_budget)
+        self._limit = part_length(number + 1, base=self._backend.part_size, size=self._size)
+        self._sending = self._backend._pool().submit(self._upload_part, number, full)
+
+    def _upload_part(self, number: int, buffer: PartBuffer) -> dict[str, Any]:
+        try:
+            answer = self._backend.client.upload_part(
+                **self._backend._object(self._location, part=True),
+                UploadId=self._upload_id,
+                PartNumber=number,
+                Body=buffer.body,
+                ChecksumCRC32=buffer.crc32,
+            )
+            return {"PartNumber": number, "ETag": answer["ETag"], "ChecksumCRC32": buffer.crc32}
+        finally:
+            buffer.free()
+
+    def _join(self) -> None:
+        sending, self._sending = self._sending, None
+        if sending is not None:
+            self._sent.append(sending.result())
+
+    # -- becoming visible ----------------------------------------------------------------------------------------------
+
+    def _put(self) -> None:
+        for _ in range(PUT_ATTEMPTS):
+            try:
+                self._backend.client.put_object(
+                    **self._backend._object(self._location),
+                    **self._head,
+                    **self._backend._create_only(),
+                    Body=self._buffer.body,
+                    ChecksumCRC32=self._buffer.crc32,
+                )
+            except boto_errors() as error:
+                if not self._was_ours(error):
+                    continue
+            return
+        raise BackendUnavailableError(
+            "commit: another writer of the key gets in the way",
+            operation="commit",
+            backend="s3",
+            location=self._location,
+        )
+
+    def _complete(self, upload_id: str) -> None:
+        try:
+            self._backend.client.complete_multipart_upload(
+                **self._backend._object(self._location),
+                **self._backend._create_only(),
+                UploadId=upload_id,
+                MultipartUpload={"Parts": self._sent},
+            )
+        except boto_errors() as error:
+            if not self._was_ours(error):
+                raise BackendUnavailableError(
+                    "commit: the upload must begin anew", operation="commit", backend="s3", location=self._location
+                ) from error
+
+    def _was_ours(self, error: Exception) -> bool:
+        """Learn what an error of a commit means: True if our object is there, False if the commit may be repeated.
+
+        Raises:
+            ObjectExistsError: Another object is there.
+            StorageError: What the error said; our object is not there, or it could not be learned.
+        """
+        said = failure(error, "commit", self._location)
+        refused = error_code(error) in _REFUSED
+        if not refused and not isinstance(said, BackendUnavailableError):
+            raise said from error
+        try:
+            found: str | None = self._backend._head(self._location).get("Metadata", {}).get(TOKEN, "")
+        except ObjectNotFoundError:
+            found = None
+        except StorageError:
+            raise said from error
+        if found == self._token:
+            return True
+        if found is not None and self._backend.atomic_create:
+            raise ObjectExistsError(
+                "the key is taken", operation="commit", backend="s3", location=self._location
+            ) from error
+        if found is None and error_code(error) == _CONFLICT:
+            return False
+        raise said from error
+
+    def _check_open(self, operation: str) -> None:
+        if self._closed:
+            raise BackendError("the writer is closed", operation=operation, backend="s3", location=self._location)
