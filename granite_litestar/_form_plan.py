@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import inspect
+import datetime as dt
+import re
 import typing
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -27,6 +28,8 @@ _CHARSETS: Final = {"utf-8": "utf-8", "utf8": "utf-8", "us-ascii": "utf-8", "iso
 
 # Fields that frameworks and browsers add: never unknown (RFC 7578 section 4.6; Litestar's CSRF protection).
 _ADDED_FIELDS: Final = ("_charset_", "_csrf_token")
+
+_WITHOUT_SECONDS: Final = re.compile(r"(\d{4,}-\d\d-\d\d[T ])?\d\d:\d\d\Z", re.ASCII)
 
 _WORDS_FOR_BOOL: Final = {"on": "true", "yes": "true", "off": "false", "no": "false"}
 
@@ -82,6 +85,7 @@ class TextField:
         absent_is_none: Whether None stands for its absence, there being no default.
         holds_text: Whether an empty text is a value; where it is none, it means absence.
         holds_bool: Whether the words of a checkbox are understood.
+        holds_time: Whether a time without seconds is understood, as browsers send it.
     """
 
     name: str
@@ -92,6 +96,7 @@ class TextField:
     absent_is_none: bool
     holds_text: bool
     holds_bool: bool
+    holds_time: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,10 +165,12 @@ def plan_form(dto: type[UploadDTO], *, limits: FormLimits, namespace: Mapping[st
             f"{dto.__name__}: {error}; import the name where the class is defined (not only for type checking), or "
             "put it into signature_namespace"
         ) from error
-    parameters = inspect.signature(dto).parameters
+    attributes = dto.__struct_fields__
+    # The defaults belong to the last fields.
+    defaults = (msgspec.NODEFAULT,) * (len(attributes) - len(dto.__struct_defaults__)) + dto.__struct_defaults__
     fields: dict[str, TextField | FileField] = {}
-    for attribute, name in zip(dto.__struct_fields__, dto.__struct_encode_fields__, strict=True):
-        required = parameters[attribute].default is inspect.Parameter.empty
+    for attribute, name, default in zip(attributes, dto.__struct_encode_fields__, defaults, strict=True):
+        required = default is msgspec.NODEFAULT
         fields[name] = _plan_field(dto, attribute, name, hints[attribute], required)
     if not any(isinstance(each, FileField) for each in fields.values()):
         raise ConfigurationError(f"{dto.__name__} has no file: give it a field Annotated[StagedFile, Upload(…)]")
@@ -193,6 +200,7 @@ def _plan_field(dto: type, attribute: str, name: str, hint: Any, required: bool)
             absent_is_none=required and optional,
             holds_text=any(leaf in (str, Any, object) for leaf in leaves),
             holds_bool=bool in leaves and str not in leaves,
+            holds_time=any(leaf in (dt.datetime, dt.time) for leaf in leaves) and str not in leaves,
         )
     files = [leaf for leaf in leaves if leaf is not type(None)]
     if files not in ([StagedFile], [StoredObjectRef]):
@@ -438,8 +446,11 @@ class FormDraft:
 
 
 def _prepared(spec: TextField, value: Any) -> Any:
+    """What HTML calls a value, as msgspec wants it."""
     if spec.holds_bool and isinstance(value, str):
         return _WORDS_FOR_BOOL.get(value.lower(), value)
+    if spec.holds_time and isinstance(value, str) and _WITHOUT_SECONDS.match(value):
+        return f"{value}:00"
     return value
 
 

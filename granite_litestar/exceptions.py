@@ -172,10 +172,10 @@ def handle_storage_error(request: Request[Any, Any, Any], error: StorageError) -
 
 
 def _report(request: Request[Any, Any, Any], error: StorageError, status: HTTPStatus) -> None:
-    """One line for the operator; with the stack where the fault is on our side."""
-    ours = status >= HTTPStatus.INTERNAL_SERVER_ERROR
+    """One line for the operator; with the stack where waiting will not mend it."""
     # A row that points at nothing is never normal, although the client is only told 404.
-    level = logging.ERROR if ours or isinstance(error, ObjectNotFoundError) else logging.INFO
+    ours = status >= HTTPStatus.INTERNAL_SERVER_ERROR or isinstance(error, ObjectNotFoundError)
+    level = logging.ERROR if ours else logging.INFO
     logger.log(
         level,
         "%s %r answered %d: %s: %s (operation=%s backend=%s location=%s)",
@@ -187,7 +187,7 @@ def _report(request: Request[Any, Any, Any], error: StorageError, status: HTTPSt
         error.operation,
         error.backend,
         error.location,
-        exc_info=error if ours else None,
+        exc_info=error if status == HTTPStatus.INTERNAL_SERVER_ERROR else None,
     )
 
 
