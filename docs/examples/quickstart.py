@@ -10,13 +10,13 @@ from advanced_alchemy.base import UUIDAuditBase
 from advanced_alchemy.extensions.litestar import AsyncSessionConfig, SQLAlchemyAsyncConfig, SQLAlchemyPlugin
 from litestar import Litestar, post
 from litestar.di import NamedDependency
-from litestar.params import MultipartBody
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Mapped
 
-from granite_core import StagedFile, StorageManager, StoragePolicy, StoredObjectRef, backend_from_url
+from granite_core import StagedFile, StorageManager, StoragePolicy, StoredObjectRef
+from granite_core.backends.local import LocalStorageBackend
 from granite_core.integrations.sqlalchemy import file_field
-from granite_litestar import FileRoute, GraniteConfig, GranitePlugin, Upload, UploadDTO
+from granite_litestar import FileRoute, GraniteConfig, GranitePlugin, MultipartBody, Upload, UploadDTO
 
 MB = 1024 * 1024
 
@@ -45,7 +45,7 @@ def everyone(document: Document, connection: Any) -> bool:
 
 
 manager = StorageManager(
-    backends={"main": backend_from_url(os.environ.get("STORAGE_URL", "file:var/files"))},
+    backends={"main": LocalStorageBackend("var/files")},
     policies=[StoragePolicy("documents", "main", max_size=50 * MB, content_types=["application/pdf", "image/*"])],
 )
 

@@ -18,7 +18,10 @@ DOCUMENTED = re.findall(r"^\.\. automodule:: (\S+)$", REFERENCE, re.MULTILINE)
 
 PUBLIC = [
     "granite_core",
+    "granite_core.integrations.sqlalchemy",
     "granite_core.serving",
+    "granite_core.testing",
+    "granite_litestar",
 ]
 
 
