@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from granite_core.policies import StoragePolicy
 
-__all__ = ["AsyncObjectReader", "AsyncStagedWrite", "AsyncStorageManager", "hop"]
+__all__ = ["AsyncObjectReader", "AsyncStagedWrite", "AsyncStorageManager", "hop", "joined"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -35,10 +35,21 @@ INLINE_BYTES: Final = 64 * 1024
 async def hop(backend: StorageBackend, call: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
     """Run a blocking call in the backend's threads, and join it even when the caller is cancelled meanwhile."""
     loop = asyncio.get_running_loop()
-    future = loop.run_in_executor(backend.executor(), partial(call, *args, **kwargs))
+    return await joined(loop.run_in_executor(backend.executor(), partial(call, *args, **kwargs)))
+
+
+async def joined(future: asyncio.Future[T], on_cancel: Callable[[], object] | None = None) -> T:
+    """Wait for work in a thread, and for its end even when the caller is cancelled meanwhile.
+
+    Args:
+        future: The work.
+        on_cancel: Asks the work to end early; called when the caller is cancelled.
+    """
     try:
         return await asyncio.shield(future)
     except asyncio.CancelledError:
+        if on_cancel is not None:
+            on_cancel()
         while not future.done():
             try:
                 await asyncio.wait([future])

@@ -1,6 +1,7 @@
 """Files as columns of SQLAlchemy models, kept in step with the session's transactions."""
 
 from granite_core.integrations.sqlalchemy.fields import file_field, files_field
+from granite_core.integrations.sqlalchemy.ledger import SQLAlchemyLedger
 from granite_core.integrations.sqlalchemy.references import file_columns, held_locations, ref_location
 from granite_core.integrations.sqlalchemy.tables import GraniteTables, db_now, tables_of
 from granite_core.integrations.sqlalchemy.types import (
@@ -12,6 +13,7 @@ from granite_core.integrations.sqlalchemy.types import (
 
 __all__ = [
     "GraniteTables",
+    "SQLAlchemyLedger",
     "StoredObjectRefListType",
     "StoredObjectRefType",
     "db_now",

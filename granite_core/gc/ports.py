@@ -1,0 +1,195 @@
+"""What the collector needs of a ledger: tombstones, look-ups, a lease, and where a reconcile stands.
+
+A ledger keeps its rows in one or several databases, numbered from 0. Each method is one short transaction in each
+database it concerns; none is open when it returns, so no lock or cursor is held while the collector talks to a
+backend. Every time is in milliseconds since 1970 by the database's own clock, every duration in milliseconds.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass
+from typing import ParamSpec, Protocol, TypeAlias, TypeVar
+
+from granite_core.backends.base import StorageBackend
+from granite_core.gc.plan import Note, RunState, Tombstone
+
+__all__ = ["Batch", "Ledger", "LedgerBusyError", "Look", "ReferenceSource", "RowId"]
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+RowId: TypeAlias = tuple[int, int]
+"""A tombstone: the number of its database, and its id there."""
+
+ReferenceSource: TypeAlias = Callable[[Collection[str]], Collection[str]]
+"""Which of some locations are referred to from outside the databases. May block."""
+
+
+class LedgerBusyError(Exception):
+    """The database cannot be used at this moment without harming someone else's transaction: try again later."""
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Locations that have a due tombstone in one database.
+
+    Args:
+        locations: The locations.
+        last_id: Id of the last tombstone of the batch, to go on after; None when there was none.
+    """
+
+    locations: tuple[str, ...]
+    last_id: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """What all databases say of some locations, each database as of one moment.
+
+    Args:
+        tombstones: Every released tombstone of those locations.
+        held: The locations that a row holds.
+    """
+
+    tombstones: tuple[Tombstone, ...]
+    held: frozenset[str]
+
+
+class Ledger(Protocol):
+    """The rows beneath the collector. See the module's text for what holds of every method."""
+
+    @property
+    def durable(self) -> bool:
+        """Whether there are tables; without them there are no tombstones, lease, identity or state."""
+        ...
+
+    @property
+    def databases(self) -> Sequence[int]:
+        """The numbers of the databases that keep tombstones."""
+        ...
+
+    def check(self) -> None:
+        """See that every row can be seen. Writes nothing.
+
+        Raises:
+            CollectionRefusedError: A table cannot be read, its rows are hidden by a security policy, or a column that
+                ever held a ref is not known to this process.
+        """
+        ...
+
+    def register_columns(self) -> None:
+        """Write down the columns this process knows, so that one that does not know them refuses."""
+        ...
+
+    def identity(self) -> str | None:
+        """Return the database's lasting name, made at first use; None without tables."""
+        ...
+
+    def peek_identity(self) -> str | None:
+        """Return the database's lasting name, or None while it has none. Writes nothing."""
+        ...
+
+    def now(self, database: int = 0) -> int:
+        """Return a database's clock."""
+        ...
+
+    # -- the lease
+
+    def take_lease(self, name: str, holder: str, duration: int) -> str | None:
+        """Take or renew a lease; None when it is ours now, else who holds it."""
+        ...
+
+    def drop_lease(self, name: str, holder: str) -> None:
+        """Give a lease back. Does nothing where another one has it."""
+        ...
+
+    # -- the sweep
+
+    def claim(self, database: int, *, grace: int, until: int, limit: int, hold: int) -> Batch:
+        """Take due tombstones, and keep others from taking them for a time.
+
+        Due: released, written longer ago than grace and their retention at the moment ``until``, and not to be retried
+        later than that. The claim only saves work: when it has run out another sweep takes them again.
+        """
+        ...
+
+    def peek(self, database: int, *, grace: int, until: int, limit: int, after: int | None) -> Batch:
+        """Return due tombstones whose id is greater than ``after``, as ``claim`` finds them. Writes nothing."""
+        ...
+
+    def look(self, locations: Collection[str], *, grace: int) -> Look:
+        """Say what is known of locations. In each database tombstones and columns are read in one snapshot.
+
+        A tombstone is called due only if it was so before the snapshot was taken.
+        """
+        ...
+
+    def drop(self, rows: Collection[RowId]) -> None:
+        """Remove tombstones. Those that are gone already are passed over."""
+        ...
+
+    def postpone(self, rows: Collection[tuple[RowId, int]]) -> None:
+        """Count a failed attempt on tombstones, and retry each after its delay."""
+        ...
+
+    def write_notes(self, notes: Collection[Note]) -> None:
+        """Write released tombstones, as of now."""
+        ...
+
+    # -- the reconcile
+
+    def accounted(self, locations: Collection[str]) -> set[str]:
+        """Return the locations that a row holds or that have a tombstone, released or not, in any database."""
+        ...
+
+    def open_run(self, name: str, holder: str, *, not_within: int) -> RunState | int:
+        """Begin or take over a reconcile, and remove the notes of those that nobody can go on with.
+
+        Returns:
+            Where to go on; or, when the last one ended less than ``not_within`` ago, when that was.
+        """
+        ...
+
+    def save_page(self, name: str, holder: str, state: RunState, notes: Collection[Note]) -> bool:
+        """Write a page's notes, unreleased, and the new position, both or neither; False when it was taken over."""
+        ...
+
+    def close_run(self, name: str, holder: str, state: RunState, *, release: bool) -> bool:
+        """End a reconcile: release its notes as of now, or remove them; False when it was taken over."""
+        ...
+
+    # -- how calls are made
+
+    def call(self, backend: StorageBackend | None, call: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+        """Make a call that blocks, on a backend or elsewhere, without blocking an event loop beneath."""
+        ...
+
+    def pause(self, seconds: float, stop: threading.Event) -> None:
+        """Wait, but no longer than until ``stop`` is set."""
+        ...
+
+    def run(self, call: Callable[[], T]) -> T:
+        """Run a collector's whole run for a synchronous caller.
+
+        Raises:
+            ConfigurationError: The ledger needs an event loop, and there is none beneath.
+        """
+        ...
+
+    async def arun(self, call: Callable[[], T], stop: threading.Event) -> T:
+        """Run a collector's whole run for an asynchronous caller; when that is cancelled, stop it and join it."""
+        ...
+
+
+def chunks(items: Iterable[T], size: int) -> Iterable[list[T]]:
+    """Yield lists of at most ``size`` items."""
+    chunk: list[T] = []
+    for item in items:
+        chunk.append(item)
+        if len(chunk) == size:
+            yield chunk
+            chunk = []
+    if chunk:
+        yield chunk

@@ -1,0 +1,127 @@
+"""What a run of the collector found and did, for logs, pages and scripts."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any, Final
+
+__all__ = ["BackendReconcile", "Problem", "ReconcileReport", "SweepReport"]
+
+MAX_DETAILS: Final = 100
+"""A report names so many objects and problems at most, and counts the others."""
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """Something that failed, and will be tried again.
+
+    Args:
+        backend: ``backend_key`` of the backend.
+        location: The object's key, where it was about one.
+        message: What was wrong.
+    """
+
+    backend: str
+    location: str | None
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class SweepReport:
+    """What a sweep did; in a dry run, what it would have done.
+
+    Args:
+        dry_run: Whether nothing was written or deleted.
+        examined: Objects that had a due tombstone.
+        deleted: Objects that are gone.
+        held: Objects that a row holds: they stay, their tombstones are dropped.
+        younger: Objects that somebody let go again since: they wait.
+        failed: Objects that could not be deleted: they are tried again.
+        notes: Notes of this process that were written down.
+        examples: The first of the objects that are gone, by location.
+        problems: The first of what failed.
+        skipped: Why nothing was done; None when the run was made.
+        stopped: Whether the run ended early because it was told to, or lost its lease.
+        seconds: How long it took.
+    """
+
+    dry_run: bool = False
+    examined: int = 0
+    deleted: int = 0
+    held: int = 0
+    younger: int = 0
+    failed: int = 0
+    notes: int = 0
+    examples: tuple[str, ...] = ()
+    problems: tuple[Problem, ...] = ()
+    skipped: str | None = None
+    stopped: bool = False
+    seconds: float = 0.0
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the JSON-compatible form."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, slots=True)
+class BackendReconcile:
+    """What a reconcile found in one backend.
+
+    Args:
+        backend: Its ``backend_key``; the first one where it has several.
+        listed: Objects seen, those of the run that this one went on with included.
+        noted: Objects nobody points at.
+        noted_bytes: Their size in bytes.
+        cleared: Leftovers of writers that died which were removed.
+        resumed: Whether this run went on with an earlier one.
+        complete: Whether the end of the listing was reached.
+        released: Whether the sweep may act on the notes.
+        skipped: Why it was not looked at; None when it was.
+        examples: The first of the objects noted, by location.
+    """
+
+    backend: str
+    listed: int = 0
+    noted: int = 0
+    noted_bytes: int = 0
+    cleared: int = 0
+    resumed: bool = False
+    complete: bool = False
+    released: bool = False
+    skipped: str | None = None
+    examples: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ReconcileReport:
+    """What a reconcile found; in a dry run it wrote nothing.
+
+    Args:
+        dry_run: Whether nothing was written.
+        backends: One entry for each physical backend.
+        problems: What failed.
+        skipped: Why nothing was done; None when the run was made.
+        stopped: Whether the run ended early; the next one goes on where it stood.
+        seconds: How long it took.
+    """
+
+    dry_run: bool = False
+    backends: tuple[BackendReconcile, ...] = ()
+    problems: tuple[Problem, ...] = ()
+    skipped: str | None = None
+    stopped: bool = False
+    seconds: float = 0.0
+
+    @property
+    def listed(self) -> int:
+        """Objects seen in all backends."""
+        return sum(each.listed for each in self.backends)
+
+    @property
+    def noted(self) -> int:
+        """Objects nobody points at, in all backends."""
+        return sum(each.noted for each in self.backends)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the JSON-compatible form."""
+        return {**asdict(self), "listed": self.listed, "noted": self.noted}

@@ -1,0 +1,158 @@
+"""Short transactions of the collector's own, on engines of either colour."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, TypeVar, cast
+
+from sqlalchemy import Column, Connection, Engine, MetaData, create_engine
+from sqlalchemy.pool import SingletonThreadPool, StaticPool
+from sqlalchemy.util import await_only
+
+from granite_core.aio import joined
+from granite_core.errors import ConfigurationError
+from granite_core.gc.ports import LedgerBusyError
+from granite_core.integrations.sqlalchemy._greenlet import in_greenlet
+from granite_core.integrations.sqlalchemy.references import file_columns
+from granite_core.integrations.sqlalchemy.tables import GraniteTables, tables_of
+
+if TYPE_CHECKING:
+    from sqlalchemy.ext.asyncio import AsyncEngine
+
+__all__ = ["AnyEngine", "Database", "in_thread"]
+
+T = TypeVar("T")
+
+AnyEngine: TypeAlias = "Engine | AsyncEngine"
+Mode: TypeAlias = Literal["read", "write"]
+
+_MODES: Final[dict[Mode, dict[str, dict[str, Any]]]] = {
+    # An engine may be set to something stricter, under which two short writers fail instead of waiting.
+    "write": {
+        "postgresql": {"isolation_level": "READ COMMITTED"},
+        "mysql": {"isolation_level": "READ COMMITTED"},
+        "mariadb": {"isolation_level": "READ COMMITTED"},
+    },
+    # One snapshot for all statements.
+    "read": {
+        "postgresql": {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True},
+        "mysql": {"isolation_level": "REPEATABLE READ"},
+        "mariadb": {"isolation_level": "REPEATABLE READ"},
+        "mssql": {"isolation_level": "SNAPSHOT"},
+        "oracle": {"isolation_level": "SERIALIZABLE"},
+    },
+}
+
+
+class Database:
+    """One engine, with the schema translation it carries, and the metadata of the models kept there.
+
+    Args:
+        engine: An engine of either colour.
+        metadata: What its tables are declared in.
+    """
+
+    def __init__(self, engine: AnyEngine, metadata: Sequence[MetaData]) -> None:
+        self.engine: Final[Engine] = engine if isinstance(engine, Engine) else engine.sync_engine
+        self.is_async: Final[bool] = self.engine.dialect.is_async
+        self.metadata: Final = list(metadata)
+        self.schemas: Final[dict[str | None, str | None]] = dict(
+            self.engine.get_execution_options().get("schema_translate_map") or {}
+        )
+        self.columns: tuple[Column[Any], ...] = ()
+        self.tables: GraniteTables | None = None
+        self._shadow: tuple[Any, Engine] | None = None
+        self.find_columns()
+
+    def find_columns(self) -> None:
+        """Look again at what is declared: a model may have been imported since."""
+        self.columns = tuple(column for each in self.metadata for column in file_columns(each))
+        self.tables = next(filter(None, map(tables_of, self.metadata)), None)
+
+    @property
+    def label(self) -> str:
+        """What to call the database in a message; without credentials."""
+        url = self.engine.url
+        schemas = ", ".join(str(schema) for schema in self.schemas.values() if schema)
+        return f"{url.get_backend_name()}://{url.host or ''}/{url.database or ''}{f' ({schemas})' if schemas else ''}"
+
+    def read(self, step: Callable[[Connection], T]) -> T:
+        """Run a step in a transaction of its own that sees one snapshot and writes nothing."""
+        return self._run("read", step)
+
+    def write(self, step: Callable[[Connection], T]) -> T:
+        """Run a step in a short transaction of its own, and commit it."""
+        return self._run("write", step)
+
+    def _run(self, mode: Mode, step: Callable[[Connection], T]) -> T:
+        beneath = in_greenlet()
+        if self.is_async and not beneath:
+            raise ConfigurationError(
+                f"the engine of {self.label} is asynchronous: await the collector's asweep() or areconcile()"
+            )
+        if isinstance(self.engine.pool, (StaticPool, SingletonThreadPool)) and self.engine.dialect.name == "sqlite":
+            return self._run_shared(mode, step)
+        if beneath and not self.is_async:
+            return await_only(in_thread(partial(self._run_on, self.engine, mode, step)))
+        return self._run_on(self.engine, mode, step)
+
+    def _run_on(self, engine: Engine, mode: Mode, step: Callable[[Connection], T]) -> T:
+        with _transaction(engine, mode) as connection:
+            return step(connection)
+
+    def _run_shared(self, mode: Mode, step: Callable[[Connection], T]) -> T:
+        """Use the one connection of an in-memory database, if nobody is in a transaction on it.
+
+        An ordinary check-out would join that transaction, and roll it back when it is returned. So the step runs on an
+        engine of our own over the same driver connection, which resets nothing; where the driver has a thread, in that
+        thread, so that no other statement comes between.
+        """
+        driver: Any = self.engine.pool._do_get().driver_connection
+        raw = driver._conn if self.is_async else driver
+
+        def guarded() -> T:
+            if raw.in_transaction:
+                raise LedgerBusyError(f"the one connection of {self.label} is in a transaction")
+            if self._shadow is None or self._shadow[0] is not raw:
+                options = self.engine.get_execution_options()
+                self._shadow = (
+                    raw,
+                    create_engine(
+                        "sqlite://",
+                        creator=lambda: raw,
+                        poolclass=StaticPool,
+                        pool_reset_on_return=None,
+                        execution_options={"schema_translate_map": options.get("schema_translate_map")},
+                    ),
+                )
+            return self._run_on(self._shadow[1], mode, step)
+
+        return cast("T", await_only(driver._execute(guarded))) if self.is_async else guarded()
+
+
+@contextmanager
+def _transaction(engine: Engine, mode: Mode) -> Iterator[Connection]:
+    options: dict[str, Any] = dict(_MODES[mode].get(engine.dialect.name, {}))
+    with engine.connect() as connection:
+        connection.execution_options(**options)
+        with connection.begin():
+            if engine.dialect.name == "sqlite":
+                driver: Any = connection.connection.driver_connection
+                if driver.in_transaction:  # a listener of the engine has sent its own BEGIN
+                    connection.exec_driver_sql("COMMIT")
+                # The driver begins by itself only before an INSERT: too late for a snapshot, and for a writer's lock.
+                connection.exec_driver_sql("BEGIN" if mode == "read" else "BEGIN IMMEDIATE")
+            yield connection
+
+
+async def in_thread(call: Callable[[], T], on_cancel: Callable[[], object] | None = None) -> T:
+    """Run a blocking call in a thread of its own, and join it even when the caller is cancelled."""
+    executor = ThreadPoolExecutor(1, thread_name_prefix="granite-collector")
+    try:
+        return await joined(asyncio.get_running_loop().run_in_executor(executor, call), on_cancel)
+    finally:
+        executor.shutdown(wait=False)

@@ -1,0 +1,450 @@
+"""The collector's ledger in the tables that lie beside the models, over one or several engines."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import threading
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterable, Sequence
+from contextlib import suppress
+from dataclasses import asdict
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar, cast
+from uuid import uuid4
+
+from sqlalchemy import Connection, Executable, MetaData, Table, bindparam, func, or_, select
+from sqlalchemy.exc import DBAPIError, IntegrityError
+from sqlalchemy.util import await_only, greenlet_spawn
+
+from granite_core.backends.base import StorageBackend
+from granite_core.errors import CollectionRefusedError, ConfigurationError
+from granite_core.gc.plan import Note, RunState, Tombstone
+from granite_core.gc.ports import Batch, Look, RowId, chunks
+from granite_core.integrations.sqlalchemy._database import AnyEngine, Database, in_thread
+from granite_core.integrations.sqlalchemy._greenlet import in_greenlet, run_blocking
+from granite_core.integrations.sqlalchemy.references import held_locations
+from granite_core.integrations.sqlalchemy.tables import GraniteTables, db_now
+
+if TYPE_CHECKING:
+    from sqlalchemy import ColumnElement
+
+__all__ = ["SQLAlchemyLedger"]
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+_IN: Final = 500
+"""So many values go into one IN: databases limit it."""
+
+_SKIP_LOCKED: Final = ("postgresql", "mysql", "mariadb", "oracle")
+_IDENTITY: Final = "database"
+_NAME: Final = ("schema_name", "table_name", "column_name")
+
+
+class SQLAlchemyLedger:
+    """The collector's ledger in the tables that lie beside the models.
+
+    The first database that has the tables keeps the lease, the identity and the position of a reconcile; tombstones
+    are in all of them. A tenant's schema is an engine with ``execution_options(schema_translate_map=…)``.
+
+    Args:
+        engines: Every engine whose rows may point at objects, of either colour; one whose models have a metadata of
+            their own comes as ``(engine, metadata)``. What is left out here looks like garbage.
+        metadata: The metadata of the engines that come without one.
+
+    Raises:
+        ConfigurationError: There is no engine, or one without metadata.
+    """
+
+    def __init__(
+        self, engines: Sequence[AnyEngine | tuple[AnyEngine, MetaData]], metadata: MetaData | None = None
+    ) -> None:
+        found: dict[tuple[int, str], tuple[AnyEngine, list[MetaData]]] = {}
+        for each in engines:
+            engine, its = each if isinstance(each, tuple) else (each, metadata)
+            if its is None:
+                raise ConfigurationError("the ledger needs the metadata of its engines' models")
+            options = engine.get_execution_options()
+            place = id(engine.pool), repr(sorted(dict(options.get("schema_translate_map") or {}).items(), key=repr))
+            found.setdefault(place, (engine, []))[1].append(its)
+        if not found:
+            raise ConfigurationError("the ledger needs at least one engine")
+        self._all = [Database(engine, its) for engine, its in found.values()]
+
+    # -- what there is -------------------------------------------------------------------------------------------------
+
+    @property
+    def durable(self) -> bool:
+        """Whether any metadata has the tables."""
+        return bool(self.databases)
+
+    @property
+    def databases(self) -> Sequence[int]:
+        """The numbers of the databases that have the tables."""
+        return [number for number, each in enumerate(self._all) if each.tables is not None]
+
+    def check(self) -> None:
+        """See that every row can be seen; see ``Ledger.check``."""
+        for database in self._all:
+            database.find_columns()
+            database.read(partial(_check, database))
+
+    def register_columns(self) -> None:
+        """Write down the columns this process knows."""
+        for number in self.databases:
+            database, t = self._all[number], self._tables(number).column
+            known = {_name(column.table, column.name) for column in database.columns}
+            missing = known - database.read(partial(_registered, t))
+            if missing:
+                rows = [dict(zip(_NAME, each, strict=True)) for each in sorted(missing)]
+                database.write(partial(_execute, t.insert(), rows))
+
+    def identity(self) -> str | None:
+        """Return the database's lasting name, made at first use; None without tables."""
+        if not self.durable:
+            return None
+        if (found := self.peek_identity()) is None:
+            self._add_state(_IDENTITY, uuid4().hex)
+            found = self.peek_identity()
+        return found
+
+    def peek_identity(self) -> str | None:
+        """Return the database's lasting name, or None while it has none."""
+        if not self.durable:
+            return None
+        state = self._state.c
+        return self._home.read(lambda c: c.scalar(select(state.data).where(state.name == _IDENTITY)))
+
+    def now(self, database: int = 0) -> int:
+        """Return a database's clock."""
+        return self._all[database].read(lambda c: int(c.execute(select(db_now())).scalar_one()))
+
+    # -- the lease -----------------------------------------------------------------------------------------------------
+
+    def take_lease(self, name: str, holder: str, duration: int) -> str | None:
+        """Take or renew a lease; None when it is ours now, else who holds it."""
+        t = self._state
+        free = or_(t.c.holder.is_(None), t.c.holder == holder, t.c.expires_at < db_now())
+
+        def take(connection: Connection) -> str | None:
+            taken = connection.execute(
+                t.update().where(t.c.name == name, free).values(holder=holder, expires_at=db_now() + duration)
+            )
+            if taken.rowcount:
+                return holder
+            return connection.scalar(select(t.c.holder).where(t.c.name == name))
+
+        winner = self._home.write(take)
+        if winner is None:  # no row yet, or given back this very moment
+            self._add_state(name)
+            winner = self._home.write(take) or "nobody"
+        return None if winner == holder else winner
+
+    def drop_lease(self, name: str, holder: str) -> None:
+        """Give a lease back."""
+        t = self._state
+        ours = t.c.name == name, t.c.holder == holder
+        self._home.write(lambda c: c.execute(t.update().where(*ours).values(holder=None, expires_at=0)))
+
+    # -- the sweep -----------------------------------------------------------------------------------------------------
+
+    def claim(self, database: int, *, grace: int, until: int, limit: int, hold: int) -> Batch:
+        """Take due tombstones, and keep others from taking them for a time."""
+        t = self._tables(database).tombstone
+        # A younger tombstone of the same object is found by the look; then these are dropped, and that one decides.
+        query = select(t.c.id, t.c.location).where(*_due(t, grace, until)).order_by(t.c.written_at, t.c.id).limit(limit)
+        if self._all[database].engine.dialect.name in _SKIP_LOCKED:
+            query = query.with_for_update(skip_locked=True)
+
+        def step(connection: Connection) -> Batch:
+            rows = connection.execute(query).all()
+            for ids in chunks((row.id for row in rows), _IN):
+                connection.execute(t.update().where(t.c.id.in_(ids)).values(retry_at=db_now() + hold))
+            return _batch(rows)
+
+        return self._all[database].write(step)
+
+    def peek(self, database: int, *, grace: int, until: int, limit: int, after: int | None) -> Batch:
+        """Return due tombstones whose id is greater than ``after``; writes nothing."""
+        t = self._tables(database).tombstone
+        query = select(t.c.id, t.c.location).where(*_due(t, grace, until)).order_by(t.c.id).limit(limit)
+        if after is not None:
+            query = query.where(t.c.id > after)
+        return self._all[database].read(lambda c: _batch(c.execute(query).all()))
+
+    def look(self, locations: Collection[str], *, grace: int) -> Look:
+        """Say what is known of locations; in each database tombstones and columns are read in one snapshot."""
+        looks = []
+        for number, database in enumerate(self._all):
+            # The clock first: what is due by it was due before the snapshot was taken.
+            due_before = self.now(number) - grace
+            looks.append(database.read(partial(_look, number, database, locations, due_before)))
+        return Look(
+            tuple(each for look in looks for each in look.tombstones), frozenset().union(*(look.held for look in looks))
+        )
+
+    def drop(self, rows: Collection[RowId]) -> None:
+        """Remove tombstones."""
+        for number, ids in _by_database(rows).items():
+            t = self._tables(number).tombstone
+            for some in chunks(sorted(ids), _IN):
+                self._all[number].write(partial(_execute, t.delete().where(t.c.id.in_(some)), None))
+
+    def postpone(self, rows: Collection[tuple[RowId, int]]) -> None:
+        """Count a failed attempt on tombstones, and retry each after its delay."""
+        delays = dict(rows)
+        for number, ids in _by_database(delays).items():
+            t = self._tables(number).tombstone
+            later = (
+                t.update()
+                .where(t.c.id == bindparam("row_id"))
+                .values(attempts=t.c.attempts + 1, retry_at=db_now() + bindparam("delay", type_=t.c.retry_at.type))
+            )
+            values = [{"row_id": each, "delay": delays[number, each]} for each in sorted(ids)]
+            self._all[number].write(partial(_execute, later, values))
+
+    def write_notes(self, notes: Collection[Note]) -> None:
+        """Write released tombstones, as of now."""
+        if notes:
+            self._home.write(lambda c: _insert_notes(c, self._tables(self._home_number).tombstone, notes, None))
+
+    # -- the reconcile -------------------------------------------------------------------------------------------------
+
+    def accounted(self, locations: Collection[str]) -> set[str]:
+        """Return the locations that a row holds or that have a tombstone in any database."""
+        found: set[str] = set()
+        for database in self._all:
+            left = [each for each in locations if each not in found]
+            found |= database.read(partial(_accounted, database, left))
+        return found
+
+    def open_run(self, name: str, holder: str, *, not_within: int) -> RunState | int:
+        """Begin or take over a reconcile, and remove the notes of those that nobody can go on with."""
+        state, t = self._state, self._tables(self._home_number).tombstone
+        self._add_state(name)
+
+        def step(connection: Connection) -> RunState | int:
+            # First the write: it locks the row against another one who opens the same run.
+            connection.execute(state.update().where(state.c.name == name).values(holder=holder))
+            data = json.loads(connection.scalar(select(state.c.data).where(state.c.name == name)) or "{}")
+            ended = data.get("ended_at")
+            if ended is not None and not_within > 0:
+                now = int(connection.execute(select(db_now())).scalar_one())
+                if now - ended < not_within:
+                    return int(ended)
+            run = RunState(**data["run"]) if data.get("run") else RunState(uuid4().hex)
+            connection.execute(state.update().where(state.c.name == name).values(data=json.dumps({"run": asdict(run)})))
+            under_way = [
+                known["run"]["run"]
+                for text in connection.scalars(select(state.c.data).where(state.c.name.startswith("reconcile:")))
+                if (known := json.loads(text or "{}")).get("run")
+            ]
+            connection.execute(t.delete().where(t.c.run.is_not(None), t.c.run.not_in(under_way)))
+            return run
+
+        return self._home.write(step)
+
+    def save_page(self, name: str, holder: str, state: RunState, notes: Collection[Note]) -> bool:
+        """Write a page's notes, unreleased, and the new position, both or neither."""
+
+        def step(connection: Connection) -> bool:
+            if not self._set_data(connection, name, holder, {"run": asdict(state)}):
+                return False
+            if notes:
+                _insert_notes(connection, self._tables(self._home_number).tombstone, notes, state.run)
+            return True
+
+        return self._home.write(step)
+
+    def close_run(self, name: str, holder: str, state: RunState, *, release: bool) -> bool:
+        """End a reconcile: release its notes as of now, or remove them."""
+        t = self._tables(self._home_number).tombstone
+
+        def step(connection: Connection) -> bool:
+            now = int(connection.execute(select(db_now())).scalar_one())
+            if not self._set_data(connection, name, holder, {"ended_at": now}):
+                return False
+            ours = t.c.run == state.run
+            connection.execute(
+                t.update().where(ours).values(run=None, written_at=db_now()) if release else t.delete().where(ours)
+            )
+            return True
+
+        return self._home.write(step)
+
+    # -- how calls are made --------------------------------------------------------------------------------------------
+
+    def call(self, backend: StorageBackend | None, call: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+        """Make a call that blocks without blocking an event loop beneath."""
+        if backend is not None:
+            return run_blocking(backend, call, *args, **kwargs)
+        if in_greenlet():
+            return await_only(in_thread(lambda: call(*args, **kwargs)))
+        return call(*args, **kwargs)
+
+    def pause(self, seconds: float, stop: threading.Event) -> None:
+        """Wait, but no longer than until ``stop`` is set, or the task beneath is cancelled."""
+        if in_greenlet():
+            await_only(asyncio.sleep(seconds))
+        else:
+            stop.wait(seconds)
+
+    def run(self, call: Callable[[], T]) -> T:
+        """Run a collector's whole run for a synchronous caller.
+
+        Raises:
+            ConfigurationError: An engine is asynchronous.
+        """
+        if self._needs_loop and not in_greenlet():
+            raise ConfigurationError("an engine is asynchronous: await the collector's asweep() or areconcile()")
+        return call()
+
+    async def arun(self, call: Callable[[], T], stop: threading.Event) -> T:
+        """Run a collector's whole run for an asynchronous caller; when that is cancelled, stop it and join it."""
+        if self._needs_loop:
+            return await greenlet_spawn(call)
+        return await in_thread(call, stop.set)
+
+    # -- small things --------------------------------------------------------------------------------------------------
+
+    @property
+    def _needs_loop(self) -> bool:
+        return any(each.is_async for each in self._all)
+
+    @property
+    def _home_number(self) -> int:
+        return self.databases[0]
+
+    @property
+    def _home(self) -> Database:
+        return self._all[self._home_number]
+
+    @property
+    def _state(self) -> Table:
+        return self._tables(self._home_number).state
+
+    def _tables(self, number: int) -> GraniteTables:
+        return cast("GraniteTables", self._all[number].tables)
+
+    def _add_state(self, name: str, data: str | None = None) -> None:
+        """Add a row of the state where there is none, whoever else does so at the same time."""
+        t = self._state
+
+        def step(connection: Connection) -> None:
+            if connection.scalar(select(t.c.name).where(t.c.name == name)) is None:
+                connection.execute(t.insert().values(name=name, data=data))
+
+        with suppress(IntegrityError):
+            self._home.write(step)
+
+    def _set_data(self, connection: Connection, name: str, holder: str, data: dict[str, Any]) -> bool:
+        t = self._state
+        ours = t.c.name == name, t.c.holder == holder
+        return connection.execute(t.update().where(*ours).values(data=json.dumps(data))).rowcount == 1
+
+
+def _check(database: Database, connection: Connection) -> None:
+    tables = list(dict.fromkeys(column.table for column in database.columns))
+    if database.tables is not None:
+        tables += [database.tables.tombstone, database.tables.column, database.tables.state]
+    for table in tables:
+        try:
+            connection.execute(select(*table.columns).limit(0))
+        except DBAPIError as error:
+            if error.connection_invalidated:
+                raise
+            raise CollectionRefusedError(
+                f"table {table.fullname!r} in {database.label} cannot be read, so what it points at would look like "
+                "nobody's: create it (create_all or a migration), or grant SELECT on it",
+                operation="check",
+                value=table.fullname,
+            ) from error
+    _check_row_security(connection, database, tables)
+    if database.tables is None:
+        return
+    known = {_name(column.table, column.name) for column in database.columns}
+    unknown = sorted(".".join(filter(None, each)) for each in _registered(database.tables.column, connection) - known)
+    if unknown:
+        raise CollectionRefusedError(
+            f"{database.label} has held files in {', '.join(unknown)}, which this process does not know: import the "
+            "model before the collector runs; where the column is gone for good, delete its row in granite_column",
+            operation="check",
+            value=unknown,
+        )
+
+
+def _check_row_security(connection: Connection, database: Database, tables: Iterable[Table]) -> None:
+    if connection.dialect.name != "postgresql":
+        return
+    quote = connection.dialect.identifier_preparer.quote
+    for table in tables:
+        schema = database.schemas.get(table.schema, table.schema)
+        name = ".".join(quote(part) for part in (schema, table.name) if part)
+        if connection.scalar(select(func.row_security_active(name))):
+            raise CollectionRefusedError(
+                f"row-level security hides rows of {name} in {database.label} from this user, so what they point at "
+                "would look like nobody's: let the collector connect as a user with BYPASSRLS",
+                operation="check",
+                value=name,
+            )
+
+
+def _registered(table: Table, connection: Connection) -> set[tuple[str, str, str]]:
+    rows = connection.execute(select(*(table.c[each] for each in _NAME)).distinct())
+    return {(row[0], row[1], row[2]) for row in rows}
+
+
+def _name(table: Any, column: str) -> tuple[str, str, str]:
+    return table.schema or "", table.name, column
+
+
+def _due(t: Table, grace: int, until: int) -> tuple[ColumnElement[bool], ...]:
+    return (
+        t.c.run.is_(None),
+        t.c.written_at <= until - grace,  # implied by the next line, and can use the index
+        t.c.written_at + t.c.retention <= until - grace,
+        t.c.retry_at <= until,
+    )
+
+
+def _batch(rows: Sequence[Any]) -> Batch:
+    return Batch(tuple(dict.fromkeys(row.location for row in rows)), max((row.id for row in rows), default=None))
+
+
+def _look(number: int, database: Database, locations: Collection[str], due_before: int, connection: Connection) -> Look:
+    tombstones = []
+    if database.tables is not None:
+        t = database.tables.tombstone
+        for some in chunks(sorted(locations), _IN):
+            for row in connection.execute(select(t).where(t.c.location.in_(some), t.c.run.is_(None))):
+                due = row.written_at + row.retention <= due_before
+                tombstones.append(Tombstone(number, row.id, row.location, row.backend, due, row.attempts))
+    return Look(tuple(tombstones), frozenset(held_locations(connection, database.columns, locations)))
+
+
+def _accounted(database: Database, locations: Collection[str], connection: Connection) -> set[str]:
+    found = held_locations(connection, database.columns, locations)
+    if database.tables is not None:
+        t = database.tables.tombstone.c
+        for some in chunks((each for each in locations if each not in found), _IN):
+            found.update(connection.scalars(select(t.location).where(t.location.in_(some))))
+    return found
+
+
+def _execute(statement: Executable, values: Any, connection: Connection) -> None:
+    connection.execute(statement, values)
+
+
+def _insert_notes(connection: Connection, t: Table, notes: Collection[Note], run: str | None) -> None:
+    connection.execute(
+        t.insert().values(written_at=db_now(), run=run),
+        [{"location": each.location, "backend": each.backend, "storage_key": each.storage_key} for each in notes],
+    )
+
+
+def _by_database(rows: Iterable[RowId]) -> dict[int, list[int]]:
+    found: dict[int, list[int]] = defaultdict(list)
+    for number, each in rows:
+        found[number].append(each)
+    return found
