@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol, cast
 
 import anyio
 from litestar.enums import ScopeType
@@ -55,9 +55,12 @@ class UploadRequest:
         manager: Stores the files.
         scope: The connection.
         receive: The server's ``receive``.
+        warned: Names of the handlers that were warned of already.
     """
 
-    def __init__(self, plan: BodyPlan, manager: AsyncStorageManager, scope: HTTPScope, receive: Receive) -> None:
+    def __init__(
+        self, plan: BodyPlan, manager: AsyncStorageManager, scope: HTTPScope, receive: Receive, warned: set[str]
+    ) -> None:
         self.plan: Final = plan
         self.manager: Final = manager
         self.scope: Final = scope
@@ -65,6 +68,7 @@ class UploadRequest:
         self.result: Any = None
         """What the body became; set by the plan."""
         self._receive = receive
+        self._warned = warned
         self._lock = asyncio.Lock()
         self._staged: list[StagedFile] = []
         self._taken = 0
@@ -84,6 +88,7 @@ class UploadRequest:
     async def _take(self) -> bytes:
         try:
             self._refuse_early()
+            self._warn_of_open_sessions()
             stand_in = await self.plan.read(self)
         except BaseException as error:
             # Whoever reads again learns the same: half a body must never pass for a whole one.
@@ -104,6 +109,23 @@ class UploadRequest:
         announced = self.content_length
         if announced is not None:
             self._check_size(announced)
+
+    def _warn_of_open_sessions(self) -> None:
+        """Tell the operator, once for each handler, that a slow client would hold a database connection."""
+        # advanced-alchemy keeps the sessions of a request here, and offers no public way to ask for all of them.
+        sessions = cast("dict[str, Any]", self.scope.get("_aa_connection_state", {})).values()
+        held = any(hasattr(session, "in_transaction") and session.in_transaction() for session in sessions)
+        handler = self.scope["route_handler"]
+        if not held or str(handler) in self._warned:
+            return
+        self._warned.add(str(handler))
+        guards = [guard for layer in handler.ownership_layers for guard in layer.guards or ()]
+        logger.warning(
+            "%s: a database session is open while its upload arrives, and a slow client holds the connection; let "
+            "what opens it before the handler, such as its guards (%s), commit, roll back or close it",
+            handler,
+            ", ".join(getattr(guard, "__qualname__", repr(guard)) for guard in guards) or "it has none",
+        )
 
     @property
     def content_length(self) -> int | None:
@@ -227,17 +249,18 @@ class UploadMiddleware:
 
     def __init__(self, manager: AsyncStorageManager) -> None:
         self._manager = manager
+        self._warned: set[str] = set()
 
     def __call__(self, app: ASGIApp) -> ASGIApp:
         """Wrap an application."""
-        manager = self._manager
+        manager, warned = self._manager, self._warned
 
         async def middleware(scope: Scope, receive: Receive, send: Send) -> None:
             plan: BodyPlan | None = scope["route_handler"].opt.get(PLAN_KEY)
             if plan is None or scope["type"] != ScopeType.HTTP:
                 await app(scope, receive, send)
                 return
-            upload = UploadRequest(plan, manager, scope, receive)
+            upload = UploadRequest(plan, manager, scope, receive, warned)
             scope["state"][_STATE_KEY] = upload
             try:
                 await app(scope, upload.receive, send)
