@@ -9,7 +9,10 @@ from granite_core.backends.base import (
     ReadableStream,
     StorageBackend,
 )
+from granite_core.backends.local import LocalStorageBackend
 from granite_core.backends.memory import MemoryStorageBackend
+from granite_core.backends.s3 import S3StorageBackend
+from granite_core.backends.url import backend_from_url
 from granite_core.errors import (
     AccessDeniedError,
     BackendError,
@@ -49,6 +52,7 @@ __all__ = [
     "ContentTypeNotAllowedError",
     "ContentUnavailableError",
     "InvalidKeyError",
+    "LocalStorageBackend",
     "MemoryStorageBackend",
     "MissingExtraError",
     "ObjectExistsError",
@@ -57,6 +61,7 @@ __all__ = [
     "ObjectStat",
     "ObjectWriter",
     "ReadableStream",
+    "S3StorageBackend",
     "StagedFile",
     "StagedWrite",
     "StaleRefError",
@@ -65,5 +70,6 @@ __all__ = [
     "StorageManager",
     "StoragePolicy",
     "StoredObjectRef",
+    "backend_from_url",
     "unsaved",
 ]

@@ -85,7 +85,7 @@ class LocalStorageBackend(StorageBackend):
         if os.open not in os.supports_dir_fd:
             raise ConfigurationError("LocalStorageBackend needs a POSIX system")
         self._root = os.path.abspath(os.fspath(root_dir))
-        self._durable = durable
+        self.durable = durable
         self._file_mode = file_mode
         self._folder_mode = folder_mode
         self._lock = threading.Lock()
@@ -152,7 +152,7 @@ class LocalStorageBackend(StorageBackend):
             folder, name = self._open_parent(location)
             try:
                 os.unlink(name, dir_fd=folder)
-                if self._durable:
+                if self.durable:
                     os.fsync(folder)  # or a power cut brings the deleted name back
             finally:
                 os.close(folder)
@@ -275,7 +275,7 @@ class LocalStorageBackend(StorageBackend):
         for each in reversed(missing):
             with suppress(FileExistsError):
                 os.mkdir(each, self._folder_mode)
-            if self._durable:
+            if self.durable:
                 _sync_folder(os.path.dirname(each))  # the new folder's name is kept in its parent
 
     def _open_folder(self, names: list[str], *, make: bool = False) -> int:
@@ -295,7 +295,7 @@ class LocalStorageBackend(StorageBackend):
             return _open_inner(name, parent)
         with suppress(FileExistsError):
             os.mkdir(name, self._folder_mode, dir_fd=parent)
-        if self._durable:
+        if self.durable:
             os.fsync(parent)  # the new folder's name is kept in its parent; at once, before anyone builds on it
         return _open_inner(name, parent)
 
@@ -431,7 +431,7 @@ class _LocalWriter(ObjectWriter):
         found = os.fstat(self._file).st_size
         if found != self._written:
             raise OSError(errno.EIO, f"the file holds {found} bytes, {self._written} were written")
-        if self._backend._durable:
+        if self._backend.durable:
             os.fsync(self._file)  # the bytes, before a name points at them
         descriptor, self._file = self._file, -1
         os.close(descriptor)  # NFS tells of a full disk only here
@@ -447,7 +447,7 @@ class _LocalWriter(ObjectWriter):
                 raise OSError(errno.EOPNOTSUPP, "the file system knows no hard links") from error
             raise
         try:
-            if self._backend._durable:
+            if self._backend.durable:
                 os.fsync(self._folder)  # the name, before anyone is told of it
         except OSError:
             with suppress(OSError):

@@ -93,8 +93,11 @@ class S3StorageBackend(StorageBackend):
         if client is not None and (endpoint_url or region):
             raise ConfigurationError("endpoint_url and region are the client's own")
         prefix = (prefix or "").strip("/")
-        if prefix:
-            split_key(prefix)
+        try:
+            if prefix:
+                split_key(prefix)
+        except InvalidKeyError as error:
+            raise ConfigurationError(f"not a prefix: {prefix!r}", value=prefix) from error
         if len(prefix.encode()) > MAX_PREFIX_BYTES:
             raise ConfigurationError(f"a prefix has at most {MAX_PREFIX_BYTES} bytes", value=prefix)
         self.bucket = bucket
