@@ -16,7 +16,7 @@ myst_enable_extensions = ["colon_fence", "deflist"]
 myst_heading_anchors = 3
 
 # What SQLAlchemy asks of its types, not of their users.
-autodoc_default_options = {"exclude-members": "cache_ok, inherit_cache, impl, name, type"}
+autodoc_default_options = {"exclude-members": "cache_ok, inherit_cache, impl"}
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
 autodoc_preserve_defaults = True
