@@ -357,12 +357,14 @@ class StorageBackend(ABC):
 class _RawObject(io.RawIOBase):
     """A seekable view over ``open_reader``: reading on is one stream, a seek opens the next one lazily."""
 
+    _reader: ObjectReader | None = None  # also for an object whose making failed: it is closed when it is collected
+
     def __init__(self, backend: StorageBackend, location: str, offset: int, length: int | None) -> None:
         super().__init__()
         self._backend = backend
         self._location = location
         self._start = offset
-        self._reader: ObjectReader | None = backend.open_reader(location, offset=offset, length=length)
+        self._reader = backend.open_reader(location, offset=offset, length=length)
         left = max(0, self._reader.size - offset)
         self._length = left if length is None else min(left, length)
         self._position = 0
