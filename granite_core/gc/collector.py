@@ -551,7 +551,7 @@ class _Reconcile(_Run):
     def list_place(self, place: _Place, name: str, backend: StorageBackend, kept: list[Note]) -> bool:
         """Note page by page; whether the end was reached. Memory holds one page."""
         listing = backend.list_objects(start_after=place.state.after)
-        while not self.must_stop() and not self.is_over_time():
+        while not self.must_stop():
             began = time.monotonic()
             page, at_end = self.ledger.call(backend, _next_page, listing, self.config.page_size)
             if page:
@@ -568,6 +568,8 @@ class _Reconcile(_Run):
                 place.examples += [each.location for each in plan.notes[: MAX_DETAILS - len(place.examples)]]
             if at_end:
                 return True
+            if self.is_over_time():
+                break
             self.pace(len(page), time.monotonic() - began)
         self.stopped = True
         return False

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -46,6 +47,11 @@ _MODES: Final[dict[Mode, dict[str, dict[str, Any]]]] = {
         "oracle": {"isolation_level": "SERIALIZABLE"},
     },
 }
+
+
+_WAIT_FOR_IDLE: Final = 0.5
+"""So many seconds a step waits for the one connection of an in-memory database to be in no transaction."""
+_POLL: Final = 0.01
 
 
 class Database:
@@ -131,7 +137,17 @@ class Database:
                 )
             return self._run_on(self._shadow[1], mode, step)
 
-        return cast("T", await_only(driver._execute(guarded))) if self.is_async else guarded()
+        deadline = time.monotonic() + _WAIT_FOR_IDLE
+        while True:
+            try:
+                return cast("T", await_only(driver._execute(guarded))) if self.is_async else guarded()
+            except LedgerBusyError:
+                if time.monotonic() > deadline:
+                    raise
+            if self.is_async:
+                await_only(asyncio.sleep(_POLL))
+            else:
+                time.sleep(_POLL)
 
 
 @contextmanager
