@@ -1,13 +1,18 @@
-"""Finding the row that a download's path names, in a session of its own."""
+"""Finding the row that a route's path names, in a session of its own, and giving it another file."""
 
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from dataclasses import dataclass
+from datetime import date, datetime, timedelta
+from decimal import Decimal
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeAlias, cast
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, TypeAlias, cast
+from uuid import UUID
 
 import anyio.from_thread
 import anyio.to_thread
@@ -25,10 +30,21 @@ if TYPE_CHECKING:
     from sqlalchemy.orm import InstrumentedAttribute, Mapper, Session
     from sqlalchemy.sql.base import ExecutableOption
 
-__all__ = ["AnySession", "Authorize", "FoundRow", "RowLookup", "session_of"]
+__all__ = ["AnySession", "Authorize", "FoundRow", "RowLookup", "path_parameters", "session_of"]
+
+_PARAMETER: Final = re.compile(r"\{([^{}:]+)(?::([^{}]+))?\}")
+_TYPES: Final[dict[str, type]] = {
+    "str": str, "int": int, "float": float, "uuid": UUID, "decimal": Decimal, "date": date, "datetime": datetime,
+    "timedelta": timedelta, "path": Path,
+}  # fmt: skip
 
 AnySession: TypeAlias = "AbstractAsyncContextManager[AsyncSession] | AbstractContextManager[Session]"
 Authorize: TypeAlias = "Callable[[Any, ASGIConnection[Any, Any, Any, Any]], object | Awaitable[object]]"
+
+
+def path_parameters(path: str) -> dict[str, type]:
+    """Names of a path's parameters, and the types Litestar makes of them."""
+    return {name.strip(): _TYPES.get((kind or "str").strip(), object) for name, kind in _PARAMETER.findall(path)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +123,48 @@ class RowLookup:
                 return None
             raise
 
+    async def assign(
+        self,
+        opened: AnySession,
+        values: Mapping[str, Any],
+        ref: StoredObjectRef,
+        check: Callable[[StoredObjectRef | None], None],
+    ) -> FoundRow | None:
+        """Give the row another file, and commit.
+
+        Args:
+            opened: Context manager that opens the session.
+            values: Values of the path parameters.
+            ref: The file.
+            check: Called with what the locked row holds; what it raises ends the transaction.
+
+        Returns:
+            What the row held before, or ``None`` where there is no such row any more.
+        """
+        write = partial(self._write, values=values, ref=ref, check=check)
+        if isinstance(opened, AbstractAsyncContextManager):
+            async with opened as async_session:
+                return await async_session.run_sync(write)
+        return await anyio.to_thread.run_sync(_write_in_thread, opened, write)
+
+    def _write(
+        self,
+        session: Session,
+        values: Mapping[str, Any],
+        ref: StoredObjectRef,
+        check: Callable[[StoredObjectRef | None], None],
+    ) -> FoundRow | None:
+        matches = [getattr(self.model, name) == values[name] for name in self._names]
+        statement = sa.select(self.model).where(*matches).with_for_update(of=self.model)
+        row = session.scalars(statement).unique().one_or_none()
+        if row is None:
+            return None
+        before = getattr(row, self.key)
+        check(before)
+        setattr(row, self.key, ref)
+        session.commit()
+        return FoundRow(before, allowed=True)
+
     def _read(
         self,
         session: Session,
@@ -138,6 +196,13 @@ def _read_in_thread(
     with opened as session:
         found = read(session)
         return anyio.from_thread.run(_settled, found)
+
+
+def _write_in_thread(
+    opened: AbstractContextManager[Session], write: Callable[[Session], FoundRow | None]
+) -> FoundRow | None:
+    with opened as session:
+        return write(session)
 
 
 def _check_parameters(mapper: Mapper[Any], parameters: Mapping[str, type]) -> None:
@@ -204,7 +269,7 @@ def session_of(app: Litestar, model: type[Any], session_key: str | None) -> AnyS
         configs = app.plugins.get(SQLAlchemyInitPlugin).config
     except (ImportError, KeyError):
         raise ConfigurationError(
-            "a FileRoute reads its row in a session of SQLAlchemyPlugin: add that to the application's plugins, "
+            "a route reads its row in a session of SQLAlchemyPlugin: add that to the application's plugins, "
             "or give the route `session=`"
         ) from None
     if session_key is not None:

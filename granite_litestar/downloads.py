@@ -3,14 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import KW_ONLY, dataclass
-from datetime import date, datetime, timedelta
-from decimal import Decimal
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
-from uuid import UUID
 
 from litestar import Request
 from litestar.exceptions import NotFoundException, PermissionDeniedException
@@ -19,7 +14,7 @@ from litestar.handlers import HTTPRouteHandler
 from granite_core import ConfigurationError, StoredObjectRef
 from granite_core.serving import PRIVATE_NO_CACHE, ServeSettings
 from granite_litestar._middleware import DEFAULT_COMPRESSION_OPT_KEY
-from granite_litestar._rows import AnySession, Authorize, RowLookup, session_of
+from granite_litestar._rows import AnySession, Authorize, RowLookup, path_parameters, session_of
 from granite_litestar.openapi import FileRouteOperation
 from granite_litestar.responses import FileDownload
 
@@ -32,11 +27,6 @@ if TYPE_CHECKING:
 __all__ = ["FileRoute", "build_handlers", "item_id"]
 
 _ITEM: Final = "item"
-_PARAMETER: Final = re.compile(r"\{([^{}:]+)(?::([^{}]+))?\}")
-_TYPES: Final[dict[str, type]] = {
-    "str": str, "int": int, "float": float, "uuid": UUID, "decimal": Decimal, "date": date, "datetime": datetime,
-    "timedelta": timedelta, "path": Path,
-}  # fmt: skip
 
 
 def item_id(ref: StoredObjectRef) -> str:
@@ -120,9 +110,7 @@ class FileRoute:
 
     def parameters(self) -> dict[str, type]:
         """Names of the path's parameters, and the types Litestar makes of them."""
-        return {
-            name.strip(): _TYPES.get((kind or "str").strip(), object) for name, kind in _PARAMETER.findall(self.path)
-        }
+        return path_parameters(self.path)
 
     def handler(self, compression_opt_key: str = DEFAULT_COMPRESSION_OPT_KEY) -> HTTPRouteHandler:
         """Make the route's handler.

@@ -25,10 +25,10 @@ from litestar.types import Empty
 from granite_core import AsyncStorageManager, ConfigurationError, StagedFile
 from granite_litestar._form_plan import FileField, FormDraft, FormPlan, Upload, UploadDTO, plan_form
 from granite_litestar._openapi_uploads import form_schema, raw_schema, upload_responses
+from granite_litestar._raw_body import RawBodyPlan, RawUpload, plan_raw_body
 from granite_litestar._streaming import PLAN_KEY, FileSink, UploadMiddleware, UploadRequest, upload_of
 from granite_litestar.exceptions import FormValidationError, UnsupportedBodyError
 from granite_litestar.multipart import MAX_HEADER_BYTES, FormLimits, MultipartDecoder, PartHead, encode_text_parts
-from granite_litestar.upload_routes import RawBodyPlan, RawUpload, plan_raw_body
 
 if TYPE_CHECKING:
     from collections.abc import Generator

@@ -1,180 +1,199 @@
-"""Raw bodies: one file is the whole request, as ``curl -T``, ``fetch(url, {method: "PUT", body: file})`` send it."""
+"""Routes that take a raw body: ready-made ones that put it into a row, and the marker for handlers of one's own."""
 
 from __future__ import annotations
 
-import base64
-import binascii
 import re
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
-from urllib.parse import parse_qs
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import KW_ONLY, dataclass
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
-from litestar.params import BodyKwarg
-from litestar.types import Empty
+from litestar import Request, Response
+from litestar.exceptions import HTTPException, NotFoundException, PermissionDeniedException
+from litestar.handlers import HTTPRouteHandler
+from litestar.status_codes import HTTP_200_OK, HTTP_201_CREATED, HTTP_412_PRECONDITION_FAILED
 
-from granite_core import AsyncStorageManager, ConfigurationError
-from granite_litestar._form_plan import storage_key_of
-from granite_litestar._streaming import FileSink
-from granite_litestar.exceptions import MalformedBodyError, UnsupportedBodyError
-from granite_litestar.multipart import extended_filename
+from granite_core import ConfigurationError, StagedFile, StoredObjectRef
+from granite_core.serving import entity_tag
+from granite_litestar._openapi_uploads import FileView, file_view
+from granite_litestar._raw_body import RawUpload
+from granite_litestar._rows import AnySession, Authorize, FoundRow, RowLookup, path_parameters, session_of
 
 if TYPE_CHECKING:
-    from granite_litestar._streaming import UploadRequest
+    from litestar.connection import ASGIConnection
+    from litestar.handlers import BaseRouteHandler
+    from litestar.types import Guard
+    from sqlalchemy.orm import InstrumentedAttribute
+    from sqlalchemy.sql.base import ExecutableOption
 
-__all__ = ["RawBodyPlan", "RawUpload", "plan_raw_body"]
+__all__ = ["PreconditionFailedError", "RawUpload", "UploadRoute", "build_upload_handlers", "precondition_holds"]
 
-FIELD: Final = "data"
-"""What errors call a body that has no field name."""
-
-_STAND_IN: Final = b"-"
-"""What Litestar reads instead of the body; it must not be empty, or no data would be handed on."""
-
-_QUOTED_NAME: Final = re.compile(r';\s*filename\s*=\s*(?:"((?:[^"\\]|\\.)*)"|([^;\s"]+))', re.IGNORECASE)
-_SHA256: Final = re.compile(r"(?:\A|,)\s*sha-256\s*=\s*:([^:]*):", re.IGNORECASE)
-_DIGEST_HEADERS: Final = ("repr-digest", "content-digest")
+_ENTITY_TAG: Final = re.compile(r'(W/)?("[^"]*")')
 
 
-@dataclass(frozen=True, eq=False)
-class RawUpload(BodyKwarg):
-    """Marks a handler's ``data`` as the request's raw body, stored while it arrives.
+class PreconditionFailedError(HTTPException):
+    """The row's file is not the one the client knows: 412 (RFC 9110 section 15.5.13)."""
 
-    ``data: Annotated[StagedFile, RawUpload(Document.file)]``. The name comes from ``Content-Disposition`` or from
-    ``?filename=``, the type from ``Content-Type``; a ``Repr-Digest`` or ``Content-Digest`` with ``sha-256``
-    (RFC 9530) is verified. Keyword arguments are those of Litestar's ``Body``.
-
-    Args:
-        target: The ``storage_key`` of a policy, or the mapped attribute of a file field, whose policy is used.
-        field: What errors call the body.
-    """
-
-    target: object = None
-    field: str = FIELD
-    media_type: str = "application/octet-stream"
-
-    def __init__(self, target: object = None, *, field: str = FIELD, **described: Any) -> None:
-        described.setdefault("media_type", "application/octet-stream")
-        super().__init__(**described)
-        object.__setattr__(self, "target", target)
-        object.__setattr__(self, "field", field)
-
-    def __hash__(self) -> int:
-        return id(self)
+    status_code = HTTP_412_PRECONDITION_FAILED
 
 
-@dataclass(frozen=True, slots=True)
-class RawBodyPlan:
-    """Takes a raw body in while it arrives.
+@dataclass(frozen=True)
+class UploadRoute:
+    """A route, for PUT, that stores the request's body and makes it the file of a row.
+
+    Parameters of the path name columns of the model, and must name one row. Guards and ``authorize`` decide before
+    the first byte is read, in a session that is closed while the bytes arrive; ``authorize`` is asked again before
+    the row is changed. ``If-Match`` and ``If-None-Match`` are heeded, so that nobody overwrites what they have not
+    seen. The answer is 201 for a row that had no file and 200 for one that had, with the file's public view and ETag.
+
+    A field of several files has no such route: take its file in a handler of your own, with ``RawUpload``.
 
     Args:
-        storage_key: The policy it is stored under.
-        field: What errors call it.
-        max_size: Largest body in bytes by the policy, checked against ``Content-Length`` before a byte is read.
-        max_body: Largest body in bytes by the application's setting.
-        description: What the API documentation says of it.
-    """
-
-    storage_key: str
-    field: str
-    max_body: int | None
-    description: str | None
-
-    async def read(self, upload: UploadRequest) -> bytes:
-        """Stage the body, and return a stand-in for it."""
-        _refuse_foreign(upload)
-        announced = upload.content_length
-        if announced is not None:
-            # Before a byte is read: a client that asked with Expect: 100-continue never sends it.
-            upload.manager.get_policy(self.storage_key).check_size(announced, field=self.field)
-        sink = FileSink(
-            upload,
-            self.storage_key,
-            filename=_filename(upload),
-            content_type=upload.headers.get("content-type"),
-            field=self.field,
-            expected_size=announced,
-            checksum=_announced_checksum(upload),
-        )
-        try:
-            while (data := await upload.next_chunk()) is not None:
-                await sink.write(data)
-            upload.result = await sink.commit()
-        except BaseException:
-            await sink.abort()
-            raise
-        return _STAND_IN
-
-
-def plan_raw_body(marker: RawUpload, manager: AsyncStorageManager, *, where: str, max_body: Any) -> RawBodyPlan:
-    """Plan the bodies of a handler.
-
-    Args:
-        marker: How the handler declares its data.
-        manager: Knows the policies.
-        where: The handler, for errors.
-        max_body: The application's own limit in bytes, None for none, Empty where it sets nothing.
+        path: For instance ``/documents/{id:uuid}/file``; a ``FileRoute`` may have the same.
+        field: The model's attribute, for instance ``Document.file``.
+        guards: Litestar's guards; they run before anything is read.
+        authorize: Called with the loaded row and the connection, after the guards, while the row's session is open;
+            sync or async; what is false denies.
+        public: Says that everybody may replace every file of this field. Without it, guards or ``authorize`` are
+            needed.
+        denied: What those whom ``authorize`` denies are told: 403, or 404 to hide that there is a row.
+        name: The handler's name, for ``route_reverse``; by default ``Document.file:upload``.
+        options: SQLAlchemy's loader options for what an asynchronous ``authorize`` looks at.
+        session: Opens a session for a connection, where it is not to come from ``SQLAlchemyPlugin``.
+        session_key: ``session_dependency_key`` of the plugin's configuration to use, where several could be meant.
+        tags: Tags of the API's description.
+        include_in_schema: Whether the API's description tells of this route.
 
     Raises:
-        ConfigurationError: The target is no policy and no file field.
+        ConfigurationError: Nothing says who may replace the files, or something says it twice.
     """
-    key = storage_key_of(marker.target, where=where)
-    try:
-        manager.get_policy(key)
-    except ConfigurationError as error:
-        raise ConfigurationError(f"{where}: {error}") from error
-    return RawBodyPlan(
-        storage_key=key,
-        field=marker.field,
-        max_body=None if max_body is Empty else max_body,
-        description=marker.description,
-    )
 
+    path: str
+    field: InstrumentedAttribute[Any]
+    _: KW_ONLY
+    guards: Sequence[Guard] = ()
+    authorize: Authorize | None = None
+    public: bool = False
+    denied: Literal[403, 404] = 403
+    name: str | None = None
+    options: Sequence[ExecutableOption] = ()
+    session: Callable[[ASGIConnection[Any, Any, Any, Any]], AnySession] | None = None
+    session_key: str | None = None
+    tags: Sequence[str] | None = None
+    include_in_schema: bool = True
 
-def _refuse_foreign(upload: UploadRequest) -> None:
-    content_type = upload.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if content_type == "multipart/form-data":
-        raise UnsupportedBodyError(
-            detail="The file itself is expected as the body, not a form with a file in it",
-            extra={"code": "not_a_raw_body", "value": content_type},
-        )
-    if "content-range" in upload.headers:
-        # RFC 9110 section 14.5: to store a part as if it were the whole would lose the rest.
-        raise MalformedBodyError(detail="A part of a file (Content-Range) cannot be stored: send the whole")
+    def __post_init__(self) -> None:
+        limited = bool(self.guards) or self.authorize is not None
+        if self.public and limited:
+            raise ConfigurationError(
+                f"{self.path}: public=True contradicts guards and authorize; remove one or the other"
+            )
+        if not self.public and not limited:
+            raise ConfigurationError(
+                f"{self.path}: nothing says who may replace these files; give guards=[...], authorize=... or "
+                "public=True"
+            )
+        if self.denied not in (403, 404):
+            raise ConfigurationError(f"{self.path}: denied must be 403 or 404", value=self.denied)
 
+    def handler(self) -> HTTPRouteHandler:
+        """Make the route's handler.
 
-def _filename(upload: UploadRequest) -> str | None:
-    disposition = upload.headers.get("content-disposition", "")
-    if (extended := extended_filename(disposition)) is not None:
-        return extended
-    if match := _QUOTED_NAME.search(disposition):
-        quoted, token = match.groups()
-        name = token if quoted is None else re.sub(r"\\(.)", r"\1", quoted)
-        return _as_utf8(name)
-    query = upload.scope.get("query_string", b"").decode("latin-1")
-    try:
-        return next(iter(parse_qs(query).get("filename", [])), None)
-    except ValueError as error:
-        raise MalformedBodyError(detail="The query has too many parameters") from error
-
-
-def _as_utf8(name: str) -> str:
-    """A header value was read as Latin-1; most who put more than ASCII into one meant UTF-8."""
-    try:
-        return name.encode("latin-1").decode()
-    except UnicodeDecodeError:
-        return name
-
-
-def _announced_checksum(upload: UploadRequest) -> str | None:
-    """The SHA-256 the client announces (RFC 9530), as ``"sha256:…"``; other algorithms are passed over."""
-    for header in _DIGEST_HEADERS:
-        match = _SHA256.search(upload.headers.get(header, ""))
-        if match is None:
-            continue
+        Raises:
+            ConfigurationError: The field holds no single file, or the path does not name one row.
+        """
         try:
-            digest = base64.b64decode(match[1], validate=True)
-        except binascii.Error:
-            digest = b""
-        if len(digest) != 32:
-            raise MalformedBodyError(detail=f"The sha-256 of the {header.title()} header is no base64 of 32 bytes")
-        return f"sha256:{digest.hex()}"
-    return None
+            lookup = RowLookup(self.field, path_parameters(self.path), self.options)
+        except ConfigurationError as error:
+            raise ConfigurationError(f"{self.path}: {error}") from error
+        if lookup.holds_many:
+            raise ConfigurationError(
+                f"{self.path}: {self.field} holds several files; take one in a handler with RawUpload and append it"
+            )
+
+        async def may_replace(connection: ASGIConnection[Any, Any, Any, Any], _: BaseRouteHandler) -> None:
+            await self._look(lookup, connection)
+
+        async def upload(data: Any, request: Any) -> Any:
+            await self._look(lookup, request)
+            before = await lookup.assign(
+                self._open(lookup, request), request.path_params, data, lambda held: _check(request.headers, held)
+            )
+            if before is None:
+                raise NotFoundException("There is nothing to put a file into.")
+            tag = entity_tag(data)
+            return Response(
+                file_view(data),
+                status_code=HTTP_201_CREATED if before.content is None else HTTP_200_OK,
+                headers={"ETag": tag} if tag else None,
+            )
+
+        upload.__annotations__ = {
+            "data": Annotated[StagedFile, RawUpload(self.field, field=self.field.key)],
+            "request": Request[Any, Any, Any],
+            "return": Response[FileView],
+        }
+        upload.__doc__ = f"Replace {self.field.key} of {lookup.model.__name__}."
+        raises: list[type[HTTPException]] = [NotFoundException, PreconditionFailedError]
+        return HTTPRouteHandler(
+            self.path,
+            http_method="PUT",
+            name=self.name or f"{lookup.model.__name__}.{self.field.key}:upload",
+            guards=[*self.guards, may_replace],
+            raises=raises if self.public else [*raises, PermissionDeniedException],
+            tags=self.tags,
+            include_in_schema=self.include_in_schema,
+            summary=f"Replace {lookup.model.__name__}.{self.field.key}",
+        )(upload)
+
+    def _open(self, lookup: RowLookup, connection: ASGIConnection[Any, Any, Any, Any]) -> AnySession:
+        if self.session:
+            return self.session(connection)
+        return session_of(connection.app, lookup.model, self.session_key)
+
+    async def _look(self, lookup: RowLookup, connection: ASGIConnection[Any, Any, Any, Any]) -> FoundRow:
+        found = await lookup.find(self._open(lookup, connection), connection.path_params, self.authorize, connection)
+        if found is None or (not found.allowed and self.denied == 404):
+            raise NotFoundException("There is nothing to put a file into.")
+        if not found.allowed:
+            raise PermissionDeniedException("You may not replace this file.")
+        _check(connection.headers, found.content)
+        return found
+
+
+def build_upload_handlers(routes: Iterable[UploadRoute]) -> list[HTTPRouteHandler]:
+    """Make the handlers of several routes.
+
+    Args:
+        routes: The application's uploads.
+
+    Raises:
+        ConfigurationError: A route cannot work, or two have one name.
+    """
+    handlers: dict[str, HTTPRouteHandler] = {}
+    for route in routes:
+        handler = route.handler()
+        if handler.name in handlers:
+            raise ConfigurationError(f"{route.path}: there is a route named {handler.name!r} already: give it a name=")
+        handlers[str(handler.name)] = handler
+    return list(handlers.values())
+
+
+def precondition_holds(headers: Mapping[str, str], tag: str | None) -> bool:
+    """Tell whether a request may replace what has an entity tag (RFC 9110 sections 13.1.1 and 13.1.2). Pure.
+
+    Args:
+        headers: The request's fields, by lower-case name.
+        tag: Strong entity tag of what is there; None where nothing is.
+    """
+    if (wanted := headers.get("if-match")) is not None:
+        return tag is not None if wanted.strip() == "*" else ("", tag) in _ENTITY_TAG.findall(wanted)
+    if (unwanted := headers.get("if-none-match")) is not None:
+        return tag is None if unwanted.strip() == "*" else all(each != tag for _, each in _ENTITY_TAG.findall(unwanted))
+    return True
+
+
+def _check(headers: Mapping[str, str], held: Any) -> None:
+    # A file of which no checksum is known still is a file: its tag matches nothing but the star.
+    tag = (entity_tag(held) or "") if isinstance(held, StoredObjectRef) else None
+    if not precondition_holds(headers, tag):
+        raise PreconditionFailedError(detail="The file is not the one you know: get it again, then decide.")
