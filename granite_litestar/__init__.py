@@ -14,7 +14,7 @@ from granite_litestar.exceptions import (
 from granite_litestar.forms import FormLimits, MultipartBody, StreamingUploads, Upload, UploadDTO
 from granite_litestar.plugin import GranitePlugin
 from granite_litestar.responses import FileDownload
-from granite_litestar.upload_routes import RawUpload
+from granite_litestar.upload_routes import PreconditionFailedError, RawUpload, UploadRoute
 
 __all__ = [
     "FieldError",
@@ -27,12 +27,14 @@ __all__ = [
     "GranitePlugin",
     "MalformedBodyError",
     "MultipartBody",
+    "PreconditionFailedError",
     "RawUpload",
     "StreamingUploads",
     "UnsupportedBodyError",
     "Upload",
     "UploadDTO",
     "UploadInterruptedError",
+    "UploadRoute",
     "exception_handlers",
     "file_view",
     "item_id",

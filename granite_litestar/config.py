@@ -11,6 +11,7 @@ from granite_litestar.multipart import FormLimits
 
 if TYPE_CHECKING:
     from granite_litestar.downloads import FileRoute
+    from granite_litestar.upload_routes import UploadRoute
 
 __all__ = ["GraniteConfig"]
 
@@ -22,8 +23,9 @@ class GraniteConfig:
     Args:
         manager: Stores, opens and deletes; made by the application.
         downloads: The routes that serve files.
+        uploads: The routes that put a raw body into a row.
         models: Declarative bases or ``MetaData`` whose file fields use ``manager``; by default those of
-            ``SQLAlchemyPlugin`` and of ``downloads``.
+            ``SQLAlchemyPlugin``, of ``downloads`` and of ``uploads``.
         manager_dependency_key: Name under which handlers get the ``StorageManager``.
         async_manager_dependency_key: Name under which handlers get the ``AsyncStorageManager``.
         form_limits: What upload forms may cost beside their files.
@@ -34,6 +36,7 @@ class GraniteConfig:
 
     manager: StorageManager
     downloads: Sequence[FileRoute] = ()
+    uploads: Sequence[UploadRoute] = ()
     models: Sequence[Any] = ()
     manager_dependency_key: str = "storage"
     async_manager_dependency_key: str = "files"

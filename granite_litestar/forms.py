@@ -102,11 +102,15 @@ class StreamingUploads(ReceiveRoutePlugin, SerializationPlugin):
         if not isinstance(kwarg, BodyKwarg) or kwarg.media_type != RequestEncodingType.MULTI_PART:
             raise ConfigurationError(f"{handler}: declare data as MultipartBody[{definition.annotation.__name__}]")
         form = plan_form(definition.annotation, limits=self._limits, namespace=handler.resolve_signature_namespace())
-        parts = form.limits.max_parts
-        if parts is None:
-            parts = kwarg.multipart_form_part_limit or handler.app.multipart_form_part_limit
+        of_litestar = kwarg.multipart_form_part_limit or handler.app.multipart_form_part_limit
+        parts = of_litestar if form.limits.max_parts is None else form.limits.max_parts
         computed = _largest_body(form, self._manager, parts, where=str(handler))
-        return FormBodyPlan(form, max_parts=parts, max_body=computed if limit is Empty else limit)
+        return FormBodyPlan(
+            form,
+            max_parts=parts,
+            max_body=computed if limit is Empty else limit,
+            shown_parts=min(of_litestar, handler.app.multipart_form_part_limit),
+        )
 
     def supports_type(self, field_definition: FieldDefinition) -> bool:
         """Tell whether a handler's data is an upload."""
@@ -130,11 +134,13 @@ class FormBodyPlan:
         form: What it may hold.
         max_parts: How many parts it may have.
         max_body: Its largest size in bytes, where there is one.
+        shown_parts: How many texts the stand-in may have, since Litestar limits the parts of a form too.
     """
 
     form: FormPlan
     max_parts: int
     max_body: int | None
+    shown_parts: int
 
     async def read(self, upload: UploadRequest) -> bytes:
         """Stage the files, keep the texts, and return the form with the texts alone."""
@@ -156,7 +162,7 @@ class FormBodyPlan:
             raise
         draft.finish()
         upload.result = draft
-        return encode_text_parts(boundary, draft.texts)
+        return encode_text_parts(boundary, draft.texts[: self.shown_parts])
 
 
 class _Part:

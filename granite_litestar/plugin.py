@@ -19,6 +19,7 @@ from granite_litestar.dependencies import provide_managers
 from granite_litestar.downloads import build_handlers
 from granite_litestar.exceptions import exception_handlers
 from granite_litestar.forms import StreamingUploads
+from granite_litestar.upload_routes import build_upload_handlers
 
 if TYPE_CHECKING:
     from litestar.config.app import AppConfig
@@ -74,6 +75,7 @@ class GranitePlugin(InitPlugin, ReceiveRoutePlugin):
         expose_headers(app_config)
         self._compression_opt_key = compression_opt_key(app_config)
         app_config.route_handlers.extend(build_handlers(config.downloads, self._compression_opt_key))
+        app_config.route_handlers.extend(build_upload_handlers(config.uploads))
         return app_config
 
     def receive_route(self, route: BaseRoute) -> None:
@@ -83,7 +85,9 @@ class GranitePlugin(InitPlugin, ReceiveRoutePlugin):
     def _metadatas(self, app_config: AppConfig) -> list[MetaData]:
         """Every metadata whose file fields are this manager's, each once."""
         bases: list[Any] = [*self.config.models]
-        bases.extend(inspect(route.field.class_).local_table for route in self.config.downloads)
+        bases.extend(
+            inspect(route.field.class_).local_table for route in (*self.config.downloads, *self.config.uploads)
+        )
         if not self.config.models:
             bases.extend(each.metadata for each in alchemy_configs(app_config.plugins))
         found = {id(metadata): metadata for base in bases if (metadata := getattr(base, "metadata", base)) is not None}

@@ -340,6 +340,14 @@ def test_what_a_form_costs_beside_its_files_is_limited(
     assert stored(manager) == []
 
 
+def test_a_form_may_have_more_parts_than_litestar_allows(manager: AsyncStorageManager) -> None:
+    with client_of(manager, limits=FormLimits(max_parts=2000)) as client:
+        body = TITLE + part("tags", b"x", None) * 1500 + part("file", b"x") + END
+        response = client.post("/", content=body, headers=[FORM_TYPE])
+    assert response.status_code == 201, response.text
+    assert len(response.json()["tags"]) == 1500
+
+
 async def test_a_form_that_is_wrong_already_is_not_read_to_its_end(manager: AsyncStorageManager) -> None:
     async def chunks() -> AsyncIterator[bytes]:
         yield part("title", b"x", None) + part("file", b"").removesuffix(b"\r\n")

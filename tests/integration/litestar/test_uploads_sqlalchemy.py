@@ -26,9 +26,27 @@ from litestar.testing import TestClient
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
-from granite_core import MemoryStorageBackend, StagedFile, StorageManager, StoragePolicy, StoredObjectRef
+from granite_core import (
+    ConfigurationError,
+    MemoryStorageBackend,
+    StagedFile,
+    StorageManager,
+    StoragePolicy,
+    StoredObjectRef,
+)
 from granite_core.integrations.sqlalchemy import file_field, files_field
-from granite_litestar import GraniteConfig, GranitePlugin, MultipartBody, RawUpload, Upload, UploadDTO
+from granite_core.testing import FaultyBackend
+from granite_litestar import (
+    FileRoute,
+    GraniteConfig,
+    GranitePlugin,
+    MultipartBody,
+    RawUpload,
+    Upload,
+    UploadDTO,
+    UploadRoute,
+)
+from tests.support.upload_apps import Conversation
 
 
 class Letter(UUIDBase):
@@ -195,3 +213,131 @@ async def test_a_guard_that_leaves_a_connection_open_is_named_once(
     [record] = [each for each in caplog.records if each.name == "granite"]
     assert "may_write_letters" in record.getMessage()
     assert "guarded" in record.getMessage()
+
+
+# ------------------------------------------------------------------------------------------------------ upload routes
+def owner_only(letter: Letter, connection: ASGIConnection[Any, Any, Any, Any]) -> bool:
+    return connection.headers.get("user") == letter.title
+
+
+@pytest.fixture(params=["async", "sync"])
+def routed(request: pytest.FixtureRequest, backend: MemoryStorageBackend, tmp_path: Path) -> Iterator[Litestar]:
+    """An application with ready-made routes, on both kinds of session."""
+    policies = [StoragePolicy("letters", "main", max_size=1000)]
+    plugin = GranitePlugin(
+        GraniteConfig(
+            manager=StorageManager(backends={"main": backend}, policies=policies),
+            downloads=[FileRoute("/letters/{id:uuid}/file", Letter.file, public=True)],
+            uploads=[
+                UploadRoute("/letters/{id:uuid}/file", Letter.file, public=True),
+                UploadRoute("/own/{title:str}", Letter.file, authorize=owner_only, name="own"),
+                UploadRoute("/hidden/{title:str}", Letter.file, authorize=owner_only, denied=404, name="hidden"),
+            ],
+        )
+    )
+    database = f"{tmp_path}/letters.db"
+    alchemy: Any = SQLAlchemySyncConfig(connection_string=f"sqlite:///{database}", create_all=True)
+    if request.param == "async":
+        alchemy = SQLAlchemyAsyncConfig(
+            connection_string=f"sqlite+aiosqlite:///{database}",
+            session_config=AsyncSessionConfig(expire_on_commit=False),
+            create_all=True,
+        )
+    return Litestar([], plugins=[plugin, SQLAlchemyPlugin(alchemy)], logging_config=None)  # type: ignore[return-value]
+
+
+def write_letter(tmp_path: Path, title: str = "mine") -> UUID:
+    engine = sa.create_engine(f"sqlite:///{tmp_path}/letters.db")
+    with Session(engine) as session:
+        letter = Letter(title=title)
+        session.add(letter)
+        session.commit()
+        letter_id = letter.id
+    engine.dispose()
+    return letter_id
+
+
+def test_a_route_puts_a_body_into_a_row(routed: Litestar, backend: MemoryStorageBackend, tmp_path: Path) -> None:
+    with TestClient(routed) as client:
+        url = f"/letters/{write_letter(tmp_path)}/file"
+        first = client.put(f"{url}?filename=a.txt", content=b"first")
+        assert (first.status_code, first.json()["filename"]) == (201, "a.txt")
+        assert client.get(url).content == b"first"
+        assert client.get(url).headers["etag"] == first.headers["etag"]
+        second = client.put(url, content=b"second")
+        assert (second.status_code, client.get(url).content) == (200, b"second")
+    [letter] = rows(tmp_path)
+    assert letter.file is not None
+    assert letter.file.location in keys(backend)
+
+
+def test_a_route_refuses_before_the_first_byte(routed: Litestar, backend: MemoryStorageBackend, tmp_path: Path) -> None:
+    async def talk(path: str, **headers: str) -> tuple[int, int]:
+        pairs = [(name.replace("_", "-"), value) for name, value in headers.items()]
+        done = await Conversation(routed, "PUT", path, chunks=[b"x"], headers=pairs).run()
+        return done.status, done.receives
+
+    with TestClient(routed) as client:
+        letter_id = write_letter(tmp_path)
+
+        def answer(path: str, **headers: str) -> tuple[int, int]:
+            result: tuple[int, int] = client.blocking_portal.call(lambda: talk(path, **headers))
+            return result
+
+        assert answer("/own/mine") == (403, 0)
+        assert answer("/hidden/mine") == (404, 0)
+        assert answer("/own/other") == (404, 0)
+        assert answer(f"/letters/{UUID(int=1)}/file") == (404, 0)
+        assert answer(f"/letters/{letter_id}/file", if_match="*") == (412, 0)
+        assert answer(f"/letters/{letter_id}/file", content_length="1001") == (413, 0)
+        assert keys(backend) == set()
+        assert answer("/own/mine", user="mine")[0] == 201
+
+
+def test_nobody_overwrites_what_they_have_not_seen(routed: Litestar, tmp_path: Path) -> None:
+    with TestClient(routed) as client:
+        url = f"/letters/{write_letter(tmp_path)}/file"
+        tag = client.put(url, content=b"1", headers={"If-None-Match": "*"}).headers["etag"]
+        assert client.put(url, content=b"2", headers={"If-None-Match": "*"}).status_code == 412
+        assert client.put(url, content=b"2", headers={"If-Match": f'"other", {tag}'}).status_code == 200
+        assert client.put(url, content=b"3", headers={"If-Match": tag}).status_code == 412
+        assert client.get(url).content == b"2"
+
+
+def test_a_row_that_is_deleted_meanwhile_leaves_nothing(
+    routed: Litestar, backend: MemoryStorageBackend, tmp_path: Path
+) -> None:
+    with TestClient(routed) as client:
+        letter_id = write_letter(tmp_path)
+
+        def delete_row(*_: Any) -> None:
+            engine = sa.create_engine(f"sqlite:///{tmp_path}/letters.db")
+            with engine.begin() as connection:
+                connection.execute(sa.delete(Letter))
+            engine.dispose()
+
+        faulty = FaultyBackend(backend)
+        faulty.call("commit", delete_row)
+        manager = next(plugin for plugin in routed.plugins if isinstance(plugin, GranitePlugin)).config.manager
+        with manager.override(main=faulty):
+            assert client.put(f"/letters/{letter_id}/file", content=b"x").status_code == 404
+    assert keys(backend) == set()
+
+
+def test_routes_that_cannot_work_are_refused() -> None:
+    for make, message in [
+        (lambda: UploadRoute("/{id:uuid}", Letter.file), "nothing says who"),
+        (lambda: UploadRoute("/{id:uuid}", Letter.file, public=True, authorize=owner_only), "contradicts"),
+        (lambda: UploadRoute("/x", Letter.file, public=True).handler(), "one row of Letter"),
+        (lambda: UploadRoute("/{id:uuid}", Letter.pages, public=True).handler(), "several files"),
+        (lambda: UploadRoute("/{id:uuid}", Letter.title, public=True).handler(), "no file field"),
+    ]:
+        with pytest.raises(ConfigurationError, match=message):
+            make()
+
+
+def test_a_route_is_documented(routed: Litestar) -> None:
+    with TestClient(routed) as client:
+        operation = client.get("/schema/openapi.json").json()["paths"]["/letters/{id}/file"]["put"]
+    assert list(operation["requestBody"]["content"]) == ["application/octet-stream"]
+    assert {"200", "404", "412", "413", "415", "422"} <= set(operation["responses"])
