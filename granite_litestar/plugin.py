@@ -85,9 +85,8 @@ class GranitePlugin(InitPlugin, ReceiveRoutePlugin):
     def _metadatas(self, app_config: AppConfig) -> list[MetaData]:
         """Every metadata whose file fields are this manager's, each once."""
         bases: list[Any] = [*self.config.models]
-        bases.extend(
-            inspect(route.field.class_).local_table for route in (*self.config.downloads, *self.config.uploads)
-        )
+        fields = [*(each.field for each in self.config.downloads), *(each.field for each in self.config.uploads)]
+        bases.extend(inspect(field.class_).local_table for field in fields)
         if not self.config.models:
             bases.extend(each.metadata for each in alchemy_configs(app_config.plugins))
         found = {id(metadata): metadata for base in bases if (metadata := getattr(base, "metadata", base)) is not None}

@@ -6,11 +6,10 @@ import logging
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import pytest
 import sqlalchemy as sa
-from advanced_alchemy.base import UUIDBase
 from advanced_alchemy.extensions.litestar import (
     AsyncSessionConfig,
     SQLAlchemyAsyncConfig,
@@ -24,7 +23,7 @@ from litestar.exceptions import NotFoundException
 from litestar.params import FromPath
 from litestar.testing import TestClient
 from sqlalchemy.ext.asyncio import AsyncSession
-from sqlalchemy.orm import Mapped, Session, mapped_column
+from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
 from granite_core import (
     ConfigurationError,
@@ -49,8 +48,13 @@ from granite_litestar import (
 from tests.support.upload_apps import Conversation
 
 
-class Letter(UUIDBase):
+class Base(DeclarativeBase):
+    """A metadata of its own: other tests have file fields with other policies."""
+
+
+class Letter(Base):
     __tablename__ = "upload_letter"
+    id: Mapped[UUID] = mapped_column(primary_key=True, default=uuid4)
     title: Mapped[str] = mapped_column(unique=True)
     file: Mapped[StoredObjectRef | None] = file_field("letters")
     pages: Mapped[list[StoredObjectRef]] = files_field("letters")
@@ -114,6 +118,7 @@ def alchemy(tmp_path: Path) -> SQLAlchemyAsyncConfig:
         connection_string=f"sqlite+aiosqlite:///{tmp_path}/letters.db",
         session_config=AsyncSessionConfig(expire_on_commit=False),
         create_all=True,
+        metadata=Base.metadata,
     )
 
 
@@ -184,7 +189,9 @@ def test_a_raw_body_replaces_a_file_and_one_for_no_row_goes(
 def test_the_sync_handler_and_session_do_the_same(
     plugin: GranitePlugin, backend: MemoryStorageBackend, tmp_path: Path
 ) -> None:
-    alchemy = SQLAlchemySyncConfig(connection_string=f"sqlite:///{tmp_path}/letters.db", create_all=True)
+    alchemy = SQLAlchemySyncConfig(
+        connection_string=f"sqlite:///{tmp_path}/letters.db", create_all=True, metadata=Base.metadata
+    )
     app = Litestar([create_in_thread], plugins=[plugin, SQLAlchemyPlugin(alchemy)], logging_config=None)
     with TestClient(app, raise_server_exceptions=False) as client:
         assert client.post("/sync", data={"title": "a"}, files={"file": b"x", "pages": b"unused"}).status_code == 201
@@ -236,12 +243,15 @@ def routed(request: pytest.FixtureRequest, backend: MemoryStorageBackend, tmp_pa
         )
     )
     database = f"{tmp_path}/letters.db"
-    alchemy: Any = SQLAlchemySyncConfig(connection_string=f"sqlite:///{database}", create_all=True)
+    alchemy: Any = SQLAlchemySyncConfig(
+        connection_string=f"sqlite:///{database}", create_all=True, metadata=Base.metadata
+    )
     if request.param == "async":
         alchemy = SQLAlchemyAsyncConfig(
             connection_string=f"sqlite+aiosqlite:///{database}",
             session_config=AsyncSessionConfig(expire_on_commit=False),
             create_all=True,
+            metadata=Base.metadata,
         )
     return Litestar([], plugins=[plugin, SQLAlchemyPlugin(alchemy)], logging_config=None)  # type: ignore[return-value]
 
