@@ -49,7 +49,6 @@ class Upload:
     description: str | None = None
 
 
-@dataclass_transform(kw_only_default=True, field_specifiers=(msgspec.field,))
 class _UploadDTOMeta(msgspec.StructMeta):
     """Makes the fields of every subclass keyword-only, so that required ones may follow optional ones."""
 
@@ -58,6 +57,7 @@ class _UploadDTOMeta(msgspec.StructMeta):
         return super().__new__(mcs, name, bases, namespace, **config)
 
 
+@dataclass_transform(kw_only_default=True, field_specifiers=(msgspec.field,))
 class UploadDTO(msgspec.Struct, metaclass=_UploadDTOMeta):
     """Base of a multipart form: its text fields are validated, its files are stored while they arrive.
 

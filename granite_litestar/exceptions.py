@@ -134,7 +134,7 @@ class UploadInterruptedError(ClientException):
     """The client left before its upload was complete. Nobody reads the answer; nothing of the upload remains."""
 
 
-def exception_handlers() -> dict[type[Exception], ExceptionHandler[Any]]:
+def exception_handlers() -> dict[int | type[Exception], ExceptionHandler[Any]]:
     """Return what an application registers so that Granite's errors become the answers of the table.
 
     The refusals defined here need no handler: Litestar answers them by their own status.

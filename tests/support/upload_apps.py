@@ -78,7 +78,7 @@ def serve(app: Any, server: str) -> Iterator[str]:
 def _uvicorn(app: Any, port: int, http: str) -> Iterator[None]:
     import uvicorn
 
-    config = uvicorn.Config(app, port=port, http=http, log_level="critical", timeout_graceful_shutdown=2)  # type: ignore[arg-type]
+    config = uvicorn.Config(app, port=port, http=http, log_level="critical", timeout_graceful_shutdown=2)
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, name="uvicorn")
     thread.start()
