@@ -104,7 +104,7 @@ def _kind(error: BaseException, code: str, status: int) -> type[StorageError]:
         return AccessDeniedError
     network = (
         *(exceptions.HTTPClientError, exceptions.IncompleteReadError, exceptions.FlexibleChecksumError),
-        *(exceptions.ResponseStreamingError,),
+        *(exceptions.ConnectionError, exceptions.ResponseStreamingError),
     )
     if isinstance(error, network) or not isinstance(error, exceptions.BotoCoreError):
         return BackendUnavailableError

@@ -69,7 +69,7 @@ class S3Writer(ObjectWriter):
             while view:
                 room = self._limit - self._buffer.length
                 if not room:
-                    self._send_part()
+                    self.send_part()
                     continue
                 if self._sending is not None and not self._buffer.fits(len(view[:room])):
                     self._join()  # memory comes back sooner than a disk takes it
@@ -89,7 +89,8 @@ class S3Writer(ObjectWriter):
             if self._upload_id is None:
                 self._put()
             else:
-                self._send_part()
+                if self._buffer.length:
+                    self.send_part()
                 self._join()
                 self._complete(self._upload_id)
         except boto_errors() as error:
@@ -115,9 +116,8 @@ class S3Writer(ObjectWriter):
                     **self._backend._object(self._location), UploadId=self._upload_id
                 )
 
-    # -- parts ---------------------------------------------------------------------------------------------------------
-
-    def _send_part(self) -> None:
+    def send_part(self) -> None:
+        """Send what was written since the last part, and go on without waiting for it."""
         self._join()
         number = len(self._sent) + 1
         if number > MAX_PARTS:
@@ -129,6 +129,8 @@ class S3Writer(ObjectWriter):
         full, self._buffer = self._buffer, PartBuffer(buffer_budget)
         self._limit = part_length(number + 1, base=self._backend.part_size, size=self._size)
         self._sending = self._backend._pool().submit(self._upload_part, number, full)
+
+    # -- parts ---------------------------------------------------------------------------------------------------------
 
     def _upload_part(self, number: int, buffer: PartBuffer) -> dict[str, Any]:
         try:

@@ -1,0 +1,572 @@
+"""What the conformance suite cannot ask of every backend: parts, lost answers, cut bodies, versions, credentials."""
+
+from __future__ import annotations
+
+import multiprocessing
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any
+from uuid import uuid4
+
+import boto3
+import pytest
+from botocore.config import Config
+
+from granite_core.backends.s3 import S3StorageBackend, buffer_budget
+from granite_core.errors import (
+    AccessDeniedError,
+    BackendError,
+    BackendUnavailableError,
+    ConfigurationError,
+    ObjectExistsError,
+    ObjectNotFoundError,
+)
+from granite_core.testing.conformance.support import memory_peak, noise
+from tests.support.proxy import Proxy
+from tests.support.s3 import S3Server
+
+MIB = 1024 * 1024
+PART = 5 * MIB
+NOW = timedelta(seconds=-60)
+
+
+class Store:
+    """A bucket of one of the servers, and ways to it."""
+
+    def __init__(self, server: S3Server, bucket: str) -> None:
+        self.server = server
+        self.bucket = bucket
+        self.admin = server.client()
+
+    def client(self, endpoint: str | None = None, **config: Any) -> Any:
+        settings = {"s3": {"addressing_style": "path"}, "proxies": {}, "signature_version": "s3v4", **config}
+        return boto3.session.Session().client(
+            "s3",
+            endpoint_url=endpoint or self.server.endpoint,
+            aws_access_key_id=self.server.access_key,
+            aws_secret_access_key=self.server.secret_key,
+            region_name=self.server.region,
+            config=Config(**settings),
+        )
+
+    def backend(self, client: Any = None, **options: Any) -> S3StorageBackend:
+        options = {"part_size": PART, "atomic_create": self.server.name != "rgw", **options}
+        return S3StorageBackend(self.bucket, client=client or self.client(), **options)
+
+    def uploads(self) -> list[str]:
+        return [each["Key"] for each in self.admin.list_multipart_uploads(Bucket=self.bucket).get("Uploads", [])]
+
+
+@pytest.fixture
+def store(s3_server: S3Server) -> Iterator[Store]:
+    store = Store(s3_server, s3_server.create_bucket())
+    yield store
+    s3_server.drop_bucket(store.bucket)
+
+
+@pytest.fixture
+def atomic(ministack: S3Server) -> Iterator[Store]:
+    """A store that creates atomically."""
+    store = Store(ministack, ministack.create_bucket())
+    yield store
+    ministack.drop_bucket(store.bucket)
+
+
+@pytest.fixture
+def backend(store: Store) -> Iterator[S3StorageBackend]:
+    backend = store.backend()
+    yield backend
+    backend.close()
+
+
+@contextmanager
+def calls_of(client: Any) -> Iterator[list[str]]:
+    calls: list[str] = []
+
+    def note(model: Any, **_: Any) -> None:
+        calls.append(model.name)
+
+    client.meta.events.register("before-call.s3", note)
+    yield calls
+    client.meta.events.unregister("before-call.s3", note)
+
+
+def fail_calls(client: Any, operation: str, error: Exception, after: int = 0) -> None:
+    calls = iter(range(10_000))
+
+    def fail(**_: Any) -> None:
+        if next(calls) >= after:
+            raise error
+
+    client.meta.events.register(f"before-call.s3.{operation}", fail)
+
+
+class TestRequests:
+    def test_a_small_object_is_one_request_each_way(self, backend: S3StorageBackend) -> None:
+        with calls_of(backend.client) as calls:
+            backend.put_bytes("a", noise(PART))
+            assert backend.get("a") == noise(PART)
+        assert calls == ["PutObject", "GetObject"]
+
+    def test_a_large_object_is_sent_in_parts(self, backend: S3StorageBackend) -> None:
+        with calls_of(backend.client) as calls:
+            backend.put_bytes("a", noise(2 * PART + 1))
+        assert calls == ["CreateMultipartUpload", "UploadPart", "UploadPart", "UploadPart", "CompleteMultipartUpload"]
+        assert backend.get("a") == noise(2 * PART + 1)
+
+    def test_opening_writing_nothing_and_aborting_asks_nobody(self, backend: S3StorageBackend) -> None:
+        with calls_of(backend.client) as calls:
+            writer = backend.open_writer("a")
+            writer.write(b"abc")
+            writer.abort()
+        assert calls == []
+
+    def test_a_range_of_a_large_object_moves_only_the_range(self, backend: S3StorageBackend) -> None:
+        backend.put_bytes("a", noise(2 * PART))
+        moved: list[int] = []
+        backend.client.meta.events.register(
+            "after-call.s3.GetObject", lambda parsed, **_: moved.append(parsed["ContentLength"])
+        )
+        with backend.open_reader("a", offset=PART, length=100) as reader:
+            assert reader.read() == noise(2 * PART)[PART : PART + 100]
+        assert moved == [100]
+
+
+class TestWhatIsKept:
+    def test_type_and_metadata_come_with_the_object(self, store: Store) -> None:
+        backend = store.backend(extra_put_kwargs={"CacheControl": "private", "Metadata": {"app": "demo"}})
+        for key, size in (("small", 10), ("large", PART + 1)):
+            with backend.open_writer(key, content_type="image/png", metadata={"purpose": "test"}) as writer:
+                writer.write(noise(size))
+                writer.commit()
+            head = store.admin.head_object(Bucket=store.bucket, Key=key)
+            assert head["ContentType"] == "image/png"
+            assert head["CacheControl"] == "private"
+            assert {"app": "demo", "purpose": "test"}.items() <= head["Metadata"].items()
+
+    @pytest.mark.parametrize("limit", [None, 6 * MIB])
+    def test_a_copy_keeps_the_type_in_one_request_or_many(self, backend: S3StorageBackend, limit: int | None) -> None:
+        with backend.open_writer("a", content_type="image/png") as writer:
+            writer.write(noise(15 * MIB))
+            writer.commit()
+        backend.copy_limit = limit or backend.copy_limit
+        with calls_of(backend.client) as calls:
+            backend.copy("a", "b")
+        assert ("CopyObject" in calls) is (limit is None)
+        assert backend.get("b") == noise(15 * MIB)
+        assert backend.client.head_object(Bucket=backend.bucket, Key="b")["ContentType"] == "image/png"
+
+    def test_a_copy_in_parts_that_fails_leaves_nothing(self, store: Store) -> None:
+        backend = store.backend()
+        backend.put_bytes("a", noise(15 * MIB))
+        backend.copy_limit = 6 * MIB
+        fail_calls(backend.client, "UploadPartCopy", ConnectionError("broken"), after=1)
+        with pytest.raises(BackendUnavailableError):
+            backend.copy("a", "b")
+        assert store.uploads() == []
+        assert not backend.exists("b")
+
+
+class TestNoUploadRemains:
+    def test_after_an_abort(self, store: Store, backend: S3StorageBackend) -> None:
+        writer = backend.open_writer("a")
+        writer.write(noise(3 * PART))
+        assert store.uploads() == ["a"]
+        writer.abort()
+        assert store.uploads() == []
+
+    @pytest.mark.parametrize("part", range(4))
+    def test_after_a_part_that_fails(self, store: Store, part: int) -> None:
+        backend = store.backend()
+        fail_calls(backend.client, "UploadPart", ConnectionError("broken"), after=part)
+        with pytest.raises(BackendUnavailableError):
+            backend.put_bytes("a", noise(3 * PART + 1))
+        assert store.uploads() == []
+        assert not backend.exists("a")
+        with backend.open_writer("b") as writer:
+            for _ in range(4):
+                try:
+                    writer.write(noise(PART))
+                except BackendUnavailableError:
+                    with pytest.raises(BackendError, match="closed"):
+                        writer.write(b"more")
+                    break
+        assert store.uploads() == []
+
+    def test_after_a_completion_that_fails(self, store: Store) -> None:
+        backend = store.backend()
+        fail_calls(backend.client, "CompleteMultipartUpload", ConnectionError("broken"))
+        with pytest.raises(BackendUnavailableError):
+            backend.put_bytes("a", noise(2 * PART))
+        assert store.uploads() == []
+        assert not backend.exists("a")
+
+    def test_after_a_clash(self, atomic: Store) -> None:
+        backend = atomic.backend()
+        backend.put_bytes("a", b"first")
+        with pytest.raises(ObjectExistsError):
+            backend.put_bytes("a", noise(2 * PART))
+        assert atomic.uploads() == []
+        assert backend.get("a") == b"first"
+
+    def test_but_those_of_others_when_the_old_ones_are_cleared(self, store: Store) -> None:
+        ours, other = store.backend(prefix="doc"), store.backend(prefix="docs")
+        writers = [ours.open_writer("a"), other.open_writer("a")]
+        for writer in writers:
+            writer.write(noise(PART + 1))
+            writer._join()
+        assert ours.clear_unfinished(timedelta(hours=1)) == 0
+        assert ours.clear_unfinished(NOW) == 1
+        assert store.uploads() == ["docs/a"]
+        writers[1].commit()
+        with pytest.raises(BackendError):
+            writers[0].commit()
+
+    def test_an_old_upload_that_still_grows_is_not_cleared(self, store: Store, backend: S3StorageBackend) -> None:
+        writer = backend.open_writer("a")
+        writer.write(noise(PART + 1))
+        writer._join()
+        before_part = timedelta(seconds=0.5)
+        time.sleep(1.5)
+        writer.write(noise(PART))
+        writer._join()
+        assert backend.clear_unfinished(before_part) == 0
+        writer.commit()
+        assert backend.stat("a").size == 2 * PART + 1
+
+
+class TestLostAnswers:
+    """The server has done its work, and the connection breaks before it can say so."""
+
+    @pytest.fixture(params=[0, 3], ids=["no retries", "retries"])
+    def retries(self, request: pytest.FixtureRequest) -> int:
+        return int(request.param)
+
+    @pytest.fixture
+    def proxy(self, store: Store) -> Iterator[Proxy]:
+        with Proxy(store.server.endpoint) as proxy:
+            yield proxy
+
+    @pytest.fixture
+    def lossy(self, store: Store, proxy: Proxy, retries: int) -> S3StorageBackend:
+        return store.backend(store.client(proxy.endpoint, retries={"max_attempts": retries, "mode": "standard"}))
+
+    def test_to_a_put(self, store: Store, lossy: S3StorageBackend, proxy: Proxy) -> None:
+        proxy.lose_answers(rb"PUT ")
+        lossy.put_bytes("a", b"abc")
+        assert store.backend().get("a") == b"abc"
+
+    def test_to_a_completion(self, store: Store, lossy: S3StorageBackend, proxy: Proxy) -> None:
+        proxy.lose_answers(rb"POST \S*uploadId=")
+        lossy.put_bytes("a", noise(2 * PART))
+        assert store.backend().get("a") == noise(2 * PART)
+        assert store.uploads() == []
+
+    def test_to_a_part(self, store: Store, lossy: S3StorageBackend, proxy: Proxy, retries: int) -> None:
+        proxy.lose_answers(rb"PUT \S*partNumber=1")
+        if retries:
+            lossy.put_bytes("a", noise(2 * PART))
+            assert store.backend().get("a") == noise(2 * PART)
+        else:
+            with pytest.raises(BackendUnavailableError):
+                lossy.put_bytes("a", noise(2 * PART))
+            assert not store.backend().exists("a")
+        assert store.uploads() == []
+
+    def test_to_the_beginning_of_an_upload_leaves_what_is_cleared_later(
+        self, store: Store, lossy: S3StorageBackend, proxy: Proxy, retries: int
+    ) -> None:
+        proxy.lose_answers(rb"POST \S*uploads")
+        if retries:
+            lossy.put_bytes("a", noise(2 * PART))
+        else:
+            with pytest.raises(BackendUnavailableError):
+                lossy.put_bytes("a", noise(2 * PART))
+        assert store.uploads() == ["a"]
+        assert store.backend().clear_unfinished(NOW) == 1
+        assert store.uploads() == []
+
+    def test_to_a_put_and_to_the_question_whether_it_worked(
+        self, store: Store, lossy: S3StorageBackend, proxy: Proxy
+    ) -> None:
+        proxy.lose_answers(rb"(PUT|HEAD) ", times=100)
+        with pytest.raises(BackendUnavailableError):
+            lossy.put_bytes("a", b"abc")
+
+    def test_to_a_delete(self, store: Store, lossy: S3StorageBackend, proxy: Proxy, retries: int) -> None:
+        lossy.put_bytes("a", b"abc")
+        proxy.lose_answers(rb"DELETE ")
+        if retries:
+            lossy.delete("a")
+        else:
+            with pytest.raises(BackendUnavailableError):
+                lossy.delete("a")
+        assert not store.backend().exists("a")
+
+
+class TestClashes:
+    @pytest.mark.parametrize("size", [3, 2 * PART])
+    def test_another_object_is_told_from_our_own_lost_answer(self, atomic: Store, size: int) -> None:
+        with Proxy(atomic.server.endpoint) as proxy:
+            backend = atomic.backend(atomic.client(proxy.endpoint, retries={"max_attempts": 3, "mode": "standard"}))
+            atomic.backend().put_bytes("a", b"first")
+            proxy.lose_answers(rb"PUT \S*/a |POST \S*uploadId=")
+            with pytest.raises(ObjectExistsError):
+                backend.put_bytes("a", noise(size))
+        assert atomic.backend().get("a") == b"first"
+        assert atomic.uploads() == []
+
+
+class TestCutBodies:
+    @pytest.fixture
+    def proxy(self, store: Store) -> Iterator[Proxy]:
+        with Proxy(store.server.endpoint) as proxy:
+            yield proxy
+
+    @pytest.fixture
+    def fragile(self, store: Store, proxy: Proxy) -> S3StorageBackend:
+        store.backend().put_bytes("a", noise(12 * MIB))
+        return store.backend(store.client(proxy.endpoint, retries={"max_attempts": 1, "mode": "standard"}))
+
+    def test_are_resumed_where_they_broke(self, fragile: S3StorageBackend, proxy: Proxy) -> None:
+        proxy.cut(rb"GET ", after=3 * MIB, times=3)
+        with fragile.open_reader("a") as reader:
+            assert b"".join(iter(lambda: reader.read(100_000), b"")) == noise(12 * MIB)
+        assert len(proxy.requests) == 4
+        assert b"range: bytes=" not in proxy.requests[0].lower()
+        for request in proxy.requests[1:]:
+            assert b"if-match: " in request.lower()
+            assert b"range: bytes=" in request.lower()
+            assert b"range: bytes=0-" not in request.lower()
+
+    def test_of_ranges_are_resumed_too(self, fragile: S3StorageBackend, proxy: Proxy) -> None:
+        proxy.cut(rb"GET ", after=2 * MIB, times=2)
+        with fragile.open_reader("a", offset=MIB, length=9 * MIB) as reader:
+            assert reader.read() == noise(12 * MIB)[MIB : 10 * MIB]
+        assert len(proxy.requests) == 3
+
+    def test_end_in_an_error_when_nothing_comes_any_more(self, fragile: S3StorageBackend, proxy: Proxy) -> None:
+        proxy.cut(rb"GET ", after=2 * MIB)
+        proxy.cut(rb"GET ", after=1000, times=100)
+        with fragile.open_reader("a") as reader, pytest.raises(BackendUnavailableError):
+            while reader.read(MIB):
+                pass
+        assert len(proxy.requests) <= 8
+
+    def test_of_an_object_that_was_replaced_are_not_resumed(
+        self, store: Store, fragile: S3StorageBackend, proxy: Proxy
+    ) -> None:
+        proxy.cut(rb"GET ", after=2 * MIB)
+        with fragile.open_reader("a") as reader:
+            reader.read(10)
+            store.admin.put_object(Bucket=store.bucket, Key="a", Body=noise(12 * MIB, 2))
+            with pytest.raises(BackendError, match="changed"):
+                while reader.read(MIB):
+                    pass
+
+    def test_of_an_object_that_has_gone_say_so(self, store: Store, fragile: S3StorageBackend, proxy: Proxy) -> None:
+        proxy.cut(rb"GET ", after=2 * MIB)
+        with fragile.open_reader("a") as reader:
+            reader.read(10)
+            store.admin.delete_object(Bucket=store.bucket, Key="a")
+            with pytest.raises(ObjectNotFoundError):
+                while reader.read(MIB):
+                    pass
+
+
+ALL = pytest.mark.parametrize(
+    "call",
+    [
+        lambda backend: backend.stat("a"),
+        lambda backend: backend.exists("a"),
+        lambda backend: backend.get("a"),
+        lambda backend: backend.put_bytes("a", b"x"),
+        lambda backend: backend.put_bytes("a", bytes(2 * PART)),
+        lambda backend: backend.delete("a"),
+        lambda backend: list(backend.list_objects()),
+        lambda backend: backend.copy("a", "b"),
+        lambda backend: backend.clear_unfinished(NOW),
+    ],
+    ids=["stat", "exists", "get", "put", "put in parts", "delete", "list", "copy", "clear"],
+)
+Call = Callable[[S3StorageBackend], object]
+
+
+class TestAbsentForbiddenUnreachable:
+    @pytest.mark.parametrize("wrong", [{"aws_secret_access_key": "wrong"}, {"aws_access_key_id": "nobody"}])
+    @ALL
+    def test_wrong_credentials_are_told_from_absence(self, rgw: S3Server, wrong: dict[str, str], call: Call) -> None:
+        keys = {"aws_access_key_id": rgw.access_key, "aws_secret_access_key": rgw.secret_key, **wrong}
+        client = boto3.session.Session().client(
+            "s3", endpoint_url=rgw.endpoint, region_name=rgw.region, config=Config(proxies={}), **keys
+        )
+        bucket = rgw.create_bucket()
+        try:
+            with pytest.raises(AccessDeniedError) as caught:
+                call(S3StorageBackend(bucket, client=client, atomic_create=False, part_size=PART))
+        finally:
+            rgw.drop_bucket(bucket)
+        for secret in ("wrong", "nobody", rgw.secret_key):
+            assert secret not in str(caught.value)
+
+    @ALL
+    def test_a_missing_bucket_is_told_from_absence(self, s3_server: S3Server, call: Call) -> None:
+        backend = S3StorageBackend(f"absent-{uuid4().hex}", client=s3_server.client(), atomic_create=False)
+        with pytest.raises(BackendError) as caught:
+            call(backend)
+        assert not isinstance(caught.value, (AccessDeniedError, BackendUnavailableError))
+
+    @ALL
+    def test_an_unreachable_store_is_told_from_absence_and_soon(
+        self, call: Call, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
+        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
+        backend = S3StorageBackend("bucket", endpoint_url="http://127.0.0.1:1", region="us-east-1", part_size=PART)
+        began = time.monotonic()
+        with pytest.raises(BackendUnavailableError) as caught:
+            call(backend)
+        assert time.monotonic() - began < 30
+        assert caught.value.retryable
+
+    def test_missing_credentials_are_told_from_absence(
+        self, ministack: S3Server, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_PROFILE"):
+            monkeypatch.delenv(name, raising=False)
+        monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+        monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", "/nowhere")
+        monkeypatch.setenv("AWS_CONFIG_FILE", "/nowhere")
+        with pytest.raises(AccessDeniedError):
+            S3StorageBackend("bucket", endpoint_url=ministack.endpoint, region="us-east-1").stat("a")
+
+
+class TestVersionedBuckets:
+    @pytest.fixture
+    def versioned(self, s3_server: S3Server) -> Iterator[Store]:
+        store = Store(s3_server, s3_server.create_bucket(versioned=True))
+        yield store
+        s3_server.drop_bucket(store.bucket)
+
+    def versions(self, store: Store) -> list[str]:
+        page = store.admin.list_object_versions(Bucket=store.bucket)
+        return [each["Key"] for each in [*page.get("Versions", []), *page.get("DeleteMarkers", [])]]
+
+    def test_keep_nothing_of_what_was_deleted(self, versioned: Store) -> None:
+        backend = versioned.backend()
+        for key in ("a", "a/b", "ab"):
+            backend.put_bytes(key, b"x")
+        versioned.admin.put_object(Bucket=versioned.bucket, Key="a", Body=b"again")
+        backend.delete("a")
+        backend.delete("a")
+        backend.delete("absent")
+        assert sorted(self.versions(versioned)) == ["a/b", "ab"]
+
+    def test_may_be_left_to_a_lifecycle_rule_if_there_is_one(self, versioned: Store) -> None:
+        backend = versioned.backend(delete_versions=False)
+        backend.put_bytes("a", b"x")
+        backend.delete("a")
+        assert not backend.exists("a")
+        assert self.versions(versioned) == ["a", "a"]
+        with pytest.raises(ConfigurationError, match="lifecycle"):
+            backend.check()
+        rule = {
+            "ID": "forget",
+            "Status": "Enabled",
+            "Filter": {"Prefix": ""},
+            "NoncurrentVersionExpiration": {"NoncurrentDays": 1},
+        }
+        versioned.admin.put_bucket_lifecycle_configuration(
+            Bucket=versioned.bucket, LifecycleConfiguration={"Rules": [rule]}
+        )
+        backend.check()
+
+
+class TestCheck:
+    def test_passes_where_all_is_well(self, store: Store) -> None:
+        backend = store.backend(prefix="p")
+        backend.check()
+        assert store.admin.list_objects_v2(Bucket=store.bucket)["KeyCount"] == 0
+
+    def test_finds_a_store_that_ignores_conditions(self, rgw: S3Server) -> None:
+        bucket = rgw.create_bucket()
+        try:
+            with pytest.raises(ConfigurationError, match="atomic_create=False"):
+                S3StorageBackend(bucket, client=rgw.client()).check()
+        finally:
+            rgw.drop_bucket(bucket)
+
+    def test_finds_a_missing_bucket(self, s3_server: S3Server) -> None:
+        with pytest.raises(ConfigurationError):
+            S3StorageBackend(f"absent-{uuid4().hex}", client=s3_server.client(), atomic_create=False).check()
+
+
+class TestMemory:
+    def test_a_stream_of_200_mib_takes_three_parts_at_most(self, atomic: Store) -> None:
+        backend = atomic.backend()
+        piece = noise(MIB)
+        with memory_peak() as peak, backend.open_writer("a") as writer:
+            for _ in range(200):
+                writer.write(piece)
+            writer.commit()
+            assert peak() < 3 * PART
+        assert backend.stat("a").size == 200 * MIB
+        assert buffer_budget.used == 0
+
+    def test_past_the_budget_parts_wait_in_files(self, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(buffer_budget, "limit", MIB)
+        spilled = buffer_budget.spilled
+        backend = store.backend()
+        content = noise(2 * PART + 77)
+        with memory_peak() as peak, backend.open_writer("a") as writer:
+            for start in range(0, len(content), 100_000):
+                writer.write(memoryview(content)[start : start + 100_000])
+            writer.commit()
+            assert peak() < 3 * MIB
+        assert backend.get("a") == content
+        backend.put_bytes("b", noise(MIB))
+        assert backend.get("b") == noise(MIB)
+        assert buffer_budget.spilled - spilled == 3
+        assert buffer_budget.used == 0
+
+
+def test_a_forked_child_has_a_client_of_its_own(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", store.server.access_key)
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", store.server.secret_key)
+    backend = S3StorageBackend(
+        store.bucket,
+        endpoint_url=store.server.endpoint,
+        region=store.server.region,
+        part_size=PART,
+        atomic_create=store.server.name != "rgw",
+    )
+    backend.put_bytes("a", noise(2 * PART))
+
+    def work() -> None:
+        backend.put_bytes("b", backend.get("a"))
+
+    child = multiprocessing.get_context("fork").Process(target=work)
+    child.start()
+    child.join(60)
+    assert child.exitcode == 0
+    assert backend.get("b") == noise(2 * PART)
+    backend.close()
+
+
+def test_two_prefixes_that_begin_alike_are_two_stores(store: Store) -> None:
+    one, other = store.backend(prefix="doc"), store.backend(prefix="/docs/")
+    one.put_bytes("a", b"one")
+    other.put_bytes("a", b"other")
+    assert [list(each.iter_locations()) for each in (one, other)] == [["a"], ["a"]]
+    one.delete("a")
+    assert other.get("a") == b"other"
+    assert one.identity[:-1] == other.identity[:-1]
+    assert one.identity != other.identity
+
+
+def test_folder_markers_of_a_console_are_no_objects(store: Store, backend: S3StorageBackend) -> None:
+    store.admin.put_object(Bucket=store.bucket, Key="folder/", Body=b"")
+    backend.put_bytes("folder/a", b"x")
+    assert list(backend.iter_locations()) == ["folder/a"]

@@ -1,0 +1,153 @@
+"""The S3 backend's decisions, without a store."""
+
+from __future__ import annotations
+
+import sys
+import zlib
+from base64 import b64decode
+from itertools import count, pairwise
+
+import pytest
+from botocore import exceptions
+from botocore.exceptions import ClientError
+from hypothesis import given
+from hypothesis import strategies as st
+
+from granite_core.backends.s3 import BufferBudget, S3StorageBackend
+from granite_core.backends.s3.buffers import PartBuffer
+from granite_core.backends.s3.client import failure
+from granite_core.backends.s3.parts import MAX_PART_BYTES, MAX_PARTS, copy_ranges, part_length
+from granite_core.errors import (
+    AccessDeniedError,
+    BackendError,
+    BackendUnavailableError,
+    ConfigurationError,
+    InvalidKeyError,
+    MissingExtraError,
+    ObjectNotFoundError,
+    StorageError,
+)
+
+MIB = 1024 * 1024
+TB = 10**12
+
+
+class TestParts:
+    @pytest.mark.parametrize("base", [5 * MIB, 8 * MIB, 64 * MIB])
+    @pytest.mark.parametrize("total", [6 * 10**9, 100 * 10**9, TB, 5 * TB])
+    def test_a_stream_of_unknown_length_fits(self, base: int, total: int) -> None:
+        sent = 0
+        for number in count(1):
+            length = part_length(number, base=base)
+            assert base <= length <= MAX_PART_BYTES
+            sent += length
+            if sent >= total:
+                assert number <= MAX_PARTS
+                return
+
+    def test_a_short_stream_takes_short_parts(self) -> None:
+        assert {part_length(number, base=8 * MIB) for number in range(1, 1001)} == {8 * MIB}
+
+    @given(st.integers(0, 50 * TB), st.integers(5 * MIB, 100 * MIB))
+    def test_an_object_of_known_length_fits(self, size: int, base: int) -> None:
+        length = part_length(1, base=base, size=size)
+        assert base <= length <= MAX_PART_BYTES
+        assert length * MAX_PARTS >= size
+        assert part_length(MAX_PARTS, base=base, size=size) == length
+
+    @given(st.integers(1, 5 * TB))
+    def test_a_copy_covers_every_byte_once(self, size: int) -> None:
+        ranges = copy_ranges(size, base=256 * MIB)
+        assert len(ranges) <= MAX_PARTS
+        assert ranges[0][0] == 0
+        assert ranges[-1][1] == size - 1
+        assert all(first == last + 1 for (_, last), (first, _) in pairwise(ranges))
+
+
+class TestBuffers:
+    @pytest.mark.parametrize("limit", [0, 600_000, 10 * MIB])
+    def test_bytes_and_checksum_are_the_same_in_memory_and_in_a_file(self, limit: int) -> None:
+        budget = BufferBudget(limit)
+        buffer, content = PartBuffer(budget), bytes(range(256)) * 4000
+        for start in range(0, len(content), 70_000):
+            buffer.append(memoryview(content)[start : start + 70_000])
+        body = buffer.body
+        assert (body if isinstance(body, bytearray) else body.read()) == content
+        assert int.from_bytes(b64decode(buffer.crc32), "big") == zlib.crc32(content)
+        assert buffer.length == len(content)
+        assert budget.used <= limit
+        assert budget.spilled == (limit < 2 * len(content))
+        buffer.free()
+        buffer.free()
+        assert budget.used == 0
+
+    def test_one_buffer_leaves_half_of_the_budget_to_others(self) -> None:
+        budget = BufferBudget(4 * MIB)
+        buffer = PartBuffer(budget)
+        buffer.append(memoryview(bytes(2 * MIB)))
+        assert budget.spilled == 0
+        buffer.append(memoryview(b"x"))
+        assert (budget.spilled, budget.used) == (1, 0)
+        buffer.free()
+
+
+def answer(code: str, status: int) -> ClientError:
+    return ClientError(
+        {"Error": {"Code": code, "Message": "secret key"}, "ResponseMetadata": {"HTTPStatusCode": status}}, "GetObject"
+    )
+
+
+class TestErrors:
+    @pytest.mark.parametrize(
+        ("error", "expected"),
+        [
+            (answer("NoSuchKey", 404), ObjectNotFoundError),
+            (answer("404", 404), ObjectNotFoundError),
+            (answer("NoSuchBucket", 404), BackendError),
+            (answer("NoSuchUpload", 404), BackendError),
+            (answer("AccessDenied", 403), AccessDeniedError),
+            (answer("403", 403), AccessDeniedError),
+            (answer("Unauthorized", 401), AccessDeniedError),
+            (answer("ExpiredToken", 400), AccessDeniedError),
+            (answer("SlowDown", 503), BackendUnavailableError),
+            (answer("InternalError", 500), BackendUnavailableError),
+            (answer("TooManyRequests", 429), BackendUnavailableError),
+            (answer("RequestTimeout", 400), BackendUnavailableError),
+            (answer("NotImplemented", 501), BackendError),
+            (answer("EntityTooLarge", 400), BackendError),
+            (exceptions.NoCredentialsError(), AccessDeniedError),
+            (exceptions.EndpointConnectionError(endpoint_url="http://user:secret@host"), BackendUnavailableError),
+            (exceptions.ConnectTimeoutError(endpoint_url="http://secret"), BackendUnavailableError),
+            (exceptions.ReadTimeoutError(endpoint_url="http://secret"), BackendUnavailableError),
+            (exceptions.ConnectionClosedError(endpoint_url="http://secret"), BackendUnavailableError),
+            (exceptions.ResponseStreamingError(error="secret"), BackendUnavailableError),
+            (exceptions.ParamValidationError(report="secret"), BackendError),
+            (ConnectionResetError("secret"), BackendUnavailableError),
+        ],
+    )
+    def test_each_means_what_the_caller_can_do_next(self, error: Exception, expected: type[StorageError]) -> None:
+        found = failure(error, "get", "a/b")
+        assert type(found) is expected
+        assert (found.operation, found.location) == ("get", "a/b")
+        assert "secret" not in f"{found} {found!r}"
+
+
+def test_without_boto3_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    backend = S3StorageBackend("bucket")
+    monkeypatch.setitem(sys.modules, "boto3", None)
+    with pytest.raises(MissingExtraError, match=r"granite-litestar\[s3\]"):
+        backend.exists("a")
+
+
+@pytest.mark.parametrize("options", [{"part_size": 1}, {"prefix": "a/../b"}, {"client": object(), "region": "x"}])
+def test_what_cannot_work_is_refused_at_once(options: dict[str, object]) -> None:
+    with pytest.raises(ConfigurationError):
+        S3StorageBackend("bucket", **options)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("key", ["../x", "a/../../x", "a//b", "/a", "a/", ""])
+def test_a_key_that_leaves_the_prefix_is_refused(key: str) -> None:
+    backend = S3StorageBackend("bucket", "prefix", client=object())
+    for verb in (backend.open_writer, backend.open_reader, backend.stat, backend.delete):
+        with pytest.raises(InvalidKeyError):
+            verb(key)
