@@ -2,6 +2,7 @@
 
 from granite_core.gc.collector import Collector
 from granite_core.gc.config import GCConfig
+from granite_core.gc.plan import jittered
 from granite_core.gc.ports import Ledger, ReferenceSource
 from granite_core.gc.reports import BackendReconcile, Problem, ReconcileReport, SweepReport
 
@@ -14,4 +15,5 @@ __all__ = [
     "ReconcileReport",
     "ReferenceSource",
     "SweepReport",
+    "jittered",
 ]

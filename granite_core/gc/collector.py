@@ -339,6 +339,7 @@ class _Sweep(_Run):
             skipped=skipped,
             stopped=self.stopped,
             seconds=self.seconds,
+            ended_at=datetime.now(UTC).isoformat(timespec="seconds"),
         )
 
     def sweep_database(self, database: int) -> None:
@@ -517,6 +518,7 @@ class _Reconcile(_Run):
             skipped=skipped,
             stopped=self.stopped,
             seconds=self.seconds,
+            ended_at=datetime.now(UTC).isoformat(timespec="seconds"),
         )
 
     def reconcile_place(self, key: str) -> None:

@@ -43,6 +43,7 @@ class SweepReport:
         skipped: Why nothing was done; None when the run was made.
         stopped: Whether the run ended early because it was told to, or lost its lease.
         seconds: How long it took.
+        ended_at: When it ended, ISO 8601 in UTC, by this process's clock.
     """
 
     dry_run: bool = False
@@ -57,6 +58,7 @@ class SweepReport:
     skipped: str | None = None
     stopped: bool = False
     seconds: float = 0.0
+    ended_at: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return the JSON-compatible form."""
@@ -103,6 +105,7 @@ class ReconcileReport:
         skipped: Why nothing was done; None when the run was made.
         stopped: Whether the run ended early; the next one goes on where it stood.
         seconds: How long it took.
+        ended_at: When it ended, ISO 8601 in UTC, by this process's clock.
     """
 
     dry_run: bool = False
@@ -111,6 +114,7 @@ class ReconcileReport:
     skipped: str | None = None
     stopped: bool = False
     seconds: float = 0.0
+    ended_at: str | None = None
 
     @property
     def listed(self) -> int:
