@@ -13,8 +13,7 @@ from litestar.di import NamedDependency
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Mapped
 
-from granite_core import StagedFile, StorageManager, StoragePolicy, StoredObjectRef
-from granite_core.backends.local import LocalStorageBackend
+from granite_core import StagedFile, StorageManager, StoragePolicy, StoredObjectRef, backend_from_url
 from granite_core.integrations.sqlalchemy import file_field
 from granite_litestar import FileRoute, GraniteConfig, GranitePlugin, MultipartBody, Upload, UploadDTO
 
@@ -45,7 +44,7 @@ def everyone(document: Document, connection: Any) -> bool:
 
 
 manager = StorageManager(
-    backends={"main": LocalStorageBackend("var/files")},
+    backends={"main": backend_from_url(os.environ.get("STORAGE_URL", "file:var/files"))},
     policies=[StoragePolicy("documents", "main", max_size=50 * MB, content_types=["application/pdf", "image/*"])],
 )
 

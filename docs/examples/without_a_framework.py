@@ -8,8 +8,7 @@ from pathlib import Path
 from sqlalchemy import create_engine
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
-from granite_core import StorageManager, StoragePolicy, StoredObjectRef, unsaved
-from granite_core.backends.local import LocalStorageBackend
+from granite_core import LocalStorageBackend, StorageManager, StoragePolicy, StoredObjectRef, unsaved
 from granite_core.integrations.sqlalchemy import file_field
 
 
