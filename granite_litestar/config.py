@@ -4,16 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from granite_core import ConfigurationError, StorageManager
+from granite_core.gc import GCConfig
 from granite_litestar.multipart import FormLimits
 
 if TYPE_CHECKING:
+    from sqlalchemy import Engine, MetaData
+    from sqlalchemy.ext.asyncio import AsyncEngine
+
     from granite_litestar.downloads import FileRoute
     from granite_litestar.upload_routes import UploadRoute
 
-__all__ = ["GraniteConfig"]
+__all__ = ["DEFAULT_GC", "GraniteConfig"]
+
+AnyEngine: TypeAlias = "Engine | AsyncEngine"
+
+DEFAULT_GC: Final = GCConfig()
 
 
 @dataclass
@@ -24,6 +32,9 @@ class GraniteConfig:
         manager: Stores, opens and deletes; made by the application.
         downloads: The routes that serve files.
         uploads: The routes that put a raw body into a row.
+        gc: How the collector works in this application's workers; None where another process collects.
+        engines: Databases the collector works in, as ``engine`` or ``(engine, metadata)``; by default those of
+            ``SQLAlchemyPlugin``. A tenant's schema is an engine with a ``schema_translate_map``.
         models: Declarative bases or ``MetaData`` whose file fields use ``manager``; by default those of
             ``SQLAlchemyPlugin``, of ``downloads`` and of ``uploads``.
         manager_dependency_key: Name under which handlers get the ``StorageManager``.
@@ -37,6 +48,8 @@ class GraniteConfig:
     manager: StorageManager
     downloads: Sequence[FileRoute] = ()
     uploads: Sequence[UploadRoute] = ()
+    gc: GCConfig | None = DEFAULT_GC
+    engines: Sequence[AnyEngine | tuple[AnyEngine, MetaData]] = ()
     models: Sequence[Any] = ()
     manager_dependency_key: str = "storage"
     async_manager_dependency_key: str = "files"

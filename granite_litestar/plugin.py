@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from litestar.dto import dto_field
@@ -11,10 +11,11 @@ from sqlalchemy import inspect
 
 from granite_core import AsyncStorageManager, ConfigurationError, StagedFile, StorageManager, StoredObjectRef
 from granite_core.integrations.sqlalchemy import file_columns
+from granite_litestar._collection import CollectionPlugin, alchemy_configs
 from granite_litestar._middleware import compression_opt_key, exempt_from_compression, expose_headers, mark_downloads
 from granite_litestar._openapi_uploads import FileSchemaPlugin, file_view
 from granite_litestar._state import MANAGER_STATE_KEY
-from granite_litestar.config import GraniteConfig
+from granite_litestar.config import DEFAULT_GC, GraniteConfig
 from granite_litestar.dependencies import provide_managers
 from granite_litestar.downloads import build_handlers
 from granite_litestar.exceptions import exception_handlers
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from litestar.config.app import AppConfig
     from litestar.routes import BaseRoute
     from sqlalchemy import MetaData
+
+    from granite_litestar.scheduling import CollectorRunner
 
 __all__ = ["GranitePlugin"]
 
@@ -41,6 +44,8 @@ class GranitePlugin(InitPlugin, ReceiveRoutePlugin):
     def __init__(self, config: GraniteConfig) -> None:
         self.config = config
         self.manager = AsyncStorageManager(config.manager)
+        self.runner: CollectorRunner | None = None
+        """Runs the collector while the application lives; None before, and where it does not collect."""
         self._compression_opt_key = ""
 
     def on_app_init(self, app_config: AppConfig) -> AppConfig:
@@ -71,6 +76,8 @@ class GranitePlugin(InitPlugin, ReceiveRoutePlugin):
         app_config.plugins.append(FileSchemaPlugin())
         StreamingUploads(self.manager, config.form_limits).install(app_config)
 
+        self._collect(app_config, metadatas)
+
         exempt_from_compression(app_config)
         expose_headers(app_config)
         self._compression_opt_key = compression_opt_key(app_config)
@@ -82,6 +89,22 @@ class GranitePlugin(InitPlugin, ReceiveRoutePlugin):
         """Keep compression off the application's own handlers that answer with files."""
         mark_downloads(route, self._compression_opt_key)
 
+    def _collect(self, app_config: AppConfig, metadatas: Sequence[MetaData]) -> None:
+        gc, engines = self.config.gc, self.config.engines
+        if gc is None:
+            return
+        if engines or next(alchemy_configs(app_config.plugins), None) is not None:
+
+            def started(runner: CollectorRunner) -> None:
+                self.runner = runner
+
+            app_config.plugins.append(CollectionPlugin(self.config.manager, gc, engines, metadatas, started))
+        elif gc is not DEFAULT_GC:
+            raise ConfigurationError(
+                "the collector needs a database: add SQLAlchemyPlugin to the application, or give engines= in "
+                "GraniteConfig, or gc=None where another process collects"
+            )
+
     def _metadatas(self, app_config: AppConfig) -> list[MetaData]:
         """Every metadata whose file fields are this manager's, each once."""
         bases: list[Any] = [*self.config.models]
@@ -91,21 +114,6 @@ class GranitePlugin(InitPlugin, ReceiveRoutePlugin):
             bases.extend(each.metadata for each in alchemy_configs(app_config.plugins))
         found = {id(metadata): metadata for base in bases if (metadata := getattr(base, "metadata", base)) is not None}
         return list(found.values())
-
-
-def alchemy_configs(plugins: Sequence[Any]) -> Iterator[Any]:
-    """Yield the database configurations of ``SQLAlchemyPlugin``, wherever among the plugins it is."""
-    try:
-        from advanced_alchemy.extensions.litestar import SQLAlchemyInitPlugin, SQLAlchemyPlugin
-    except ImportError:
-        return
-    seen: set[int] = set()
-    for plugin in plugins:
-        if isinstance(plugin, (SQLAlchemyPlugin, SQLAlchemyInitPlugin)):
-            for config in plugin.config:
-                if id(config) not in seen:
-                    seen.add(id(config))
-                    yield config
 
 
 def _check_fields(metadatas: Sequence[MetaData], manager: StorageManager) -> None:
