@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import threading
+import time
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import suppress
@@ -17,6 +18,7 @@ from sqlalchemy import Connection, Executable, MetaData, Table, bindparam, func,
 from sqlalchemy.exc import DBAPIError, IntegrityError
 from sqlalchemy.util import await_only, greenlet_spawn
 
+from granite_core.aio import joined
 from granite_core.backends.base import StorageBackend
 from granite_core.errors import CollectionRefusedError, ConfigurationError
 from granite_core.gc.plan import Note, RunState, Tombstone
@@ -36,6 +38,9 @@ T = TypeVar("T")
 
 _IN: Final = 500
 """So many values go into one IN: databases limit it."""
+
+_POLL: Final = 0.1
+"""So many seconds pass at most until a pause on an event loop heeds a stop."""
 
 _SKIP_LOCKED: Final = ("postgresql", "mysql", "mariadb", "oracle")
 _IDENTITY: Final = "database"
@@ -284,11 +289,13 @@ class SQLAlchemyLedger:
         return call(*args, **kwargs)
 
     def pause(self, seconds: float, stop: threading.Event) -> None:
-        """Wait, but no longer than until ``stop`` is set, or the task beneath is cancelled."""
-        if in_greenlet():
-            await_only(asyncio.sleep(seconds))
-        else:
+        """Wait, but no longer than until ``stop`` is set."""
+        if not in_greenlet():
             stop.wait(seconds)
+            return
+        end = time.monotonic() + seconds
+        while not stop.is_set() and (left := end - time.monotonic()) > 0:
+            await_only(asyncio.sleep(min(left, _POLL)))
 
     def run(self, call: Callable[[], T]) -> T:
         """Run a collector's whole run for a synchronous caller.
@@ -303,7 +310,8 @@ class SQLAlchemyLedger:
     async def arun(self, call: Callable[[], T], stop: threading.Event) -> T:
         """Run a collector's whole run for an asynchronous caller; when that is cancelled, stop it and join it."""
         if self._needs_loop:
-            return await greenlet_spawn(call)
+            # A task of its own: cancelled in the middle of a step, a driver would leave its connection in disorder.
+            return await joined(asyncio.ensure_future(greenlet_spawn(call)), stop.set)
         return await in_thread(call, stop.set)
 
     # -- small things --------------------------------------------------------------------------------------------------
