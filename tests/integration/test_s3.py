@@ -395,19 +395,23 @@ Call = Callable[[S3StorageBackend], object]
 
 
 class TestAbsentForbiddenUnreachable:
+    @pytest.fixture(scope="class")
+    def rgw_bucket(self, rgw: S3Server) -> Iterator[str]:
+        bucket = rgw.create_bucket()
+        yield bucket
+        rgw.drop_bucket(bucket)
+
     @pytest.mark.parametrize("wrong", [{"aws_secret_access_key": "wrong"}, {"aws_access_key_id": "nobody"}])
     @ALL
-    def test_wrong_credentials_are_told_from_absence(self, rgw: S3Server, wrong: dict[str, str], call: Call) -> None:
+    def test_wrong_credentials_are_told_from_absence(
+        self, rgw: S3Server, rgw_bucket: str, wrong: dict[str, str], call: Call
+    ) -> None:
         keys = {"aws_access_key_id": rgw.access_key, "aws_secret_access_key": rgw.secret_key, **wrong}
         client = boto3.session.Session().client(
             "s3", endpoint_url=rgw.endpoint, region_name=rgw.region, config=Config(proxies={}), **keys
         )
-        bucket = rgw.create_bucket()
-        try:
-            with pytest.raises(AccessDeniedError) as caught:
-                call(S3StorageBackend(bucket, client=client, atomic_create=False, part_size=PART))
-        finally:
-            rgw.drop_bucket(bucket)
+        with pytest.raises(AccessDeniedError) as caught:
+            call(S3StorageBackend(rgw_bucket, client=client, atomic_create=False, part_size=PART))
         for secret in ("wrong", "nobody", rgw.secret_key):
             assert secret not in str(caught.value)
 
