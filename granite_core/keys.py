@@ -9,12 +9,21 @@ from typing import Final
 
 from granite_core.errors import InvalidKeyError
 
-__all__ = ["RESERVED_PREFIX", "build_key", "clean_segment", "is_reserved", "split_key", "suffix_of", "unique_part", "validate_key"]
+__all__ = [
+    "RESERVED_PREFIX",
+    "build_key",
+    "clean_segment",
+    "is_reserved",
+    "split_key",
+    "suffix_of",
+    "unique_part",
+    "validate_key",
+]
 
 RESERVED_PREFIX: Final = ".granite"
 """First characters of the names that Granite keeps for itself (temporary files, the store's marker)."""
 
-MAX_KEY_BYTES: Final = 900  # S3 ends at 1,024 (API "Creating object key names"): the rest is for a backend's prefix
+MAX_KEY_BYTES: Final = 900  # S3 ends at 1,024 (API "Creating object key names"); the rest is for a prefix
 MAX_SEGMENT_BYTES: Final = 200  # file systems end at 255; a backend may add to a name
 
 _UNSAFE: Final = re.compile(r"[^A-Za-z0-9_.~-]")
