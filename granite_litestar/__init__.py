@@ -14,9 +14,11 @@ from granite_litestar.exceptions import (
 from granite_litestar.forms import FormLimits, MultipartBody, StreamingUploads, Upload, UploadDTO
 from granite_litestar.plugin import GranitePlugin
 from granite_litestar.responses import FileDownload
+from granite_litestar.scheduling import CollectorRunner
 from granite_litestar.upload_routes import PreconditionFailedError, RawUpload, UploadRoute
 
 __all__ = [
+    "CollectorRunner",
     "FieldError",
     "FileDownload",
     "FileRoute",

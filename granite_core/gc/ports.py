@@ -74,8 +74,8 @@ class Ledger(Protocol):
         """See that every row can be seen. Writes nothing.
 
         Raises:
-            CollectionRefusedError: A table cannot be read, its rows are hidden by a security policy, or a column that
-                ever held a ref is not known to this process.
+            CollectionRefusedError: No file column is known; a table cannot be read; its rows are hidden by a security
+                policy; or a column that ever held a ref is not known to this process.
         """
         ...
 

@@ -76,8 +76,11 @@ class Database:
 
     def find_columns(self) -> None:
         """Look again at what is declared: a model may have been imported since."""
-        self.columns = tuple(column for each in self.metadata for column in file_columns(each))
-        self.tables = next(filter(None, map(tables_of, self.metadata)), None)
+        columns = {id(each): file_columns(each) for each in self.metadata}
+        self.columns = tuple(column for found in columns.values() for column in found)
+        # Asking for the tables declares them: not where there are no files, for then nobody has made them.
+        with_files = (tables_of(each) for each in self.metadata if columns[id(each)])
+        self.tables = next(filter(None, with_files), None)
 
     @property
     def label(self) -> str:

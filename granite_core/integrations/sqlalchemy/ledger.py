@@ -93,6 +93,13 @@ class SQLAlchemyLedger:
         """See that every row can be seen; see ``Ledger.check``."""
         for database in self._all:
             database.find_columns()
+        if not any(database.columns for database in self._all):
+            raise CollectionRefusedError(
+                "this process knows no model with a file field, so every object would look like nobody's: import the "
+                "models before the collector runs",
+                operation="check",
+            )
+        for database in self._all:
             database.read(partial(_check, database))
 
     def register_columns(self) -> None:

@@ -38,7 +38,7 @@ from tests.integration.sqlalchemy.collecting import (
     sweep,
     tables,
 )
-from tests.integration.sqlalchemy.world import GRACE, Base, Document, World
+from tests.integration.sqlalchemy.world import GRACE, Base, Document, World, make_world
 
 
 def both_refuse(world: World, match: str) -> None:
@@ -228,6 +228,28 @@ class TestEngines:
         with pytest.raises(ConfigurationError, match="asweep"):
             Collector(manager, ledger).sweep()
 
+    @pytest.mark.parametrize("url", ["sqlite", "psycopg", "asyncpg", "aiosqlite"], indirect=True)
+    @pytest.mark.parametrize("level", ["AUTOCOMMIT", "SERIALIZABLE"])
+    def test_an_engines_own_isolation_does_not_matter(self, url: str, level: str) -> None:
+        with make_world(url, isolation_level=level) as world:
+
+            def scenario() -> None:
+                kept = keep(world)
+                store(world, "a", "b")
+                bury(world, "a")
+                bury(world, kept.location)
+                assert reconcile(world).noted == 1
+                report = sweep(world)
+                assert (report.deleted, report.held) == (1, 1)
+                with world.engine.connect() as connection:  # the pooled connection is as the engine wants it
+                    connection.execute(insert(Document).values(id=uuid4(), title="new", pages=[]))
+                    connection.rollback()
+                    titles = connection.execute(select(Document.title)).scalars().all()
+                    assert ("new" in titles) is (level == "AUTOCOMMIT")
+                    assert level in ("AUTOCOMMIT", connection.get_isolation_level())
+
+            world.run(scenario)
+
     def test_a_ledger_needs_engines_and_their_metadata(self) -> None:
         with pytest.raises(ConfigurationError, match="at least one engine"):
             SQLAlchemyLedger([], Base.metadata)
@@ -251,6 +273,18 @@ class TestEngines:
         assert world.stored() == {kept.location, "c"}
         assert (world.tombstones(), other.tombstones()) == ([], ["c"])
         assert both.reconcile().noted == 0
+
+    def test_a_database_without_files_needs_no_tables(self, tmp_path: Path) -> None:
+        one, empty = self.database(tmp_path / "one.db"), create_engine("sqlite://")
+        world, metadata = World(one), MetaData()
+        Table("plain", metadata, Column("id", Integer, primary_key=True))
+        store(world, "a")
+        bury(world, "a")
+        ledger = SQLAlchemyLedger([(one, Base.metadata), (empty, metadata)])
+        with pytest.raises(CollectionRefusedError, match="knows no model with a file field"):
+            Collector(world.manager, SQLAlchemyLedger([empty], metadata)).reconcile()
+        assert Collector(world.manager, ledger).sweep().deleted == 1
+        assert set(metadata.tables) == {"plain"}
 
     async def test_engines_of_both_colours_go_together(self, tmp_path: Path) -> None:
         one = self.database(tmp_path / "one.db")
