@@ -217,6 +217,16 @@ class AsyncStorageManager:
                 await hop(backend, reader.close)
             raise
 
+    async def check(self) -> None:
+        """Have every backend look whether it can do what it claims; see ``StorageBackend.check``.
+
+        Raises:
+            ConfigurationError: One cannot; the message says what to change.
+            BackendError: One cannot be asked.
+        """
+        for backend in self.sync.backends.values():
+            await hop(backend, backend.check)
+
     async def exists(self, ref: StoredObjectRef) -> bool:
         """Tell whether the object is there; see ``StorageManager.exists``."""
         return await hop(self.sync.get_backend(ref.backend), self.sync.exists, ref)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -9,7 +10,14 @@ from litestar.dto import dto_field
 from litestar.plugins import InitPlugin, ReceiveRoutePlugin
 from sqlalchemy import inspect
 
-from granite_core import AsyncStorageManager, ConfigurationError, StagedFile, StorageManager, StoredObjectRef
+from granite_core import (
+    AsyncStorageManager,
+    ConfigurationError,
+    StagedFile,
+    StorageError,
+    StorageManager,
+    StoredObjectRef,
+)
 from granite_core.integrations.sqlalchemy import file_columns
 from granite_litestar._collection import CollectionPlugin, alchemy_configs
 from granite_litestar._middleware import compression_opt_key, exempt_from_compression, expose_headers, mark_downloads
@@ -30,6 +38,8 @@ if TYPE_CHECKING:
     from granite_litestar.scheduling import CollectorRunner
 
 __all__ = ["GranitePlugin"]
+
+logger = logging.getLogger("granite")
 
 
 class GranitePlugin(InitPlugin, ReceiveRoutePlugin):
@@ -76,6 +86,7 @@ class GranitePlugin(InitPlugin, ReceiveRoutePlugin):
         app_config.plugins.append(FileSchemaPlugin())
         StreamingUploads(self.manager, config.form_limits).install(app_config)
 
+        app_config.on_startup.append(self._check_backends)
         self._collect(app_config, metadatas)
 
         exempt_from_compression(app_config)
@@ -84,6 +95,15 @@ class GranitePlugin(InitPlugin, ReceiveRoutePlugin):
         app_config.route_handlers.extend(build_handlers(config.downloads, self._compression_opt_key))
         app_config.route_handlers.extend(build_upload_handlers(config.uploads))
         return app_config
+
+    async def _check_backends(self) -> None:
+        """A backend that cannot work stops the application; one that is away at the moment does not."""
+        try:
+            await self.manager.check()
+        except ConfigurationError:
+            raise
+        except StorageError as error:
+            logger.error("a storage backend could not be checked: %s", error)  # noqa: TRY400 - no stack needed
 
     def receive_route(self, route: BaseRoute) -> None:
         """Keep compression off the application's own handlers that answer with files."""

@@ -27,6 +27,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from granite_core import (
     AsyncStorageManager,
+    BackendUnavailableError,
     ConfigurationError,
     MemoryStorageBackend,
     StagedFile,
@@ -226,6 +227,32 @@ class TestRefusals:
 
     def test_collecting_without_a_database(self, manager: StorageManager) -> None:
         self.refuse(GranitePlugin(GraniteConfig(manager, gc=GCConfig())), match="gc=None")
+
+
+class Fussy(MemoryStorageBackend):
+    """Says at start-up that something is wrong."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__()
+        self.error = error
+
+    def check(self) -> None:
+        raise self.error
+
+
+async def test_a_backend_that_cannot_do_what_it_claims_stops_the_application() -> None:
+    manager = StorageManager({"main": Fussy(ConfigurationError("set atomic_create=False"))}, [])
+    app = Litestar(plugins=[GranitePlugin(GraniteConfig(manager, gc=None))])
+    with pytest.raises(ConfigurationError, match="atomic_create"):
+        async with app.lifespan():
+            pass
+
+
+async def test_a_backend_that_is_away_does_not(caplog: pytest.LogCaptureFixture) -> None:
+    manager = StorageManager({"main": Fussy(BackendUnavailableError("no answer"))}, [])
+    app = Litestar(plugins=[GranitePlugin(GraniteConfig(manager, gc=None))], logging_config=None)
+    async with app.lifespan():
+        assert "no answer" in caplog.text
 
 
 def test_a_ref_in_the_schema_is_what_clients_see(manager: StorageManager) -> None:
