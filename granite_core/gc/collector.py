@@ -142,10 +142,11 @@ class Collector:
         """Make the store of a backend belong to this database, whoever it belonged to.
 
         For a database that has taken another one's place for good. While both collect, each deletes what the other's
-        rows hold.
+        rows hold. A database that is a copy gets an identity of its own.
 
         Raises:
-            ConfigurationError: There is no such backend, or no tables to keep the database's identity in.
+            ConfigurationError: There is no such backend.
+            CollectionRefusedError: There are no tables to keep the database's identity in.
             BackendError: The store failed.
         """
         self._ledger.run(partial(self._adopt, backend_key))
@@ -156,7 +157,7 @@ class Collector:
 
     def _adopt(self, backend_key: str) -> None:
         backend = self.manager.get_backend(backend_key)
-        if (identity := self._ledger.identity()) is None:
+        if (identity := self._ledger.renew_identity()) is None:
             raise CollectionRefusedError("without Granite's tables a database has no identity", backend=backend_key)
         self._ledger.call(backend, replace_marker, backend, identity)
 

@@ -84,11 +84,23 @@ class Ledger(Protocol):
         ...
 
     def identity(self) -> str | None:
-        """Return the database's lasting name, made at first use; None without tables."""
+        """Return the database's lasting name, made at first use; None without tables.
+
+        Raises:
+            CollectionRefusedError: The name was made elsewhere: this database is a copy, where that can be told.
+        """
         ...
 
     def peek_identity(self) -> str | None:
-        """Return the database's lasting name, or None while it has none. Writes nothing."""
+        """Return the database's lasting name, or None while it has none. Writes nothing.
+
+        Raises:
+            CollectionRefusedError: As ``identity``.
+        """
+        ...
+
+    def renew_identity(self) -> str | None:
+        """Return the database's lasting name; a copy gets one of its own first."""
         ...
 
     def now(self, database: int = 0) -> int:

@@ -14,7 +14,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar, cast
 from uuid import uuid4
 
-from sqlalchemy import Connection, Executable, MetaData, Table, bindparam, func, or_, select
+from sqlalchemy import Connection, Executable, MetaData, Table, bindparam, func, or_, select, text
 from sqlalchemy.exc import DBAPIError, IntegrityError
 from sqlalchemy.util import await_only, greenlet_spawn
 
@@ -113,20 +113,46 @@ class SQLAlchemyLedger:
                 database.write(partial(_execute, t.insert(), rows))
 
     def identity(self) -> str | None:
-        """Return the database's lasting name, made at first use; None without tables."""
+        """Return the database's lasting name, made at first use; None without tables; see ``Ledger.identity``."""
         if not self.durable:
             return None
         if (found := self.peek_identity()) is None:
-            self._add_state(_IDENTITY, uuid4().hex)
+            self._add_state(_IDENTITY, uuid4().hex, self._home.read(_origin))
             found = self.peek_identity()
         return found
 
     def peek_identity(self) -> str | None:
-        """Return the database's lasting name, or None while it has none."""
+        """Return the database's lasting name, or None while it has none; see ``Ledger.identity``."""
         if not self.durable:
             return None
-        state = self._state.c
-        return self._home.read(lambda c: c.scalar(select(state.data).where(state.name == _IDENTITY)))
+        name, was, now = self._home.read(self._read_identity)
+        if was is not None and now is not None and was != now:
+            raise CollectionRefusedError(
+                f"{self._home.label} is a copy, or was moved: its identity was made elsewhere ({was}, not {now}), and the "
+                "database that owns the stores may still be at work there; point a copy at stores of its own; then, or "
+                "when this one has taken the other's place for good, call adopt(…) on the collector for each backend",
+                operation="check",
+                limit=was,
+                value=now,
+            )
+        return name
+
+    def renew_identity(self) -> str | None:
+        """Return the database's lasting name; a copy gets one of its own first."""
+        if not self.durable:
+            return None
+        _, was, now = self._home.read(self._read_identity)
+        if was is not None and now is not None and was != now:
+            t = self._state
+            of_copy = t.c.name == _IDENTITY, t.c.holder == was
+            self._home.write(partial(_execute, t.update().where(*of_copy).values(data=uuid4().hex, holder=now), None))
+        return self.identity()
+
+    def _read_identity(self, connection: Connection) -> tuple[str | None, str | None, str | None]:
+        """The name, where it was made, and where the database is now."""
+        t = self._state
+        row = connection.execute(select(t.c.data, t.c.holder).where(t.c.name == _IDENTITY)).one_or_none()
+        return (row.data, row.holder, _origin(connection)) if row is not None else (None, None, None)
 
     def now(self, database: int = 0) -> int:
         """Return a database's clock."""
@@ -249,8 +275,8 @@ class SQLAlchemyLedger:
             connection.execute(state.update().where(state.c.name == name).values(data=json.dumps({"run": asdict(run)})))
             under_way = [
                 known["run"]["run"]
-                for text in connection.scalars(select(state.c.data).where(state.c.name.startswith("reconcile:")))
-                if (known := json.loads(text or "{}")).get("run")
+                for found in connection.scalars(select(state.c.data).where(state.c.name.startswith("reconcile:")))
+                if (known := json.loads(found or "{}")).get("run")
             ]
             connection.execute(t.delete().where(t.c.run.is_not(None), t.c.run.not_in(under_way)))
             return run
@@ -342,13 +368,13 @@ class SQLAlchemyLedger:
     def _tables(self, number: int) -> GraniteTables:
         return cast("GraniteTables", self._all[number].tables)
 
-    def _add_state(self, name: str, data: str | None = None) -> None:
+    def _add_state(self, name: str, data: str | None = None, holder: str | None = None) -> None:
         """Add a row of the state where there is none, whoever else does so at the same time."""
         t = self._state
 
         def step(connection: Connection) -> None:
             if connection.scalar(select(t.c.name).where(t.c.name == name)) is None:
-                connection.execute(t.insert().values(name=name, data=data))
+                connection.execute(t.insert().values(name=name, data=data, holder=holder))
 
         with suppress(IntegrityError):
             self._home.write(step)
@@ -403,6 +429,16 @@ def _check_row_security(connection: Connection, database: Database, tables: Iter
                 operation="check",
                 value=name,
             )
+
+
+def _origin(connection: Connection) -> str | None:
+    """What tells a database from its restored dump: on PostgreSQL the cluster and the database's number in it."""
+    if connection.dialect.name != "postgresql":
+        return None
+    if not connection.scalar(text("SELECT has_function_privilege('pg_control_system()', 'EXECUTE')")):
+        return None
+    here = "SELECT s.system_identifier || '/' || d.oid FROM pg_control_system() s, pg_database d"
+    return str(connection.execute(text(f"{here} WHERE d.datname = current_database()")).scalar_one())
 
 
 def _registered(table: Table, connection: Connection) -> set[tuple[str, str, str]]:

@@ -141,6 +141,14 @@ class TestRights:
         self.as_admin(f"REVOKE SELECT ON company FROM {self.role}")
         stranger.run(lambda: both_refuse(stranger, "'company' .*cannot be read.*grant SELECT"))
 
+    def test_a_copy_is_told_apart_by_any_user(self, stranger: World) -> None:
+        def scenario() -> None:
+            sweep(stranger)
+            rows = {row.name: row for row in rows_of(stranger, tables().state)}
+            assert rows["database"].holder is not None
+
+        stranger.run(scenario)
+
     def test_row_level_security_is_refused(self, stranger: World) -> None:
         self.as_admin("ALTER TABLE document ENABLE ROW LEVEL SECURITY")
         stranger.run(lambda: both_refuse(stranger, "row-level security hides rows of document.*BYPASSRLS"))
@@ -174,6 +182,32 @@ class TestStores:
 
         world.run(scenario)
 
+    @pytest.mark.parametrize("url", ["psycopg", "asyncpg"], indirect=True)
+    def test_a_restored_dump_of_the_owner_is_refused_until_it_adopts(self, world: World) -> None:
+        """A staging database made from production's dump has its identity too, and maybe its settings."""
+
+        def scenario() -> None:
+            store(world, "a")
+            bury(world, "a")
+            sweep(world, dry_run=False)
+            store(world, "b")
+            bury(world, "b")
+            before = world.store.get(MARKER_KEY)
+            state = tables().state
+            ours = state.c.name == "database"
+            with world.engine.begin() as connection:
+                here = connection.scalar(select(state.c.holder).where(ours))
+                assert here is not None
+                connection.execute(state.update().where(ours).values(holder="1/1"))
+            both_refuse(world, r"is a copy, or was moved.*\(1/1, not \d+/\d+\).*adopt")
+            collector(world).adopt("main")
+            assert world.store.get(MARKER_KEY) != before
+            with world.engine.connect() as connection:
+                assert connection.scalar(select(state.c.holder).where(ours)) == here
+            assert sweep(world).deleted == 1
+
+        world.run(scenario)
+
     def test_another_database_that_marks_first_wins(self, world: World) -> None:
         def scenario() -> None:
             store(world, "a")
@@ -202,7 +236,8 @@ class TestStores:
             world.store.put_bytes(MARKER_KEY, b'{"database": "production"}')
             with pytest.raises(CollectionRefusedError):
                 sweep(world)
-            assert all(row.holder is None for row in rows_of(world, tables().state))
+            leases = [row for row in rows_of(world, tables().state) if row.name.startswith("lease:")]
+            assert [row.holder for row in leases] == [None]
 
         world.run(scenario)
 
