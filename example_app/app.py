@@ -43,8 +43,8 @@ NOTES = ["application/pdf", "image/*", "text/*", "audio/*"]
 class NewItem(UploadDTO):
     """What the page sends for each file that is dropped."""
 
-    title: Annotated[str, msgspec.Meta(max_length=200)] | None = None
     file: Annotated[StagedFile, Upload(Item.file)]
+    title: Annotated[str, msgspec.Meta(max_length=200)] | None = None
 
 
 class NewAttachments(UploadDTO):

@@ -288,7 +288,12 @@ function preview(file) {
   if (kind === "image") return h("img", { src: url, alt: file.name, onerror: failed });
   if (kind === "video") return h("video", { src: url, controls: true, preload: "metadata", playsInline: true, onerror: failed });
   if (kind === "audio") return h("audio", { src: url, controls: true, preload: "metadata", onerror: failed });
-  if (kind === "pdf") return h("iframe", { src: `${url}#navpanes=0&view=FitH`, title: file.name });
+  if (kind === "pdf") {
+    // A browser's PDF viewer takes the focus, and then keeps the Escape key to itself.
+    const back = () => { if (document.activeElement === frame) $("close").focus(); };
+    const frame = h("iframe", { src: `${url}#navpanes=0&view=FitH`, title: file.name, onload: () => { back(); setTimeout(back, 300); } });
+    return frame;
+  }
   if (kind === "text") {
     const pre = h("pre", { tabIndex: 0, dir: "auto" });
     textOf(file, 65536).then((text) => { pre.textContent = text; }, () => pre.replaceWith(none()));
@@ -422,7 +427,7 @@ const tooLarge = (file, limit = state.maxSize) => `Too large: it has ${bytes(fil
 
 function problemOf({ status, response }, file) {
   const extra = response?.extra ?? {};
-  if (status === 413) return tooLarge(file, extra.limit ?? state.maxSize);
+  if (status === 413) return tooLarge(file, Math.min(extra.limit ?? Infinity, state.maxSize));
   if (status === 415) return `Not accepted here: ${extra.value ?? "this kind of file"}. Allowed: ${(extra.limit ?? []).join(", ") || "other kinds"}.`;
   if (status === 409) return "It took too long to be attached, and was let go. Try again.";
   if (status === 404) return "What it was meant for is gone.";
