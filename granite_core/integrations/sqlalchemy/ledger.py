@@ -129,7 +129,7 @@ class SQLAlchemyLedger:
         if was is not None and now is not None and was != now:
             raise CollectionRefusedError(
                 f"{self._home.label} is a copy, or was moved: its identity was made elsewhere ({was}, not {now}), and "
-                "the database that owns the stores may still be at work there; point a copy at its own stores; then, or "
+                "the database that owns the stores may still be at work; point a copy at its own stores; then, or "
                 "when this one has taken the other's place for good, call adopt(…) on the collector for each backend",
                 operation="check",
                 limit=was,
