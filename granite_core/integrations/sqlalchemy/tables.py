@@ -76,10 +76,14 @@ _TABLES_KEY: Final = "granite_table_objects"
 
 
 def _make(metadata: MetaData) -> GraniteTables:
+    def table(name: str, *columns: Column[Any]) -> Table:
+        # Reflected before the first model was declared: what the database has is what is used.
+        reflected = metadata.tables.get(f"{metadata.schema}.{name}" if metadata.schema else name)
+        return Table(name, metadata, *columns) if reflected is None else reflected
+
     return GraniteTables(
-        tombstone=Table(
+        tombstone=table(
             "granite_tombstone",
-            metadata,
             Column("id", _Id, primary_key=True, autoincrement=True),
             Column("location", _Text, nullable=False, index=True),
             Column("backend", String(255), nullable=False),
@@ -90,17 +94,15 @@ def _make(metadata: MetaData) -> GraniteTables:
             Column("retry_at", BigInteger, nullable=False, server_default="0"),
             Column("run", String(32), nullable=True),
         ),
-        column=Table(
+        column=table(
             "granite_column",
-            metadata,
             Column("id", _Id, primary_key=True, autoincrement=True),
             Column("schema_name", String(255), nullable=False),
             Column("table_name", String(255), nullable=False),
             Column("column_name", String(255), nullable=False),
         ),
-        state=Table(
+        state=table(
             "granite_state",
-            metadata,
             Column("name", String(255), primary_key=True),
             Column("holder", String(64), nullable=True),
             Column("expires_at", BigInteger, nullable=False, server_default="0"),
