@@ -53,8 +53,12 @@ class _RefColumnType(TypeDecorator[Any]):
         return dialect.type_descriptor(JSON(none_as_null=True))
 
     def coerce_compared_value(self, op: Any, value: Any) -> TypeEngine[Any]:
-        """Compare JSON paths as the type beneath does."""
-        return self if isinstance(value, (StoredObjectRef, list)) else self.impl_instance
+        """Compare with any ref; compare JSON paths as the type beneath does."""
+        return _ComparedType() if isinstance(value, (StoredObjectRef, list)) else self.impl_instance
+
+    def compare_values(self, x: Any, y: Any) -> bool:
+        """Tell a change of a file's name or type too, for which refs are equal."""
+        return bool(x == y) and _encode(x) == _encode(y)
 
     def result_processor(self, dialect: Dialect, coltype: object) -> Callable[[Any], Any]:
         """Read the driver's value, text or decoded, straight into refs: one step where the default takes three."""
@@ -138,6 +142,24 @@ class StoredObjectRefListType(_RefColumnType):
 
     def _from_data(self, value: Iterable[Any]) -> list[StoredObjectRef]:
         return [StoredObjectRef.from_dict(each) for each in value]
+
+
+class _ComparedType(_RefColumnType):
+    """Refs that a statement compares a column with, and does not write: neither used by that, nor held to the rule."""
+
+    cache_ok = True
+
+    def process_bind_param(self, value: Any, dialect: Dialect) -> Any:
+        return _encode(value)
+
+    def process_literal_param(self, value: Any, dialect: Dialect) -> Any:
+        return _encode(value)
+
+
+def _encode(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_encode(each) for each in value]
+    return value.to_dict() if isinstance(value, StoredObjectRef) else value
 
 
 def _to_data(value: object) -> dict[str, Any]:
