@@ -93,8 +93,8 @@ class UnsavedFile:
         self.source = source
         self.original_filename = filename
         self.content_type = content_type
-        self.stored: StagedFile | None = None
-        """What a flush stored it as; used again where that flush was rolled back."""
+        self.stored: dict[tuple[object, str], StagedFile] = {}
+        """What a flush stored it as, by manager and policy; used again where that flush was rolled back."""
 
     def __repr__(self) -> str:
         return f"<unsaved file {self.original_filename!r}>"

@@ -5,16 +5,16 @@ from __future__ import annotations
 import hashlib
 from typing import Any, Final
 
-from sqlalchemy import Column, Dialect, Index, event
+from sqlalchemy import Column, Dialect, Index, Table
 from sqlalchemy.orm import MappedColumn, mapped_column
-from sqlalchemy.schema import SchemaItem, Table
 
 from granite_core.integrations.sqlalchemy.references import ref_location
 from granite_core.integrations.sqlalchemy.types import StoredObjectRefListType, StoredObjectRefType
 from granite_core.refs import StoredObjectRef
 
-__all__ = ["file_field", "files_field"]
+__all__ = ["add_index", "file_field", "files_field"]
 
+_INDEX_KEY: Final = "granite_index"
 _INDEXED_DIALECTS: Final = ("postgresql", "sqlite")
 
 
@@ -29,10 +29,8 @@ def file_field(storage_key: str, *, index: bool = True, **column_options: Any) -
             sweep reads the whole table.
         column_options: As for ``mapped_column``.
     """
-    field = mapped_column(StoredObjectRefType(storage_key), **column_options)
-    if index:
-        event.listen(field.column, "after_parent_attach", _add_index)
-    return field
+    info = {**column_options.pop("info", {}), _INDEX_KEY: index}  # copied with the column, as a mixin's is
+    return mapped_column(StoredObjectRefType(storage_key), info=info, **column_options)
 
 
 def files_field(storage_key: str, **column_options: Any) -> MappedColumn[list[StoredObjectRef]]:
@@ -49,13 +47,16 @@ def files_field(storage_key: str, **column_options: Any) -> MappedColumn[list[St
     return mapped_column(StoredObjectRefListType(storage_key), **column_options)
 
 
-def _add_index(column: Column[Any], table: SchemaItem) -> None:
-    if not isinstance(table, Table):
+def add_index(column: Column[Any]) -> None:
+    """Add the look-up's index to a column's table, where ``file_field`` was told to and it is not there yet."""
+    table = column.table
+    if not column.info.get(_INDEX_KEY) or not isinstance(table, Table):
         return
     name = f"ix_{table.name}_{column.name}_location"
     if len(name) > 60:  # PostgreSQL cuts names at 63 bytes, and then they may clash
         name = f"ix_{hashlib.sha256(name.encode()).hexdigest()[:16]}_location"
-    Index(name, ref_location(column)).ddl_if(callable_=_can_index)
+    if all(index.name != name for index in table.indexes):
+        Index(name, ref_location(column)).ddl_if(callable_=_can_index)
 
 
 def _can_index(*_: Any, dialect: Dialect, **__: Any) -> bool:

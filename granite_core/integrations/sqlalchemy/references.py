@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any, Final
 
@@ -52,14 +52,22 @@ def file_columns(metadata: MetaData) -> tuple[Column[Any], ...]:
     return tuple(sorted(found, key=lambda column: (column.table.fullname, column.name)))
 
 
-def held_locations(connection: Connection, columns: Sequence[Column[Any]], locations: Collection[str]) -> set[str]:
+def held_locations(
+    connection: Connection,
+    columns: Sequence[Column[Any]],
+    locations: Collection[str],
+    *,
+    execution_options: Mapping[str, Any] | None = None,
+) -> set[str]:
     """Return those of ``locations`` that a row holds in one of ``columns``, as this connection sees it.
 
     Args:
         connection: Where to look; its schema translation applies.
         columns: The columns to look in, as ``file_columns`` returns them.
         locations: The keys to look for, whatever backend they are in.
+        execution_options: Options for the queries, such as a schema translation of their own.
     """
+    options = dict(execution_options or {})
     held: set[str] = set()
     left = set(locations)
     for batch in _batches(sorted(left), LOOK_UP_BATCH):
@@ -67,11 +75,13 @@ def held_locations(connection: Connection, columns: Sequence[Column[Any]], locat
             wanted = [location for location in batch if location not in held]
             if not wanted:
                 break
-            held.update(_held_in(connection, column, wanted))
+            held.update(_held_in(connection, column, wanted, options))
     return held & left
 
 
-def _held_in(connection: Connection, column: Column[Any], wanted: Sequence[str]) -> Iterator[str]:
+def _held_in(
+    connection: Connection, column: Column[Any], wanted: Sequence[str], options: dict[str, Any]
+) -> Iterator[str]:
     if not isinstance(column.type, StoredObjectRefListType):
         location: Any = ref_location(column)
         query: Select[Any] = select(location).where(location.in_(wanted))
@@ -90,14 +100,17 @@ def _held_in(connection: Connection, column: Column[Any], wanted: Sequence[str])
         )
         query = select(location).select_from(column.table).where(location.in_(wanted))
     else:
-        yield from _held_in_scan(connection, column, frozenset(wanted))
+        yield from _held_in_scan(connection, column, frozenset(wanted), options)
         return
-    yield from connection.execute(query.distinct()).scalars()
+    yield from connection.execute(query.distinct(), execution_options=options).scalars()
 
 
-def _held_in_scan(connection: Connection, column: Column[Any], wanted: frozenset[str]) -> Iterator[str]:
+def _held_in_scan(
+    connection: Connection, column: Column[Any], wanted: frozenset[str], options: dict[str, Any]
+) -> Iterator[str]:
     """Where the database cannot look into an array, its rows are read one by one."""
-    rows = connection.execution_options(yield_per=LOOK_UP_BATCH).execute(select(column).where(column.is_not(None)))
+    query = select(column).where(column.is_not(None))
+    rows = connection.execute(query, execution_options={**options, "yield_per": LOOK_UP_BATCH})
     for refs in rows.scalars():
         yield from (ref.location for ref in refs if ref.location in wanted)
 

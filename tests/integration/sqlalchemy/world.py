@@ -66,7 +66,7 @@ class Company(Account):
 class World:
     """One engine, one manager, one store."""
 
-    def __init__(self, engine: Engine | AsyncEngine, *, retain: Any = None) -> None:
+    def __init__(self, engine: Engine | AsyncEngine, *, base: type[DeclarativeBase] = Base) -> None:
         self.any_engine = engine
         self.engine = engine.sync_engine if isinstance(engine, AsyncEngine) else engine
         self.is_async = isinstance(engine, AsyncEngine)
@@ -79,7 +79,8 @@ class World:
             grace=GRACE,
             now=lambda: datetime.now(UTC) + self.offset,
         )
-        self.manager.register(Base)
+        self.metadata = base.metadata
+        self.manager.register(base)
 
     def run(self, scenario: Callable[[], Any]) -> Any:
         """Run synchronous code; on an asynchronous engine in SQLAlchemy's greenlet, as AsyncSession does."""
@@ -112,7 +113,7 @@ class World:
         with self.engine.connect() as connection:
             return [
                 ref
-                for column in file_columns(Base.metadata)
+                for column in file_columns(self.metadata)
                 for value in connection.execute(select(column)).scalars()
                 for ref in refs_in(value)
             ]
@@ -121,13 +122,13 @@ class World:
         return {ref.location for ref in self.rows()}
 
     def tombstones(self) -> list[str]:
-        tables = tables_of(Base.metadata)
+        tables = tables_of(self.metadata)
         assert tables is not None
         with self.engine.connect() as connection:
             return sorted(connection.execute(select(tables.tombstone.c.location)).scalars())
 
     def known_columns(self) -> set[tuple[str, str]]:
-        tables = tables_of(Base.metadata)
+        tables = tables_of(self.metadata)
         assert tables is not None
         with self.engine.connect() as connection:
             return {
@@ -157,13 +158,13 @@ def fix_pysqlite(engine: Engine) -> None:
 
 
 @contextmanager
-def make_world(url: str, **engine_options: Any) -> Iterator[World]:
+def make_world(url: str, *, base: type[DeclarativeBase] = Base, **engine_options: Any) -> Iterator[World]:
     is_async = "asyncpg" in url or "aiosqlite" in url
     engine: Any = (create_async_engine if is_async else create_engine)(url, **engine_options)
-    world = World(engine)
+    world = World(engine, base=base)
     if "sqlite" in url and engine_options.get("isolation_level") is None:
         fix_pysqlite(world.engine)
-    world.run(lambda: Base.metadata.create_all(world.engine))
+    world.run(lambda: base.metadata.create_all(world.engine))
     try:
         yield world
     finally:
