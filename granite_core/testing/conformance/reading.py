@@ -8,7 +8,7 @@ import pytest
 
 from granite_core.backends.base import StorageBackend
 from granite_core.errors import ObjectNotFoundError, StorageError
-from granite_core.testing.conformance.support import MIB, BackendTests, all_at_once, memory_peak, noise
+from granite_core.testing.conformance.support import MIB, BackendTests, all_at_once, assert_same, memory_peak, noise
 
 __all__ = ["ReadingTests"]
 
@@ -69,7 +69,7 @@ class ReadingTests(BackendTests):
                 while piece := reader.read(piece_size):
                     assert len(piece) <= piece_size
                     pieces.append(piece)
-                assert b"".join(pieces) == content[start:]
+                assert_same(b"".join(pieces), content[start:])
 
     def test_reading_nothing_takes_nothing(self, backend: StorageBackend) -> None:
         backend.put_bytes("a/b", CONTENT)
@@ -84,7 +84,7 @@ class ReadingTests(BackendTests):
         backend.put_bytes("a/b", content)
         for offset, length in [(8 * MIB - 10, 20), (5 * MIB - 1, 4 * MIB), (self.large - 7, 100), (MIB, None)]:
             with backend.open_reader("a/b", offset=offset, length=length) as reader:
-                assert reader.read() == content[offset:][:length]
+                assert_same(reader.read(), content[offset:][:length])
 
     def test_closing_twice_and_half_way_is_no_error(self, backend: StorageBackend) -> None:
         backend.put_bytes("a/b", noise(self.large))
@@ -105,7 +105,7 @@ class ReadingTests(BackendTests):
                 rest = b"".join(iter(lambda: reader.read(MIB), b""))
             except StorageError:
                 return
-        assert start + rest == old
+        assert_same(start + rest, old)
 
     def test_many_readers_at_once_each_get_their_bytes(self, backend: StorageBackend) -> None:
         content = noise(300_000)

@@ -13,7 +13,7 @@ import pytest
 
 from granite_core.backends.base import Capability, StorageBackend
 
-__all__ = ["MIB", "BackendTests", "all_at_once", "memory_peak", "noise"]
+__all__ = ["MIB", "BackendTests", "all_at_once", "assert_same", "memory_peak", "noise"]
 
 T = TypeVar("T")
 MIB = 1024 * 1024
@@ -48,6 +48,15 @@ class BackendTests:
 def noise(size: int, seed: int = 0) -> bytes:
     """Return bytes that look random and are the same every time."""
     return random.Random(seed).randbytes(size)
+
+
+def assert_same(actual: bytes, expected: bytes) -> None:
+    """Fail where two contents differ, and say where. For large ones: pytest's own diff takes minutes in CI."""
+    if actual == expected:
+        return
+    pairs = zip(actual, expected, strict=False)
+    at = next((index for index, (mine, theirs) in enumerate(pairs) if mine != theirs), min(len(actual), len(expected)))
+    pytest.fail(f"contents differ from byte {at} on; {len(actual)} bytes came, {len(expected)} were expected")
 
 
 def all_at_once(work: Callable[[int], T], times: int, threads: int = 16) -> list[T]:

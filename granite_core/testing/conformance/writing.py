@@ -10,7 +10,7 @@ import pytest
 
 from granite_core.backends.base import Capability, StorageBackend
 from granite_core.errors import BackendError, ObjectExistsError, ObjectNotFoundError, StorageError
-from granite_core.testing.conformance.support import MIB, BackendTests, all_at_once, memory_peak, noise
+from granite_core.testing.conformance.support import MIB, BackendTests, all_at_once, assert_same, memory_peak, noise
 
 __all__ = ["WritingTests"]
 
@@ -111,13 +111,13 @@ class WritingTests(BackendTests):
                 writer.write(view[position : position + step])
                 position += step
             writer.commit()
-        assert backend.get("a/b") == content
+        assert_same(backend.get("a/b"), content)
         assert backend.stat("a/b").size == len(content)
 
     def test_an_object_written_in_one_piece_comes_back_exactly(self, backend: StorageBackend) -> None:
         content = noise(self.large)
         assert backend.put_bytes("a/b", content) == len(content)
-        assert backend.get("a/b") == content
+        assert_same(backend.get("a/b"), content)
 
     def test_the_caller_may_reuse_its_buffer(self, backend: StorageBackend) -> None:
         content, buffer = noise(self.large), bytearray(256 * 1024)
@@ -128,7 +128,7 @@ class WritingTests(BackendTests):
                 writer.write(memoryview(buffer)[: len(piece)])
                 buffer[:] = bytes(len(buffer))
             writer.commit()
-        assert backend.get("a/b") == content
+        assert_same(backend.get("a/b"), content)
 
     def test_any_buffer_is_taken(self, backend: StorageBackend) -> None:
         with backend.open_writer("a/b") as writer:
@@ -149,7 +149,7 @@ class WritingTests(BackendTests):
             thread.start()
             thread.join()
         writer.commit()
-        assert backend.get("a/b") == content
+        assert_same(backend.get("a/b"), content)
 
     def test_memory_does_not_grow_with_what_is_written(self, backend: StorageBackend) -> None:
         piece = noise(MIB)
@@ -209,7 +209,7 @@ class WritingTests(BackendTests):
 
         won = all_at_once(work, 8)
         assert won.count(True) == 1
-        assert backend.get("a/b") == noise(5000, won.index(True))
+        assert_same(backend.get("a/b"), noise(5000, won.index(True)))
 
     def test_a_stream_that_breaks_leaves_nothing(self, backend: StorageBackend) -> None:
         class Broken:
@@ -260,7 +260,7 @@ class WritingTests(BackendTests):
             assert backend.clear_unfinished(timedelta(days=1)) == 0
             writer.commit()
         assert self.keys(backend) == ["a/b", "a/c"]
-        assert backend.get("a/c") == noise(self.large)
+        assert_same(backend.get("a/c"), noise(self.large))
 
     def test_clearing_removes_what_a_dead_writer_left(self, backend: StorageBackend) -> None:
         backend.put_bytes("a/b", b"abc")
@@ -274,6 +274,6 @@ class WritingTests(BackendTests):
         except StorageError:
             assert not backend.exists("a/c")
         else:
-            assert backend.get("a/c") == noise(self.large)
+            assert_same(backend.get("a/c"), noise(self.large))
         dead.abort()
         assert backend.get("a/b") == b"abc"
