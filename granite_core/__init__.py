@@ -31,10 +31,11 @@ from granite_core.errors import (
     StaleRefError,
     StorageError,
 )
-from granite_core.manager import StagedWrite, StorageManager
+from granite_core.manager import StorageManager
 from granite_core.policies import StoragePolicy
 from granite_core.refs import StagedFile, StoredObjectRef
 from granite_core.sources import unsaved
+from granite_core.staging import StagedWrite
 
 __all__ = [
     "AccessDeniedError",

@@ -13,8 +13,9 @@ from functools import partial
 from typing import TYPE_CHECKING, Final, ParamSpec, TypeVar, cast
 
 from granite_core.backends.base import Capability, ObjectReader, ObjectStat, ReadableStream, StorageBackend
-from granite_core.manager import StagedWrite, StorageManager
+from granite_core.manager import StorageManager
 from granite_core.refs import StagedFile, StoredObjectRef
+from granite_core.staging import StagedWrite
 
 if TYPE_CHECKING:
     from typing import Self

@@ -9,20 +9,19 @@ from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, BinaryIO, Final
 
-from granite_core.backends.base import Capability, ObjectStat, ObjectWriter, ReadableStream, StorageBackend
-from granite_core.errors import ChecksumMismatchError, ConfigurationError, StorageError
-from granite_core.intake import Intake
+from granite_core.backends.base import Capability, ObjectStat, ReadableStream, StorageBackend
+from granite_core.errors import ChecksumMismatchError, ConfigurationError
 from granite_core.keys import build_key, suffix_of, unique_part
 from granite_core.media import clean_content_type, clean_filename
 from granite_core.policies import StoragePolicy
 from granite_core.refs import StagedFile, StoredObjectRef
+from granite_core.staging import StagedWrite, make_staged
 
 if TYPE_CHECKING:
-    from typing import Any, Self
+    from typing import Any
 
-    from typing_extensions import Buffer
 
-__all__ = ["MANAGER_KEY", "StagedWrite", "StorageManager"]
+__all__ = ["MANAGER_KEY", "StorageManager"]
 
 MANAGER_KEY: Final = "granite_manager"
 """Where ``register`` leaves the manager in a metadata's ``info``."""
@@ -204,9 +203,11 @@ class StorageManager:
             suffix=suffix_of(name),
         )
         return StagedWrite(
-            self,
             policy,
+            self.get_backend(policy.backend_key),
             location,
+            now=self.now,
+            discard=self.delete,
             filename=name,
             claimed_type=clean_content_type(content_type),
             field=field,
@@ -314,8 +315,15 @@ class StorageManager:
         location = build_key(unique_part(), prefix=policy.key_prefix, suffix=suffix_of(ref.original_filename))
         created_at = self.now()
         source.copy(ref.location, location)
-        copy = self._staged(
-            policy, location, ref.size, ref.checksum, ref.content_type, ref.original_filename, created_at
+        copy = make_staged(
+            policy,
+            location,
+            ref.size,
+            ref.checksum,
+            ref.content_type,
+            ref.original_filename,
+            created_at,
+            self.delete,
         )
         size = target.stat(location).size
         if size != ref.size:
@@ -431,152 +439,6 @@ class StorageManager:
             while True:
                 taken.append(self._notes.popleft())
         return taken
-
-    def _staged(
-        self,
-        policy: StoragePolicy,
-        location: str,
-        size: int,
-        checksum: str,
-        content_type: str | None,
-        filename: str | None,
-        created_at: datetime,
-    ) -> StagedFile:
-        return StagedFile(
-            policy.storage_key,
-            policy.backend_key,
-            location,
-            size,
-            checksum,
-            content_type,
-            filename,
-            created_at.astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z"),
-            None,
-            discard=self.delete,
-        )
-
-
-class StagedWrite:
-    """An object on its way in. Made by ``StorageManager.stage``; used by one thread at a time.
-
-    As a context manager it aborts unless it was committed.
-    """
-
-    def __init__(
-        self,
-        manager: StorageManager,
-        policy: StoragePolicy,
-        location: str,
-        *,
-        filename: str | None,
-        claimed_type: str | None,
-        field: str | None,
-        expected_size: int | None,
-        checksum: str | None,
-    ) -> None:
-        self._manager = manager
-        self._policy = policy
-        self._location = location
-        self._filename = filename
-        self._expected_size = expected_size
-        self._expected_checksum = checksum
-        self._intake = Intake(policy, field=field, filename=filename, claimed_type=claimed_type)
-        self.backend: Final = manager.get_backend(policy.backend_key)
-        """The backend that is written to."""
-        self._writer: ObjectWriter | None = None
-        self._done = False
-
-    @property
-    def size(self) -> int:
-        """Bytes admitted so far."""
-        return self._intake.size
-
-    def write(self, data: Buffer) -> None:
-        """Take the next bytes.
-
-        Raises:
-            ContentTooLargeError: The limit is passed; nothing remains.
-            ContentTypeNotAllowedError: The bytes show a type that is not accepted; nothing remains.
-            BackendError: They cannot be stored; nothing remains.
-        """
-        if self.admit(data):
-            self.drain()
-
-    def admit(self, data: Buffer) -> bool:
-        """Take the next bytes into the buffer, without blocking. True when ``drain`` is due.
-
-        Raises:
-            ContentTooLargeError: The limit is passed. Call ``abort``.
-        """
-        if self._done:
-            raise StorageError("this write has ended already", operation="write")
-        return self._intake.admit(data)
-
-    def drain(self) -> None:
-        """Hash the buffer and hand it to the backend. Blocks.
-
-        Raises:
-            ContentTypeNotAllowedError: The bytes show a type that is not accepted; nothing remains.
-            BackendError: They cannot be stored; nothing remains.
-        """
-        try:
-            data = self._intake.take()
-            if self._writer is None:
-                self._writer = self.backend.open_writer(
-                    self._location,
-                    content_type=self._intake.content_type,
-                    size=self._expected_size if len(data) == self._expected_size else None,
-                )
-            if data:
-                self._writer.write(data)
-        except BaseException:
-            self.abort()
-            raise
-
-    def commit(self) -> StagedFile:
-        """Make the object durable and return its ref.
-
-        Raises:
-            ChecksumMismatchError: Announced size or checksum differ; nothing remains.
-            StorageError: It cannot be stored; nothing remains.
-        """
-        if self._done:
-            raise StorageError("this write has ended already", operation="commit")
-        try:
-            self.drain()
-            checksum = self._intake.checksum(expected_size=self._expected_size, expected=self._expected_checksum)
-            # Read before the object becomes visible: its age must never be taken for less than it is.
-            created_at = self._manager.now()
-            if self._writer is None:
-                raise StorageError("nothing was opened", operation="commit")
-            self._writer.commit()
-        except BaseException:
-            self.abort()
-            raise
-        self._done = True
-        return self._manager._staged(
-            self._policy,
-            self._location,
-            self._intake.size,
-            checksum,
-            self._intake.content_type,
-            self._filename,
-            created_at,
-        )
-
-    def abort(self) -> None:
-        """Give up; nothing remains. Idempotent, a no-op after ``commit``; blocks, never raises."""
-        if self._done:
-            return
-        self._done = True
-        if self._writer is not None:
-            self._writer.abort()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.abort()
 
 
 def _by_key(policies: Mapping[str, StoragePolicy] | Iterable[StoragePolicy]) -> dict[str, StoragePolicy]:
