@@ -6,7 +6,8 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any, Final
 
-from sqlalchemy import Column, Connection, MetaData, Select, String, case, func, select
+from sqlalchemy import Column, Connection, MetaData, Select, String, case, cast, func, select
+from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.functions import FunctionElement
 
@@ -86,8 +87,10 @@ def _held_in(
         location: Any = ref_location(column)
         query: Select[Any] = select(location).where(location.in_(wanted))
     elif connection.dialect.name == "postgresql":
-        # A JSON null or a stray scalar in the column is no array: taken for an empty one, it hides no row.
-        array = case((func.jsonb_typeof(column) == "array", column), else_=func.jsonb_build_array())
+        # A JSON null or a stray scalar in the column is no array: taken for an empty one, it hides no row. The cast is
+        # for a table whose migration said JSON.
+        data = cast(column, JSONB)
+        array = case((func.jsonb_typeof(data) == "array", data), else_=func.jsonb_build_array())
         location = (
             func.jsonb_array_elements(array, type_=String)
             .table_valued("value", joins_implicitly=True)

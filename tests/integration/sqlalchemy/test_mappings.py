@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from sqlalchemy import Column, ForeignKey, Integer, MetaData, Table, select
+from sqlalchemy import Column, ForeignKey, Integer, MetaData, Table, select, text
 from sqlalchemy.orm import DeclarativeBase, Mapped, MappedAsDataclass, deferred, mapped_column, synonym, validates
 
 from granite_core import (
@@ -358,3 +358,17 @@ def test_a_file_s_name_is_changed_without_its_bytes(world: World) -> None:
         world.check_laws()
 
     world.run(scenario)
+
+
+def test_columns_that_a_migration_made_plain_json_are_looked_up_too(postgres_url: str) -> None:
+    with make_world(postgres_url, base=Zoo) as world:
+        with world.engine.begin() as connection:
+            connection.execute(text("ALTER TABLE mixed ALTER file TYPE json, ALTER pages TYPE json"))
+        with world.session() as session:
+            session.add(Mixed(file=world.stage(b"file"), pages=[world.stage(b"page")]))
+            session.commit()
+            world.later(QUARTER)
+            first = session.scalars(select(Mixed)).one()
+            session.add(Mixed(file=first.pages[0], pages=[first.file]))
+            session.commit()
+        world.check_laws()
