@@ -226,7 +226,17 @@ def create_app(settings: Settings | None = None) -> Litestar:
         ],
         grace=settings.grace,
     )
-    keeper = Keeper(manager, engine, GCConfig(sweep_every=timedelta(seconds=2), reconcile_every=timedelta(minutes=1)))
+    granite = GranitePlugin(
+        GraniteConfig(
+            manager=manager,
+            downloads=[  # public: a demo has no users. Give guards or authorize= where yours has
+                FileRoute("/items/{id:uuid}/file", Item.file, public=True),
+                FileRoute("/items/{id:uuid}/attachments/{item:str}", Item.attachments, public=True),
+            ],
+            gc=GCConfig(sweep_every=timedelta(seconds=2), reconcile_every=timedelta(minutes=1)),
+        )
+    )
+    keeper = Keeper(granite, engine)
     return Litestar(
         [
             page_file("/", "page.html", "text/html"),
@@ -249,14 +259,6 @@ def create_app(settings: Settings | None = None) -> Litestar:
                     create_all=True,
                 )
             ),
-            GranitePlugin(
-                GraniteConfig(
-                    manager=manager,
-                    downloads=[  # public: a demo has no users. Give guards or authorize= where yours has
-                        FileRoute("/items/{id:uuid}/file", Item.file, public=True),
-                        FileRoute("/items/{id:uuid}/attachments/{item:str}", Item.attachments, public=True),
-                    ],
-                )
-            ),
+            granite,
         ],
     )

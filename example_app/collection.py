@@ -6,19 +6,19 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import AsyncGenerator, Iterable
-from contextlib import asynccontextmanager, suppress
-from dataclasses import asdict, dataclass
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
 
 from litestar import Litestar
 from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 
 from example_app.models import Item
-from granite_core import StorageError, StorageManager, StoredObjectRef
-from granite_core.gc import Collector, GCConfig, ReconcileReport, SweepReport
-from granite_core.integrations.sqlalchemy import SQLAlchemyLedger, db_now, tables_of
+from granite_core import StoredObjectRef
+from granite_core.gc import ReconcileReport, SweepReport
+from granite_core.integrations.sqlalchemy import db_now, tables_of
+from granite_litestar import GranitePlugin
 
 __all__ = ["Collected", "Gauge", "Keeper", "StorageView", "Waiting"]
 
@@ -68,18 +68,17 @@ class StorageView:
     collected_total: Gauge
     swept_at: datetime | None
     reconciled_at: datetime | None
-    reconcile: dict[str, Any] | None
+    orphans: int
     problem: str | None
 
 
 class Keeper:
-    """Runs the collector, remembers what it reported, and counts what there is."""
+    """Watches the collector that the plugin runs, remembers what it reported, and counts what there is."""
 
-    def __init__(self, manager: StorageManager, engine: AsyncEngine, config: GCConfig) -> None:
-        self._manager = manager
+    def __init__(self, granite: GranitePlugin, engine: AsyncEngine) -> None:
+        self._granite = granite
+        self._manager = granite.config.manager
         self._engine = engine
-        self._config = config
-        self._collector = Collector(manager, SQLAlchemyLedger([engine], Item.metadata), config)
         self._names: dict[str, str] = {}
         self._sizes: dict[str, int] = {}
         self._listing: dict[str, int] = {}
@@ -87,41 +86,32 @@ class Keeper:
         self._lock = asyncio.Lock()
         self._collected: deque[Collected] = deque(maxlen=20)
         self._total = Gauge(0, 0)
+        self._sweep: SweepReport | None = None
         self._swept_at: datetime | None = None
-        self._reconciled_at: datetime | None = None
         self._reconcile: ReconcileReport | None = None
-        self._problem: str | None = None
-
-    # -- the collector
+        self._reconciled_at: datetime | None = None
 
     @asynccontextmanager
     async def lifespan(self, _: Litestar) -> AsyncGenerator[None, None]:
-        """Collect for as long as the application runs."""
-        task = asyncio.create_task(self._run())
-        try:
-            yield
-        finally:
-            task.cancel()
-            with suppress(asyncio.CancelledError):
-                await task
+        """Watch for as long as the application runs."""
+        task = asyncio.create_task(self._watch())
+        yield
+        task.cancel()
 
-    async def _run(self) -> None:
+    async def _watch(self) -> None:
         while True:
-            await asyncio.sleep(self._config.sweep_every.total_seconds())
-            try:
-                self._saw_reconcile(await self._collector.areconcile(not_within=self._config.reconcile_every))
-                self._saw_sweep(await self._collector.asweep())
-                self._problem = None
-            except StorageError as error:
-                self._problem = str(error)
-
-    def _saw_reconcile(self, report: ReconcileReport) -> None:
-        if any(each.complete for each in report.backends):
-            self._reconciled_at, self._reconcile = datetime.now(UTC), report
+            await asyncio.sleep(0.25)
+            if (runner := self._granite.runner) is None:
+                continue
+            if runner.last_sweep is not None and runner.last_sweep is not self._sweep:
+                self._saw_sweep(runner.last_sweep)
+            if runner.last_reconcile is not self._reconcile:
+                self._reconcile, self._reconciled_at = runner.last_reconcile, datetime.now(UTC)
 
     def _saw_sweep(self, report: SweepReport) -> None:
         now = self._swept_at = datetime.now(UTC)
-        gone = [Collected(self._name(each), self._size(each), now) for each in report.examples]
+        self._sweep = report
+        gone = [Collected(self._name(each), self._sizes.get(each, 0), now) for each in report.examples]
         self._collected.extendleft(gone)
         size = sum(each.size for each in gone)
         self._total = Gauge(self._total.objects + report.deleted, self._total.bytes + size)
@@ -149,19 +139,19 @@ class Keeper:
             database=self._engine.dialect.name,
             grace=self._manager.grace.total_seconds(),
             in_rows=Gauge(len(held), sum(ref.size for ref in set(refs))),
-            waiting_total=Gauge(len(waiting), sum(map(self._size, waiting))),
-            unaccounted=Gauge(len(rest), sum(map(self._size, rest))),
-            on_backend=Gauge(len(listing), sum(map(self._size, listing))),
+            waiting_total=Gauge(len(waiting), sum(listing[key] for key in waiting)),
+            unaccounted=Gauge(len(rest), sum(listing[key] for key in rest)),
+            on_backend=Gauge(len(listing), sum(listing.values())),
             waiting=[
-                Waiting(self._name(key), self._size(key), max(left, 0))
+                Waiting(self._name(key), listing[key], max(left, 0))
                 for key, left in sorted(waiting.items(), key=lambda each: each[1])[:50]
             ],
             collected=list(self._collected),
             collected_total=self._total,
             swept_at=self._swept_at,
             reconciled_at=self._reconciled_at,
-            reconcile=asdict(self._reconcile) if self._reconcile else None,
-            problem=self._problem,
+            orphans=self._reconcile.noted if self._reconcile else 0,
+            problem=str(error) if (error := self._granite.runner and self._granite.runner.last_error) else None,
         )
 
     async def _due(self, session: AsyncSession) -> dict[str, float]:
@@ -182,9 +172,6 @@ class Keeper:
                 self._listed_at = time.monotonic()
                 self._sizes |= self._listing
         return self._listing
-
-    def _size(self, location: str) -> int:
-        return self._sizes.get(location, 0)
 
     def _name(self, location: str) -> str:
         return self._names.get(location) or f"unknown{location[location.rfind('.') :] if '.' in location else ''}"

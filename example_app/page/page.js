@@ -231,8 +231,7 @@ function tick() {
   const s = state.storage;
   if (!s) return;
   $("swept").textContent = s.swept_at ? ago(s.swept_at) : "not yet";
-  const found = s.reconcile ? s.reconcile.backends.reduce((sum, each) => sum + each.noted, 0) : 0;
-  $("reconciled").textContent = s.reconciled_at ? `${ago(s.reconciled_at)}, ${found ? count(found, "orphan") : "no orphan"}` : "not yet";
+  $("reconciled").textContent = s.reconciled_at ? `${ago(s.reconciled_at)}, ${s.orphans ? count(s.orphans, "orphan") : "no orphan"}` : "not yet";
   for (const element of $("waiting").children) {
     const left = Math.max(0, (element.deadline - performance.now()) / 1000);
     element.querySelector("time").textContent = left > 0 ? `${Math.ceil(left)} s` : "next sweep";
