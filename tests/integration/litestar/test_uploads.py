@@ -160,6 +160,7 @@ def test_every_kind_of_handler_takes_forms(manager: AsyncStorageManager, spellin
     handler = post("/", sync_to_thread=None if kind == "async" else kind == "thread")(handle)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
+        warnings.simplefilter("ignore", ResourceWarning)  # of other tests, whose objects may be collected here
         app = make_app(manager, [handler])
     with TestClient(app) as client:
         assert client.post("/", data={"title": "xx"}, files={"file": b"abc"}).text == "3"
