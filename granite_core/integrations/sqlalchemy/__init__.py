@@ -10,6 +10,7 @@ from granite_core.integrations.sqlalchemy.types import (
     is_file_column,
     portable_storage_ref_type,
 )
+from granite_core.integrations.sqlalchemy.unit_of_work import install
 
 __all__ = [
     "GraniteTables",
@@ -26,3 +27,6 @@ __all__ = [
     "ref_location",
     "tables_of",
 ]
+
+# Whoever declares a file column has imported this package: no session, however it is made, is without the listeners.
+install()

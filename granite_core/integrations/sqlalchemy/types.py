@@ -41,10 +41,6 @@ class _RefColumnType(TypeDecorator[Any]):
     def __init__(self, storage_key: str | None = None) -> None:
         super().__init__()
         self.storage_key = storage_key
-        # Declaring a file column is enough for every session: the listeners come with the first one.
-        from granite_core.integrations.sqlalchemy import unit_of_work
-
-        unit_of_work.install()
 
     def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
         """Use JSONB on PostgreSQL, JSON elsewhere."""

@@ -1,0 +1,183 @@
+"""What a session's transaction knows of refs, and the rule by which a flush lets them into rows."""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any, Final, TypeAlias, cast
+from weakref import WeakKeyDictionary
+
+from sqlalchemy import Column, Connection, MetaData
+from sqlalchemy.orm import InstanceState, Session
+
+from granite_core.errors import ConfigurationError, StaleRefError
+from granite_core.manager import MANAGER_KEY, StorageManager
+from granite_core.refs import StagedFile, StoredObjectRef
+
+__all__ = [
+    "STATE_KEY",
+    "Field",
+    "Held",
+    "Place",
+    "Tombstones",
+    "Transaction",
+    "admit",
+    "fields_by_class",
+    "is_fresh",
+    "transaction_of",
+]
+
+STATE_KEY: Final = "granite_transaction"
+"""Where a session's ``info`` holds what its root transaction knows."""
+
+_CLOCK_SKEW: Final = timedelta(seconds=5)  # by how much the clock of a host that staged may be ahead of ours
+
+
+@dataclass(frozen=True, slots=True)
+class Field:
+    """One file column as an attribute of a mapped class."""
+
+    key: str
+    column: Column[Any]
+
+    @property
+    def storage_key(self) -> str | None:
+        return cast("str | None", cast("Any", self.column.type).storage_key)
+
+    @property
+    def manager(self) -> StorageManager:
+        manager = self.column.table.metadata.info.get(MANAGER_KEY)
+        if not isinstance(manager, StorageManager):
+            raise ConfigurationError(
+                f"no storage manager is bound to the models of {self.column.table.name}.{self.column.name}: "
+                "call manager.register(Base) once, where the manager is made",
+                field=self.key,
+            )
+        return manager
+
+
+Held: TypeAlias = dict[Field, list[StoredObjectRef]]
+"""What a row holds."""
+Place: TypeAlias = tuple[str, Column[Any]]
+"""A column, in the schemas that a connection translates to."""
+
+
+@dataclass(slots=True)
+class Tombstones:
+    """Tombstones of one flush on one connection."""
+
+    connection: Connection
+    metadata: Any
+    written: float
+    refs: list[StoredObjectRef]
+
+
+@dataclass(slots=True)
+class Transaction:
+    """What a root transaction of a session knows and did. Knowledge stays true when a savepoint is rolled back."""
+
+    began: float = field(default_factory=time.monotonic)
+    connections: set[Connection] = field(default_factory=set)
+    good: dict[str, datetime] = field(default_factory=dict)
+    rests_on: set[str] = field(default_factory=set)
+    oldest: dict[StorageManager, datetime] = field(default_factory=dict)
+    flushed: list[tuple[StorageManager, StoredObjectRef]] = field(default_factory=list)
+    tombstones: list[Tombstones] = field(default_factory=list)
+    columns: set[tuple[Any, Place]] = field(default_factory=set)
+    committing: bool = False
+    committed: bool = False
+    undone: bool = False
+    # of the flush that is under way
+    context: Any = None
+    held: dict[InstanceState[Any], Held] = field(default_factory=dict)
+    released: dict[Connection, list[tuple[Column[Any], StoredObjectRef]]] = field(
+        default_factory=lambda: defaultdict(list)
+    )
+    touched: dict[Connection, set[Column[Any]]] = field(default_factory=lambda: defaultdict(set))
+
+    def begin_flush(self, context: Any) -> None:
+        """Forget the flush before, which may have failed half-way."""
+        self.context = context
+        self.held.clear()
+        self.released.clear()
+        self.touched.clear()
+
+    def began_at(self, manager: StorageManager) -> datetime:
+        return manager.now() - timedelta(seconds=time.monotonic() - self.began)
+
+    def rest_on(self, ref: StoredObjectRef, manager: StorageManager, since: datetime) -> None:
+        self.good[ref.location] = since
+        self.rests_on.add(ref.location)
+        self.oldest[manager] = min(since, self.oldest.get(manager, since))
+
+
+fields_by_class: WeakKeyDictionary[type, tuple[Field, ...]] = WeakKeyDictionary()
+"""The file columns of mapped classes."""
+
+
+def transaction_of(session: Session) -> Transaction:
+    state = session.info.get(STATE_KEY)
+    if not isinstance(state, Transaction):
+        state = session.info[STATE_KEY] = Transaction()
+    return state
+
+
+def admit(
+    state: Transaction,
+    wanted: list[tuple[Field, StoredObjectRef]],
+    look_up: Callable[[MetaData, set[str]], set[str]],
+) -> None:
+    """Let refs into rows, or refuse. Good is what was staged lately, or what a committed row holds.
+
+    Raises:
+        StaleRefError: A ref is too old, was let go, or is held by no row.
+    """
+    unknown: dict[MetaData, list[tuple[Field, StoredObjectRef]]] = defaultdict(list)
+    for each, ref in wanted:
+        manager = each.manager
+        since = state.good.get(ref.location)
+        if since is None:
+            if not is_fresh(ref, manager):
+                unknown[each.column.table.metadata].append((each, ref))
+                continue
+            since = datetime.fromisoformat(ref.created_at or "")
+            state.flushed.append((manager, ref))
+        if manager.now() - since >= manager.attach_within:
+            raise _stale(each, ref, "it is known to be good since too long ago")
+        if isinstance(ref, StagedFile) and not ref.mark_used():
+            raise _stale(each, ref, "it was let go already")
+        state.rest_on(ref, manager, since)
+    for metadata, pairs in unknown.items():
+        held = look_up(metadata, {ref.location for _, ref in pairs})
+        for each, ref in pairs:
+            since = state.began_at(each.manager)
+            if ref.location not in held:
+                raise _stale(each, ref, "it was not staged lately, and no row holds it")
+            if each.manager.now() - since >= each.manager.attach_within:
+                raise _stale(each, ref, "the transaction that looked it up is too old")
+            state.rest_on(ref, each.manager, since)
+
+
+def is_fresh(ref: StoredObjectRef, manager: StorageManager) -> bool:
+    """Whether a ref was staged less than a quarter of the grace ago, by its own word: clients never write one."""
+    try:
+        staged_at = datetime.fromisoformat(ref.created_at or "")
+        return -_CLOCK_SKEW <= manager.now() - staged_at < manager.attach_within
+    except (ValueError, TypeError):  # no date, or one without a time zone
+        return False
+
+
+def _stale(each: Field, ref: StoredObjectRef, why: str) -> StaleRefError:
+    limit = each.manager.attach_within
+    return StaleRefError(
+        f"{each.key}: this file may not be attached: {why} (a file is attached within {limit} of being staged, "
+        "or while a committed row holds it); store it again",
+        operation="attach",
+        field=each.key,
+        backend=ref.backend,
+        location=ref.location,
+        limit=limit,
+    )
