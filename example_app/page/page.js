@@ -35,7 +35,7 @@ function bytes(size) {
   if (size < 1024) return `${size} B`;
   let unit = 0;
   while (size >= 1023.5 && unit < 5) { size /= 1024; unit += 1; }
-  return `${size.toFixed(size < 10 ? 1 : 0)} ${["B", "KB", "MB", "GB", "TB", "PB"][unit]}`;
+  return `${size.toFixed(size < 10 ? 1 : 0).replace(".0", "")} ${["B", "KB", "MB", "GB", "TB", "PB"][unit]}`;
 }
 
 const relative = new Intl.RelativeTimeFormat("en", { numeric: "always", style: "narrow" });

@@ -141,7 +141,20 @@ def make_samples(folder: Path, ffmpeg: str) -> dict[str, Path]:
     pdf = folder / "Договор № 5.pdf"
     pdf.write_bytes(one_page_pdf("Granite"))
     noisy = "testsrc2=size=640x360:rate=15,noise=alls=70:allf=t"
-    h264 = ["-c:v", "libx264", "-preset", "ultrafast", "-pix_fmt", "yuv420p", "-g", "15", "-movflags", "+faststart"]
+    h264 = [
+        "-c:v",
+        "libx264",
+        "-preset",
+        "ultrafast",
+        "-pix_fmt",
+        "yuv420p",
+        "-g",
+        "15",
+        "-crf",
+        "34",
+        "-movflags",
+        "+faststart",
+    ]
     return {
         "picture": encode("Küste.png", "gradients=size=800x600:seed=4", "-frames:v", "1"),
         "other picture": encode("Mandelbrot.jpg", "mandelbrot=size=640x480", "-frames:v", "1"),

@@ -198,6 +198,7 @@ def test_the_page_fits(
     page.keyboard.press("Enter")
     expect(page.locator("#viewer")).to_be_visible()
     expect(page.locator("#stage video")).to_have_js_property("readyState", 4, timeout=PATIENCE)
+    page.wait_for_timeout(500)  # a frame that is there is not painted yet
     assert_fits(page)
     page.screenshot(path=pictures / f"viewer-{shape}-{scheme}.png")
     page.keyboard.press("Escape")
