@@ -194,7 +194,7 @@ class Laws(RuleBasedStateMachine):
         assert self.world.stored() - {".granite/store"} == self.world.held()
         assert self.world.tombstones() == []
         self.engine.dispose()
-        shutil.rmtree(self.folder)
+        shutil.rmtree(self.folder, ignore_errors=True)
 
     # -- small things --------------------------------------------------------------------------------------------------
 
