@@ -27,7 +27,7 @@ class Invoice(Base):
 
 
 def attach(session: Session, manager: StorageManager) -> Invoice:
-    # begin: attach
+    # the part "attach" begins
     invoice = Invoice(scan=unsaved(b"%PDF-1.7 ...", filename="scan.pdf"))  # stored when the session flushes
     invoice.pages.append(unsaved(b"page one", filename="1.txt"))
     session.add(invoice)
@@ -36,12 +36,12 @@ def attach(session: Session, manager: StorageManager) -> Invoice:
     ready = manager.put_bytes("invoices", content=b"%PDF-1.7 better", original_filename="scan.pdf")
     invoice.scan = ready  # what is staged already is assigned as it is; the old file waits for the collector
     session.commit()
-    # end: attach
+    # the part "attach" ends
     return invoice
 
 
 def undo(session: Session, invoice: Invoice) -> None:
-    # begin: undo
+    # the part "undo" begins
     before = invoice.scan
     with session.begin_nested() as savepoint:
         invoice.scan = None
@@ -49,17 +49,17 @@ def undo(session: Session, invoice: Invoice) -> None:
         savepoint.rollback()
     session.commit()
     assert invoice.scan == before  # neither the row nor the bytes have changed
-    # end: undo
+    # the part "undo" ends
 
 
 def share_and_let_go(session: Session, invoice: Invoice) -> None:
-    # begin: share
+    # the part "share" begins
     copy = Invoice(scan=invoice.scan)  # two rows, one object; it stays until both have let it go
     session.add(copy)
     session.commit()
     session.delete(invoice)
     session.commit()
-    # end: share
+    # the part "share" ends
 
 
 def main() -> None:
@@ -74,11 +74,11 @@ def main() -> None:
             undo(session, invoice)
             share_and_let_go(session, invoice)
 
-        # begin: collect
+        # the part "collect" begins
         collector = Collector(manager, SQLAlchemyLedger([engine], Base.metadata))
         print(collector.reconcile(dry_run=True).to_dict())  # what nobody points at, and no tombstone knows of
         print(collector.sweep().to_dict())  # deletes what was let go, once the grace has passed
-        # end: collect
+        # the part "collect" ends
         engine.dispose()
 
 
