@@ -12,6 +12,7 @@ __all__ = ["SNIFF_BYTES", "clean_content_type", "clean_filename", "matches_type"
 SNIFF_BYTES: Final = 4096
 """How many leading bytes of a content are looked at to recognise its type."""
 
+_JOINERS: Final = "\u200c\u200d"  # Persian spelling and emoji need them; they turn nothing around
 MAX_FILENAME_BYTES: Final = 255
 DEFAULT_TYPE: Final = "application/octet-stream"
 
@@ -30,10 +31,12 @@ def clean_filename(name: str | None) -> str | None:
     if not name:
         return None
     base = re.split(r"[/\\]", name)[-1]
-    kept = "".join(c for c in base if unicodedata.category(c) not in ("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"))
-    text = unicodedata.normalize("NFC", kept).strip()
+    kept = "".join(
+        c for c in base if c in _JOINERS or unicodedata.category(c) not in ("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp")
+    )
+    text = unicodedata.normalize("NFC", kept).strip().strip(_JOINERS)
     # A name that is dots only means a folder; trailing dots and spaces vanish on Windows.
-    text = text.rstrip(". ")
+    text = text.rstrip(f". {_JOINERS}")
     if not text:
         return None
     if _RESERVED.match(text):

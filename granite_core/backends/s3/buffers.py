@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import base64
+import io
+import mmap
 import os
 import tempfile
 import threading
 import zlib
-from typing import IO, Final
+from typing import IO, TYPE_CHECKING, Final, cast
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
 
 __all__ = ["BufferBudget", "PartBuffer", "buffer_budget"]
 
@@ -51,7 +56,7 @@ class BufferBudget:
             self.spilled += spilled
 
 
-buffer_budget = BufferBudget(64 * 1024 * 1024)
+buffer_budget = BufferBudget(32 * 1024 * 1024)
 """The budget of this process."""
 
 os.register_at_fork(after_in_child=buffer_budget.renew)
@@ -68,7 +73,7 @@ class PartBuffer:
         self.length = 0
         self._budget = budget
         self._reserved = 0
-        self._memory = bytearray()
+        self._memory = _Pages()
         self._file: IO[bytes] | None = None
         self._crc = 0
 
@@ -95,15 +100,16 @@ class PartBuffer:
         if self._file is not None:
             self._file.write(data)
         else:
-            self._memory += data
+            self._memory.append(data)
         self._crc = zlib.crc32(data, self._crc)
         self.length += len(data)
 
     @property
-    def body(self) -> bytearray | IO[bytes]:
-        """What is sent: the bytes, or a file that stands at its beginning."""
+    def body(self) -> IO[bytes]:
+        """What is sent, at its beginning."""
         if self._file is None:
-            return self._memory
+            self._memory.seek(0)
+            return cast("IO[bytes]", self._memory)
         self._file.flush()
         self._file.seek(0)
         return self._file
@@ -116,7 +122,7 @@ class PartBuffer:
     def free(self) -> None:
         """Give back memory and file. Idempotent."""
         reserved, self._reserved = self._reserved, 0
-        self._memory = bytearray()
+        self._memory.close()
         self._budget.give(reserved)
         if self._file is not None:
             self._file.close()
@@ -124,7 +130,63 @@ class PartBuffer:
 
     def _spill(self) -> None:
         self._file = tempfile.TemporaryFile(prefix="granite-part-")  # noqa: SIM115 - closed by free()
-        self._file.write(self._memory)
+        self._memory.seek(0)
+        while data := self._memory.read(STEP):
+            self._file.write(data)
         reserved, self._reserved = self._reserved, 0
-        self._memory = bytearray()
+        self._memory.close()
         self._budget.give(reserved, spilled=True)
+
+
+class _Pages(io.RawIOBase):
+    """A file in pages of memory that go back to the system at once when it is closed.
+
+    What malloc is given back it may keep: after a few parts it raises the size from which it asks the system for memory
+    of its own, and then the process never shrinks again (mallopt(3), M_MMAP_THRESHOLD).
+    """
+
+    def __init__(self) -> None:
+        self._pages: list[mmap.mmap] = []
+        self._length = 0
+        self._position = 0
+
+    def append(self, data: memoryview) -> None:
+        """Add bytes at the end."""
+        while data:
+            at = self._length % STEP
+            if at == 0:
+                self._pages.append(mmap.mmap(-1, STEP))
+            piece = data[: STEP - at]
+            self._pages[-1][at : at + len(piece)] = piece
+            self._length += len(piece)
+            data = data[len(piece) :]
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET, /) -> int:
+        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._length}[whence]
+        self._position = max(0, base + offset)
+        return self._position
+
+    def tell(self) -> int:
+        return self._position
+
+    def readinto(self, buffer: Buffer, /) -> int:
+        view = memoryview(buffer).cast("B")
+        page, at = divmod(self._position, STEP)
+        size = min(len(view), STEP - at, self._length - self._position)
+        if size <= 0:
+            return 0
+        view[:size] = self._pages[page][at : at + size]
+        self._position += size
+        return size
+
+    def close(self) -> None:
+        while self._pages:
+            self._pages.pop().close()
+        self._length = 0
+        super().close()

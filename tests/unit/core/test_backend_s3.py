@@ -72,7 +72,7 @@ class TestBuffers:
         for start in range(0, len(content), 70_000):
             buffer.append(memoryview(content)[start : start + 70_000])
         body = buffer.body
-        assert (body if isinstance(body, bytearray) else body.read()) == content
+        assert body.read() == content
         assert int.from_bytes(b64decode(buffer.crc32), "big") == zlib.crc32(content)
         assert buffer.length == len(content)
         assert budget.used <= limit
