@@ -37,6 +37,9 @@ class CollectorRunner:
         runner = CollectorRunner(Collector(manager, SQLAlchemyLedger([engine], Base.metadata)))
         app = Litestar(…, lifespan=[runner])
 
+    The tables must be there when it starts: where ``SQLAlchemyPlugin`` creates them, let ``GranitePlugin`` run the
+    collector, which begins after that.
+
     Args:
         collector: What to run; its configuration says how often.
         log: Where to log.
@@ -48,13 +51,17 @@ class CollectorRunner:
         """The last sweep that this process made."""
         self.last_reconcile: ReconcileReport | None = None
         """The last reconcile that this process made."""
-        self.last_error: Exception | None = None
-        """Why the last run failed; None when it did not."""
+        self._errors: dict[str, Exception] = {}
         self._log = log
         self._tasks: list[asyncio.Task[None]] = []
         self._loop: asyncio.AbstractEventLoop | None = None
         self._wake_sweep = asyncio.Event()
         self._wake_reconcile = asyncio.Event()
+
+    @property
+    def last_error(self) -> Exception | None:
+        """Why the last sweep, or else the last reconcile, failed; None when neither did."""
+        return self._errors.get("sweep") or self._errors.get("reconcile")
 
     @property
     def running(self) -> bool:
@@ -82,8 +89,12 @@ class CollectorRunner:
         # The database tells when a backend is due; asked more often, a run that was cut short is gone on with soon.
         poll = min(config.reconcile_every.total_seconds(), max(sweep_every, RECONCILE_POLL))
         self._tasks = [
-            self._loop.create_task(self._repeat(self._sweep, self._wake_sweep, sweep_every), name="granite-sweep"),
-            self._loop.create_task(self._repeat(self._reconcile, self._wake_reconcile, poll), name="granite-reconcile"),
+            self._loop.create_task(
+                self._repeat("sweep", self._sweep, self._wake_sweep, sweep_every), name="granite-sweep"
+            ),
+            self._loop.create_task(
+                self._repeat("reconcile", self._reconcile, self._wake_reconcile, poll), name="granite-reconcile"
+            ),
         ]
         return self
 
@@ -93,7 +104,9 @@ class CollectorRunner:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _repeat(self, run: Callable[[bool], Awaitable[None]], wake: asyncio.Event, every: float) -> None:
+    async def _repeat(
+        self, name: str, run: Callable[[bool], Awaitable[None]], wake: asyncio.Event, every: float
+    ) -> None:
         wait = min(every, SETTLE) * random.random()  # noqa: S311 - no secret
         while True:
             with suppress(TimeoutError):
@@ -102,12 +115,12 @@ class CollectorRunner:
             wake.clear()
             try:
                 await run(asked)
-                self.last_error = None
+                self._errors.pop(name, None)
             except CollectionRefusedError as error:
-                self.last_error = error
+                self._errors[name] = error
                 self._log.error("the collector refused to run: %s", error)
             except Exception as error:  # noqa: BLE001 - a run that fails is tried again, whatever it was
-                self.last_error = error
+                self._errors[name] = error
                 self._log.exception("a run of the collector failed; it is tried again")
             wait = jittered(every, random.random())  # noqa: S311 - no secret
 

@@ -16,7 +16,8 @@ class GCConfig:
 
     Args:
         sweep_every: How long the runner waits between two sweeps.
-        reconcile_every: How long after a backend was reconciled it is due again, whichever worker does it.
+        reconcile_every: How long after a backend was reconciled it is due again, whichever worker does it. The runner
+            asks once a minute at most.
         max_share: A reconcile that would note more than this share of a backend's objects refuses.
         always_allowed: So many objects may be noted whatever their share: a small store is no sign of a mistake.
         batch_size: Objects that a sweep takes at a time.

@@ -23,8 +23,7 @@ from tests.e2e.conftest import StartDemo
 
 KIB, MIB, GIB = 1024, 1024**2, 1024**3
 COUNT = 200
-# On S3 an upload holds two parts of 8 MiB, and glibc keeps about as much again of what it freed.
-AT_ONCE = {"local": 4, "ceph": 1}
+AT_ONCE = 4
 MEMORY = 64 * MIB
 CHUNK = 256 * KIB
 
@@ -103,7 +102,7 @@ def test_two_hundred_files_come_out_as_they_went_in(place: str, start_demo: Star
     assert len(files) == COUNT
     get_json(demo.url, "/api/overview")
     time.sleep(3)  # the collector has run once: this is idle
-    with Memory(demo.pid) as memory, ThreadPoolExecutor(AT_ONCE[place]) as pool:
+    with Memory(demo.pid) as memory, ThreadPoolExecutor(AT_ONCE) as pool:
         began = time.monotonic()
         sent = dict(zip(files, pool.map(lambda each: send(demo.url, each), files), strict=True))
         stored = time.monotonic()
