@@ -58,9 +58,11 @@ def make_client(*, endpoint_url: str | None, region: str | None, connections: in
 
 def boto_errors() -> tuple[type[Exception], ...]:
     """Return the classes of what a call of boto3, or reading a body, may raise; for an ``except`` clause."""
-    from botocore.exceptions import BotoCoreError, ClientError
-    from urllib3.exceptions import HTTPError
-
+    try:
+        from botocore.exceptions import BotoCoreError, ClientError
+        from urllib3.exceptions import HTTPError
+    except ImportError:
+        return ()  # the clause must let the error through that names the extra
     return (ClientError, BotoCoreError, HTTPError, OSError)
 
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import sys
 import zlib
 from base64 import b64decode
+from collections.abc import Callable
 from itertools import count, pairwise
+from unittest.mock import patch
 
 import pytest
 from botocore import exceptions
@@ -132,11 +134,25 @@ class TestErrors:
         assert "secret" not in f"{found} {found!r}"
 
 
-def test_without_boto3_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    backend = S3StorageBackend("bucket")
-    monkeypatch.setitem(sys.modules, "boto3", None)
-    with pytest.raises(MissingExtraError, match=r"granite-litestar\[s3\]"):
-        backend.exists("a")
+@pytest.mark.parametrize(
+    "verb",
+    [
+        lambda backend: backend.exists("a"),
+        lambda backend: backend.stat("a"),
+        lambda backend: backend.delete("a"),
+        lambda backend: backend.open_reader("a"),
+        lambda backend: backend.put_bytes("a", b"x"),
+        lambda backend: next(backend.list_objects()),
+        lambda backend: backend.check(),
+    ],
+)
+def test_without_boto3_the_extra_is_named(verb: Callable[[S3StorageBackend], object]) -> None:
+    missing = dict.fromkeys(("boto3", "botocore", "botocore.config", "botocore.exceptions", "urllib3.exceptions"))
+    with (
+        patch.dict(sys.modules, missing),
+        pytest.raises(MissingExtraError, match=r"granite-litestar\[s3\]"),
+    ):
+        verb(S3StorageBackend("bucket"))
 
 
 @pytest.mark.parametrize("options", [{"part_size": 1}, {"prefix": "a/../b"}, {"client": object(), "region": "x"}])
