@@ -267,6 +267,13 @@ class _Run:
             with suppress(Exception):
                 self.ledger.drop_lease(self.lease, self.holder)
 
+    def held_elsewhere(self, locations: Collection[str]) -> set[str]:
+        """What is referred to from outside the databases."""
+        held: set[str] = set()
+        for source in self.collector._references:
+            held.update(self.ledger.call(None, source, locations))
+        return held
+
     def must_stop(self) -> bool:
         """Whether to end early; renews the lease from time to time."""
         if self.stopped:
@@ -376,10 +383,7 @@ class _Sweep(_Run):
 
     def held(self, look: Look, locations: Collection[str]) -> set[str]:
         """What rows hold, and what is referred to from elsewhere."""
-        held = set(look.held)
-        for source in self.collector._references:
-            held.update(self.ledger.call(None, source, locations))
-        return held
+        return self.held_elsewhere(locations) | look.held
 
     def act(self, plan: LocationPlan) -> bool:
         """Carry out the decision on one object; whether its due tombstones have done their work."""
@@ -558,7 +562,8 @@ class _Reconcile(_Run):
             began = time.monotonic()
             page, at_end = self.ledger.call(backend, _next_page, listing, self.config.page_size)
             if page:
-                accounted = self.ledger.accounted([each.location for each in page])
+                locations = [each.location for each in page]
+                accounted = self.ledger.accounted(locations) | self.held_elsewhere(locations)
                 plan = plan_page(place.state, page, accounted, place.key)
                 if self.dry_run:
                     pass

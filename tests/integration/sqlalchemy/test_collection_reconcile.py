@@ -6,7 +6,7 @@ import json
 import threading
 import time
 import tracemalloc
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -52,6 +52,17 @@ class TestNotes:
             assert sweep(world).deleted == 2
             assert world.stored() == {kept.location}
             json.dumps(report.to_dict())
+
+        world.run(scenario)
+
+    def test_what_is_referred_to_from_elsewhere_is_no_garbage(self, world: World) -> None:
+        def elsewhere(locations: Collection[str]) -> set[str]:
+            return {"elsewhere"} & set(locations)
+
+        def scenario() -> None:
+            store(world, "elsewhere", "nowhere")
+            report = collector(world, references=[elsewhere]).reconcile()
+            assert (report.listed, report.noted, world.tombstones()) == (2, 1, ["nowhere"])
 
         world.run(scenario)
 
