@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ast
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -29,3 +31,23 @@ def test_users_code_imports_only_what_the_reference_documents(module: Path) -> N
         for name in names:
             if name.startswith("granite_"):
                 assert name in documented, f"line {node.lineno} imports {name}"
+
+
+WITHOUT_FRAMEWORKS = """
+import pkgutil, runpy, sys
+for name in ("litestar", "advanced_alchemy", "boto3", "botocore", "multipart", "anyio"):
+    sys.modules[name] = None  # as if it were not installed
+import granite_core
+for module in pkgutil.walk_packages(granite_core.__path__, "granite_core."):
+    if not module.name.startswith("granite_core.testing"):  # which needs pytest
+        __import__(module.name)
+runpy.run_path(sys.argv[1], run_name="__main__")
+"""
+
+
+def test_the_core_works_where_only_sqlalchemy_msgspec_and_puremagic_are_installed() -> None:
+    example = ROOT / "docs" / "examples" / "without_a_framework.py"
+    argv = [sys.executable, "-c", WITHOUT_FRAMEWORKS, str(example)]
+    done = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("report.csv text/csv")
