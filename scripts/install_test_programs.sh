@@ -19,6 +19,7 @@ want ceph-authtool ceph-common
 want chromium chromium
 want ffmpeg ffmpeg
 want nginx nginx-light
+want curl curl
 
 [ -n "$missing" ] || exit 0
 

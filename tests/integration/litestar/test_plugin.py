@@ -21,6 +21,7 @@ from advanced_alchemy.extensions.litestar import (
 from litestar import Litestar, get, post
 from litestar.di import NamedDependency, Provide
 from litestar.dto import DTOData
+from litestar.params import JSONBody
 from litestar.testing import TestClient
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
@@ -189,7 +190,7 @@ def test_a_client_cannot_write_a_ref_through_a_data_transfer_object(
     manager: StorageManager, alchemy: SQLAlchemyPlugin
 ) -> None:
     @post("/", dto=SQLAlchemyDTO[Paper], return_dto=None)
-    async def handler(data: DTOData[Paper]) -> list[str]:
+    async def handler(data: JSONBody[DTOData[Paper]]) -> list[str]:
         return sorted(data.as_builtins())
 
     forged = {"storage_key": "papers", "backend": "main", "location": "someone/elses", "size": 1}

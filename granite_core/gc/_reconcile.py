@@ -1,0 +1,200 @@
+"""The reconcile: compares a store with all references, and writes notes."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from itertools import islice
+from typing import TYPE_CHECKING, Final
+
+from granite_core.backends.base import ObjectStat, StorageBackend
+from granite_core.errors import CollectionRefusedError, StorageError
+from granite_core.gc._run import Run, milliseconds
+from granite_core.gc.plan import (
+    Note,
+    RunState,
+    plan_page,
+    plan_release,
+)
+from granite_core.gc.ports import LedgerBusyError
+from granite_core.gc.reports import MAX_DETAILS, BackendReconcile, ReconcileReport
+from granite_core.keys import is_reserved
+
+if TYPE_CHECKING:
+    from granite_core.gc.collector import Collector
+
+__all__ = ["Reconcile"]
+
+UNFINISHED_AFTER: Final = timedelta(days=1)
+
+
+@dataclass(slots=True)
+class _Place:
+    """What a reconcile has found in one backend so far."""
+
+    key: str
+    state: RunState
+    resumed: bool = False
+    complete: bool = False
+    released: bool = False
+    cleared: int = 0
+    examples: list[str] = field(default_factory=list)
+
+    def report(self) -> BackendReconcile:
+        return BackendReconcile(
+            self.key,
+            listed=self.state.listed,
+            noted=self.state.noted,
+            noted_bytes=self.state.noted_bytes,
+            cleared=self.cleared,
+            resumed=self.resumed,
+            complete=self.complete,
+            released=self.released,
+            examples=tuple(self.examples),
+        )
+
+
+class Reconcile(Run):
+    """One reconcile."""
+
+    lease = "lease:reconcile"
+
+    def __init__(
+        self,
+        collector: Collector,
+        backend_key: str | None,
+        dry_run: bool,
+        max_share: float | None,
+        not_within: timedelta | None,
+        stop: threading.Event,
+    ) -> None:
+        super().__init__(collector, dry_run, stop)
+        if backend_key is not None:
+            collector.manager.get_backend(backend_key)
+        self.backend_key = backend_key
+        self.max_share = collector.config.max_share if max_share is None else max_share
+        self.not_within = timedelta(0) if not_within is None else not_within
+        self.found: list[BackendReconcile] = []
+        self.refusals: list[str] = []
+
+    def run(self) -> ReconcileReport:
+        try:
+            skipped = self.prepare()
+        except LedgerBusyError as busy:
+            return self.report(str(busy))
+        if skipped is not None:
+            return self.report(skipped)
+        try:
+            for key, aliases in self.places.items():
+                if (self.backend_key is None or self.backend_key in aliases) and not self.must_stop():
+                    self.reconcile_place(key)
+        except LedgerBusyError as busy:
+            self.stopped = True
+            return self.report(str(busy))
+        finally:
+            self.end()
+        if self.refusals:
+            raise CollectionRefusedError(
+                "; ".join(self.refusals), operation="reconcile", limit=self.max_share, value=self.report(None).to_dict()
+            )
+        return self.report(None)
+
+    def report(self, skipped: str | None) -> ReconcileReport:
+        return ReconcileReport(
+            dry_run=self.dry_run,
+            backends=tuple(self.found),
+            problems=tuple(self.problems),
+            skipped=skipped,
+            stopped=self.stopped,
+            seconds=self.seconds,
+            ended_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        )
+
+    def reconcile_place(self, key: str) -> None:
+        """List one backend to its end, then decide whether its notes may be acted on."""
+        if key not in self.usable:
+            self.found.append(BackendReconcile(key, skipped="it cannot be asked in this run"))
+            return
+        backend = self.backends[key]
+        name = f"reconcile:{hashlib.sha256(repr(backend.identity).encode()).hexdigest()[:32]}"
+        opened = self.open(name)
+        if isinstance(opened, int):
+            when = datetime.fromtimestamp(opened / 1000, UTC).isoformat(timespec="seconds")
+            self.found.append(BackendReconcile(key, skipped=f"it was reconciled at {when}"))
+            return
+        place = _Place(key, opened, resumed=opened.after is not None)
+        kept: list[Note] = []
+        try:
+            place.complete = self.list_place(place, name, backend, kept)
+            if place.complete:
+                self.decide(place, name, kept)
+                if not self.dry_run:
+                    place.cleared = self.ledger.call(backend, backend.clear_unfinished, UNFINISHED_AFTER)
+        except StorageError as error:
+            self.fail(key, None, error)
+        self.found.append(place.report())
+
+    def open(self, name: str) -> RunState | int:
+        if self.dry_run or not self.ledger.durable:
+            return RunState("")
+        return self.ledger.open_run(name, self.holder, not_within=milliseconds(self.not_within))
+
+    def list_place(self, place: _Place, name: str, backend: StorageBackend, kept: list[Note]) -> bool:
+        """Note page by page; whether the end was reached. Memory holds one page."""
+        listing = backend.list_objects(start_after=place.state.after)
+        while not self.must_stop():
+            began = time.monotonic()
+            page, at_end = self.ledger.call(backend, _next_page, listing, self.config.page_size)
+            if page:
+                locations = [each.location for each in page]
+                accounted = self.ledger.accounted(locations) | self.held_elsewhere(locations)
+                plan = plan_page(place.state, page, accounted, place.key)
+                if self.dry_run:
+                    pass
+                elif not self.ledger.durable:
+                    kept += plan.notes
+                elif not self.ledger.save_page(name, self.holder, plan.state, plan.notes):
+                    self.stopped = True
+                    return False
+                place.state = plan.state
+                place.examples += [each.location for each in plan.notes[: MAX_DETAILS - len(place.examples)]]
+            if at_end:
+                return True
+            if self.is_over_time():
+                break
+            self.pace(len(page), time.monotonic() - began)
+        self.stopped = True
+        return False
+
+    def decide(self, place: _Place, name: str, kept: list[Note]) -> None:
+        plan = plan_release(place.state, place.key, max_share=self.max_share, always_allowed=self.config.always_allowed)
+        if plan.reason is not None:
+            self.refusals.append(plan.reason)
+        place.released = plan.release and not self.dry_run
+        if self.dry_run:
+            return
+        if self.ledger.durable:
+            if not self.ledger.close_run(name, self.holder, place.state, release=plan.release):
+                self.stopped, place.released = True, False
+        elif plan.release:
+            known = set(self.collector._remembered())
+            self.collector._remember([each for each in kept if each.location not in known])
+
+    def is_over_time(self) -> bool:
+        budget = self.config.time_budget
+        return budget is not None and time.monotonic() - self._began > budget.total_seconds()
+
+    def pace(self, objects: int, took: float) -> None:
+        """Wait as long as the rate limit asks."""
+        if self.config.rate_limit is not None and (left := objects / self.config.rate_limit - took) > 0:
+            self.ledger.pause(left, self.stop)
+
+
+def _next_page(listing: Iterator[ObjectStat], size: int) -> tuple[list[ObjectStat], bool]:
+    """The next objects of a listing, without Granite's own, and whether it has ended."""
+    page = list(islice(listing, size))
+    return [each for each in page if not is_reserved(each.location)], len(page) < size

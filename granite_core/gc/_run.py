@@ -1,0 +1,149 @@
+"""What a sweep and a reconcile have in common: the checks, the lease, the end."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import socket
+import threading
+import time
+from collections.abc import Collection, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TYPE_CHECKING, Final
+
+from granite_core.backends.base import StorageBackend
+from granite_core.errors import StorageError
+from granite_core.gc.marker import read_marker, write_marker
+from granite_core.gc.plan import (
+    Note,
+    check_marker,
+    check_overlaps,
+    distinct_backends,
+)
+from granite_core.gc.reports import MAX_DETAILS, Problem
+
+if TYPE_CHECKING:
+    from granite_core.gc.collector import Collector
+
+__all__ = ["MEMORY", "MemoryNote", "Run", "milliseconds"]
+
+MEMORY: Final = -1
+"""The number of the database of notes that are kept in memory."""
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryNote:
+    note: Note
+    written_at: int
+    attempts: int = 0
+    retry_at: int = 0
+
+
+class Run:
+    """What sweep and reconcile have in common: the checks, the lease, the end."""
+
+    lease = ""
+
+    def __init__(self, collector: Collector, dry_run: bool, stop: threading.Event) -> None:
+        self.collector = collector
+        self.manager = collector.manager
+        self.config = collector.config
+        self.ledger = collector._ledger
+        self.dry_run = dry_run
+        self.stop = stop
+        self.stopped = False
+        self.notes = 0
+        self.problems: list[Problem] = []
+        self.backends: Mapping[str, StorageBackend] = {}
+        self.places: dict[str, tuple[str, ...]] = {}
+        self.usable: set[str] = set()
+        self.holder = f"{socket.gethostname()[:32]}:{os.getpid()}:{secrets.token_hex(4)}"
+        self._renewed = 0.0
+        self._began = time.monotonic()
+
+    @property
+    def _needs_lease(self) -> bool:
+        return self.ledger.durable and not self.dry_run
+
+    @property
+    def grace(self) -> int:
+        return milliseconds(self.manager.grace)
+
+    @property
+    def seconds(self) -> float:
+        return round(time.monotonic() - self._began, 3)
+
+    def prepare(self) -> str | None:
+        """Look whether all can be seen, then take the lease; why there is nothing to do, or None."""
+        self.ledger.check()
+        self.backends = self.manager.backends
+        identities = {key: backend.identity for key, backend in self.backends.items()}
+        check_overlaps(identities)
+        self.places = distinct_backends(identities)
+        if self.dry_run:
+            self._check_markers(self.ledger.peek_identity())
+            return None
+        if self._needs_lease and (winner := self._take_lease()) is not None:
+            # What this process noted is written down all the same: nobody else can.
+            self.notes = self.collector._take_notes()
+            return f"the lease is held by {winner}"
+        try:
+            self._check_markers(self.ledger.identity())
+            self.ledger.register_columns()
+            self.notes = self.collector._take_notes()
+        except BaseException:
+            self.end()
+            raise
+        return None
+
+    def end(self) -> None:
+        """Give the lease back. Never raises: one that is not given back runs out."""
+        if self._needs_lease:
+            with suppress(Exception):
+                self.ledger.drop_lease(self.lease, self.holder)
+
+    def held_elsewhere(self, locations: Collection[str]) -> set[str]:
+        """What is referred to from outside the databases."""
+        held: set[str] = set()
+        for source in self.collector._references:
+            held.update(self.ledger.call(None, source, locations))
+        return held
+
+    def must_stop(self) -> bool:
+        """Whether to end early; renews the lease from time to time."""
+        if self.stopped:
+            return True
+        if self.stop.is_set():
+            self.stopped = True
+        elif self._needs_lease and time.monotonic() - self._renewed > self.config.lease_for.total_seconds() / 3:
+            self.stopped = self._take_lease() is not None
+        return self.stopped
+
+    def fail(self, backend: str, location: str | None, error: Exception) -> None:
+        """Remember that something failed."""
+        if len(self.problems) < MAX_DETAILS:
+            self.problems.append(Problem(backend, location, f"{type(error).__name__}: {error}"))
+
+    def _take_lease(self) -> str | None:
+        self._renewed = time.monotonic()
+        return self.ledger.take_lease(self.lease, self.holder, milliseconds(self.config.lease_for))
+
+    def _check_markers(self, identity: str | None) -> None:
+        """Refuse a foreign store; leave aside one that cannot be asked."""
+        for key, aliases in self.places.items():
+            backend = self.backends[key]
+            try:
+                found = self.ledger.call(backend, read_marker, backend)
+                if found is None and identity is not None and not self.dry_run:
+                    found = self.ledger.call(backend, write_marker, backend, identity)
+            except StorageError as error:
+                self.fail(key, None, error)
+                continue
+            check_marker(key, found, identity)
+            self.usable.update(aliases)
+
+
+def milliseconds(duration: timedelta) -> int:
+    return int(duration.total_seconds() * 1000)

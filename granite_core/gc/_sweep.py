@@ -1,0 +1,164 @@
+"""The sweep: the only deleter."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Collection, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Final
+
+from granite_core.errors import StorageError
+from granite_core.gc._run import MEMORY, Run, milliseconds
+from granite_core.gc.plan import (
+    LocationPlan,
+    Tombstone,
+    Verdict,
+    backoff,
+    plan_sweep,
+)
+from granite_core.gc.ports import LedgerBusyError, Look, RowId, chunks
+from granite_core.gc.reports import MAX_DETAILS, SweepReport
+
+if TYPE_CHECKING:
+    from granite_core.gc.collector import Collector
+
+__all__ = ["Sweep"]
+
+CLAIM_FOR: Final = timedelta(minutes=5)
+
+
+class Sweep(Run):
+    """One sweep."""
+
+    lease = "lease:sweep"
+
+    def __init__(self, collector: Collector, dry_run: bool, stop: threading.Event) -> None:
+        super().__init__(collector, dry_run, stop)
+        self.counts = dict.fromkeys(("examined", "deleted", "held", "younger", "failed"), 0)
+        self.examples: list[str] = []
+
+    def run(self) -> SweepReport:
+        try:
+            skipped = self.prepare()
+        except LedgerBusyError as busy:
+            return self.report(str(busy))
+        if skipped is not None:
+            return self.report(skipped)
+        try:
+            for database in self.ledger.databases:
+                self.sweep_database(database)
+            if not self.ledger.durable:
+                self.sweep_memory()
+        except LedgerBusyError as busy:
+            self.stopped = True
+            return self.report(str(busy))
+        finally:
+            self.end()
+        return self.report(None)
+
+    def report(self, skipped: str | None) -> SweepReport:
+        return SweepReport(
+            dry_run=self.dry_run,
+            **self.counts,
+            notes=self.notes,
+            examples=tuple(self.examples),
+            problems=tuple(self.problems),
+            skipped=skipped,
+            stopped=self.stopped,
+            seconds=self.seconds,
+            ended_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        )
+
+    def sweep_database(self, database: int) -> None:
+        """Take batch after batch. What was taken once in this run is not taken again: ``until`` stays."""
+        until, after = self.ledger.now(database), None
+        limit, hold = self.config.batch_size, milliseconds(CLAIM_FOR)
+        while not self.must_stop():
+            if self.dry_run:
+                batch = self.ledger.peek(database, grace=self.grace, until=until, limit=limit, after=after)
+                after = batch.last_id
+            else:
+                batch = self.ledger.claim(database, grace=self.grace, until=until, limit=limit, hold=hold)
+            if not batch.locations:
+                return
+            self.settle(batch.locations)
+
+    def settle(self, locations: Sequence[str]) -> None:
+        """Look, decide, act."""
+        look = self.ledger.look(locations, grace=self.grace)
+        dropped: list[RowId] = []
+        failed: list[tuple[RowId, int]] = []
+        for each in plan_sweep(look.tombstones, self.held(look, locations), self.usable).objects:
+            # Already claimed: when this run ends early, its rows are taken again after a while.
+            if self.must_stop():
+                break
+            if self.act(each):
+                dropped += [(row.database, row.id) for row in each.tombstones]
+            else:
+                failed += [((row.database, row.id), backoff(row.attempts + 1)) for row in each.tombstones]
+        if not self.dry_run:
+            self.ledger.drop(dropped)
+            self.ledger.postpone(failed)
+
+    def held(self, look: Look, locations: Collection[str]) -> set[str]:
+        """What rows hold, and what is referred to from elsewhere."""
+        return self.held_elsewhere(locations) | look.held
+
+    def act(self, plan: LocationPlan) -> bool:
+        """Carry out the decision on one object; whether its due tombstones have done their work."""
+        self.counts["examined"] += 1
+        if plan.verdict is Verdict.HELD or plan.verdict is Verdict.YOUNGER:
+            self.counts[plan.verdict.value] += 1
+            return True
+        if plan.verdict is Verdict.NO_BACKEND:
+            self.counts["failed"] += 1
+            for key in plan.backends:
+                if key not in self.usable:
+                    why = "cannot be asked in this run" if key in self.backends else "is not known to the manager"
+                    self.fail(key, plan.location, StorageError(f"backend {key!r} {why}"))
+            return False
+        if not self.dry_run and not self.delete(plan):
+            self.counts["failed"] += 1
+            return False
+        self.counts["deleted"] += 1
+        if len(self.examples) < MAX_DETAILS:
+            self.examples.append(plan.location)
+        return True
+
+    def delete(self, plan: LocationPlan) -> bool:
+        for key in plan.backends:
+            backend = self.backends[key]
+            try:
+                self.ledger.call(backend, backend.delete, plan.location)
+            except Exception as error:  # noqa: BLE001 - whatever one delete raises, the others go on
+                self.fail(key, plan.location, error)
+                return False
+        return True
+
+    def sweep_memory(self) -> None:
+        """Do the same for notes that are kept in memory. One that was ever seen held is dropped, due or not."""
+        collector = self.collector
+        for locations in chunks(collector._remembered(), self.config.batch_size):
+            if self.must_stop():
+                return
+            now = self.ledger.now()
+            held = self.held(self.ledger.look(locations, grace=self.grace), locations)
+            for location in locations:
+                with collector._memory_lock:
+                    seen = collector._memory.get(location)
+                if seen is None or seen.retry_at > now:
+                    continue
+                due = location in held or seen.written_at <= now - self.grace
+                row = Tombstone(MEMORY, 0, location, seen.note.backend, due, seen.attempts)
+                for plan in plan_sweep([row], held, self.usable).objects:
+                    done = self.act(plan)
+                    if self.dry_run:
+                        continue
+                    if done:
+                        collector._forget(location, seen)
+                    else:
+                        attempts = seen.attempts + 1
+                        again = replace(seen, attempts=attempts, retry_at=now + backoff(attempts))
+                        with collector._memory_lock:
+                            collector._memory[location] = again
