@@ -65,7 +65,7 @@ def share_and_let_go(session: Session, invoice: Invoice) -> None:
 def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         store = LocalStorageBackend(Path(folder) / "files")
-        manager = StorageManager({"main": store}, [StoragePolicy("invoices", "main")], grace=timedelta(seconds=4))
+        manager = StorageManager({"main": store}, [StoragePolicy("invoices", "main")], grace=timedelta(seconds=20))
         manager.register(Base)
         engine = create_engine(f"sqlite:///{folder}/invoices.sqlite3")
         Base.metadata.create_all(engine)

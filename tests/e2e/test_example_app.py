@@ -105,7 +105,7 @@ def test_files_are_kept_shown_replaced_deleted_and_collected(
 def test_what_is_refused_says_why_and_leaves_nothing(
     start_demo: StartDemo, browser: Browser, samples: dict[str, Path], tmp_path: Path
 ) -> None:
-    demo = start_demo(MAX_SIZE="2000000", grace=4)
+    demo = start_demo(MAX_SIZE="2000000", grace=12)
     page = browser.new_page()
     watch = Watch(page)
     page.goto(demo.url)

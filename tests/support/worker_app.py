@@ -76,7 +76,7 @@ app = Litestar(
                 StorageManager(
                     {"main": LocalStorageBackend(FOLDER / "files")},
                     [StoragePolicy("notes", "main")],
-                    grace=timedelta(seconds=4),
+                    grace=timedelta(seconds=16),  # a quarter is what a busy machine has for a commit
                 ),
                 downloads=[FileRoute("/notes/{id:uuid}", Note.file, public=True)],
                 gc=GCConfig(sweep_every=timedelta(seconds=0.5), reconcile_every=timedelta(seconds=5)),

@@ -130,7 +130,7 @@ def test_the_collector_lives_as_long_as_the_application(
     manager: StorageManager, alchemy: SQLAlchemyPlugin, granite_first: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
     quick = timedelta(milliseconds=50)
-    manager = StorageManager(manager.backends, manager.policies, grace=timedelta(seconds=1))
+    manager = StorageManager(manager.backends, manager.policies, grace=timedelta(seconds=6))
     granite = GranitePlugin(
         GraniteConfig(manager, gc=GCConfig(sweep_every=quick, reconcile_every=quick), models=[Base])
     )

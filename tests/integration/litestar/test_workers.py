@@ -19,7 +19,7 @@ from tests.support.processes import free_port, running
 ROOT = Path(__file__).parents[3]
 
 
-def wait_for(condition: object, seconds: float = 40) -> None:
+def wait_for(condition: object, seconds: float = 90) -> None:
     deadline = time.monotonic() + seconds
     while not condition():  # type: ignore[operator]
         assert time.monotonic() < deadline, "it did not come about"
