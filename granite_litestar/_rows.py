@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from sqlalchemy.orm import InstrumentedAttribute, Mapper, Session
     from sqlalchemy.sql.base import ExecutableOption
 
-__all__ = ["AnySession", "Authorize", "FoundRow", "RowLookup", "path_parameters", "session_of"]
+__all__ = ["AnySession", "Authorize", "FoundRow", "RowLookup", "check_access", "path_parameters", "session_of"]
 
 _PARAMETER: Final = re.compile(r"\{([^{}:]+)(?::([^{}]+))?\}")
 _TYPES: Final[dict[str, type]] = {
@@ -279,3 +279,30 @@ def session_of(app: Litestar, model: type[Any], session_key: str | None) -> AnyS
     if not configs:
         raise ConfigurationError(f"no configuration of SQLAlchemyPlugin has session_dependency_key {session_key!r}")
     return cast("AnySession", configs[0].get_session())
+
+
+def check_access(
+    path: str, guards: Sequence[object], authorize: object, *, public: bool, denied: int, deed: str
+) -> None:
+    """Refuse a route that does not say who may use it, or says two things.
+
+    Args:
+        path: The route's path, for the message.
+        guards: The route's guards.
+        authorize: The route's judge of rows, or None.
+        public: Whether it is open to all.
+        denied: What those who are denied are told.
+        deed: What the route lets people do, for the message.
+
+    Raises:
+        ConfigurationError: The route's settings cannot be meant.
+    """
+    limited = bool(guards) or authorize is not None
+    if public and limited:
+        raise ConfigurationError(f"{path}: public=True contradicts guards and authorize; remove one or the other")
+    if not public and not limited:
+        raise ConfigurationError(
+            f"{path}: nothing says who may {deed} these files; give guards=[...], authorize=... or public=True"
+        )
+    if denied not in (403, 404):
+        raise ConfigurationError(f"{path}: denied must be 403 or 404", value=denied)

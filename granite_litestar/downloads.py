@@ -14,7 +14,7 @@ from litestar.handlers import HTTPRouteHandler
 from granite_core import ConfigurationError, StoredObjectRef
 from granite_core.serving import PRIVATE_NO_CACHE, ServeSettings
 from granite_litestar._middleware import DEFAULT_COMPRESSION_OPT_KEY
-from granite_litestar._rows import AnySession, Authorize, RowLookup, path_parameters, session_of
+from granite_litestar._rows import AnySession, Authorize, RowLookup, check_access, path_parameters, session_of
 from granite_litestar.openapi import FileRouteOperation
 from granite_litestar.responses import FileDownload
 
@@ -87,17 +87,7 @@ class FileRoute:
     include_in_schema: bool = True
 
     def __post_init__(self) -> None:
-        limited = bool(self.guards) or self.authorize is not None
-        if self.public and limited:
-            raise ConfigurationError(
-                f"{self.path}: public=True contradicts guards and authorize; remove one or the other"
-            )
-        if not self.public and not limited:
-            raise ConfigurationError(
-                f"{self.path}: nothing says who may have these files; give guards=[...], authorize=... or public=True"
-            )
-        if self.denied not in (403, 404):
-            raise ConfigurationError(f"{self.path}: denied must be 403 or 404", value=self.denied)
+        check_access(self.path, self.guards, self.authorize, public=self.public, denied=self.denied, deed="have")
         try:
             ServeSettings(cache_control=self.resolved_cache_control)
         except ValueError as error:

@@ -16,7 +16,7 @@ from granite_core import ConfigurationError, StagedFile, StoredObjectRef
 from granite_core.serving import entity_tag
 from granite_litestar._openapi_uploads import FileView, file_view
 from granite_litestar._raw_body import RawUpload
-from granite_litestar._rows import AnySession, Authorize, FoundRow, RowLookup, path_parameters, session_of
+from granite_litestar._rows import AnySession, Authorize, FoundRow, RowLookup, check_access, path_parameters, session_of
 
 if TYPE_CHECKING:
     from litestar.connection import ASGIConnection
@@ -82,18 +82,7 @@ class UploadRoute:
     include_in_schema: bool = True
 
     def __post_init__(self) -> None:
-        limited = bool(self.guards) or self.authorize is not None
-        if self.public and limited:
-            raise ConfigurationError(
-                f"{self.path}: public=True contradicts guards and authorize; remove one or the other"
-            )
-        if not self.public and not limited:
-            raise ConfigurationError(
-                f"{self.path}: nothing says who may replace these files; give guards=[...], authorize=... or "
-                "public=True"
-            )
-        if self.denied not in (403, 404):
-            raise ConfigurationError(f"{self.path}: denied must be 403 or 404", value=self.denied)
+        check_access(self.path, self.guards, self.authorize, public=self.public, denied=self.denied, deed="replace")
 
     def handler(self) -> HTTPRouteHandler:
         """Make the route's handler.
