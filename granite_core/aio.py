@@ -62,6 +62,22 @@ async def joined(future: asyncio.Future[T], on_cancel: Callable[[], object] | No
         raise
 
 
+async def _hop_or_undo(backend: StorageBackend, call: Callable[[], T], undo: Callable[[T], object]) -> T:
+    """Hop, and undo what the call made when its caller was cancelled meanwhile: nobody else holds the result."""
+    made: list[T] = []
+
+    def run() -> T:
+        made.append(call())
+        return made[0]
+
+    try:
+        return await hop(backend, run)
+    except asyncio.CancelledError:
+        for each in made:
+            await hop(backend, undo, each)
+        raise
+
+
 class AsyncStorageManager:
     """The verbs of ``StorageManager`` for asynchronous code; nothing here blocks the event loop.
 
@@ -182,13 +198,7 @@ class AsyncStorageManager:
             put: Stores one object with the synchronous manager and returns it.
         """
         backend = self.sync.get_backend_for_policy(storage_key)
-        stored: list[StagedFile] = []
-        try:
-            return await hop(backend, lambda: stored.append(put()) or stored[0])  # type: ignore[func-returns-value]
-        except asyncio.CancelledError:
-            for staged in stored:
-                await self.discard(staged)
-            raise
+        return await _hop_or_undo(backend, put, StagedFile.discard)
 
     async def copy(self, ref: StoredObjectRef, storage_key: str | None = None) -> StagedFile:
         """Store the same content again under a new key; see ``StorageManager.copy``."""
@@ -205,18 +215,12 @@ class AsyncStorageManager:
         inline = wanted <= INLINE_BYTES and Capability.LOCAL_PATH in backend.capabilities
         if inline:
             return AsyncObjectReader(backend, backend.open_reader(ref.location, offset=offset, length=length), inline)
-        opened: list[ObjectReader] = []
-
-        def open_reader() -> ObjectReader:
-            opened.append(backend.open_reader(ref.location, offset=offset, length=length))
-            return opened[0]
-
-        try:
-            return AsyncObjectReader(backend, await hop(backend, open_reader), inline)
-        except asyncio.CancelledError:
-            for reader in opened:
-                await hop(backend, reader.close)
-            raise
+        reader = await _hop_or_undo(
+            backend,
+            partial(backend.open_reader, ref.location, offset=offset, length=length),
+            lambda opened: opened.close(),
+        )
+        return AsyncObjectReader(backend, reader, inline)
 
     async def check(self) -> None:
         """Have every backend look whether it can do what it claims; see ``StorageBackend.check``.
@@ -275,18 +279,7 @@ class AsyncStagedWrite:
 
         When the caller is cancelled meanwhile, what was stored is let go again.
         """
-        stored: list[StagedFile] = []
-
-        def commit() -> StagedFile:
-            stored.append(self._write.commit())
-            return stored[0]
-
-        try:
-            return await hop(self._write.backend, commit)
-        except asyncio.CancelledError:
-            for staged in stored:
-                await hop(self._write.backend, staged.discard)
-            raise
+        return await _hop_or_undo(self._write.backend, self._write.commit, StagedFile.discard)
 
     async def abort(self) -> None:
         """Give up; nothing remains. Idempotent, never raises, and runs to its end even when cancelled."""

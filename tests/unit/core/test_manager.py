@@ -365,6 +365,18 @@ class TestAsync:
             await task
         assert stored(backend) == []
 
+    async def test_a_cancelled_open_closes_what_it_opened(
+        self, aio: AsyncStorageManager, backend: FaultyBackend
+    ) -> None:
+        ref = await aio.put_bytes("documents", content=b"hello")
+        loop = asyncio.get_running_loop()
+        task = asyncio.create_task(aio.open(ref))
+        backend.call("open_reader", lambda: loop.call_soon_threadsafe(task.cancel))
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert backend.calls["open_reader"] == 1
+        assert backend.open_readers == 0
+
     async def test_a_slow_backend_does_not_block_the_loop(
         self, aio: AsyncStorageManager, backend: FaultyBackend
     ) -> None:
