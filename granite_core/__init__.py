@@ -32,6 +32,7 @@ from granite_core.errors import (
     StorageError,
 )
 from granite_core.manager import StorageManager
+from granite_core.options import WriteOptions
 from granite_core.policies import StoragePolicy
 from granite_core.refs import StagedFile, StoredObjectRef
 from granite_core.sources import unsaved
@@ -71,6 +72,7 @@ __all__ = [
     "StorageManager",
     "StoragePolicy",
     "StoredObjectRef",
+    "WriteOptions",
     "backend_from_url",
     "unsaved",
 ]

@@ -6,6 +6,7 @@ import hashlib
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, BinaryIO, Final
 
@@ -41,6 +42,8 @@ class StorageManager:
     Args:
         backends: The backends by their ``backend_key``, which refs keep: name them by role, and do not rename them.
         policies: The policies, as a list or as a mapping from their ``storage_key``.
+        default_backend: The backend of policies that name none; the first one where absent. Changing it sends new
+            objects elsewhere, and leaves the old ones where they are.
         grace: How long what is let go stays; a ref must be committed within a quarter of it from being staged.
         now: The clock, for tests; returns an aware datetime.
 
@@ -53,16 +56,23 @@ class StorageManager:
         backends: Mapping[str, StorageBackend],
         policies: Mapping[str, StoragePolicy] | Iterable[StoragePolicy],
         *,
+        default_backend: str | None = None,
         grace: timedelta = timedelta(hours=2),
         now: Callable[[], datetime] = _utc_now,
     ) -> None:
         if grace <= timedelta(0):
             raise ConfigurationError("grace must be longer than nothing", value=grace)
         self._backends = dict(backends)
-        self._policies = _by_key(policies)
+        self.default_backend: Final = default_backend or next(iter(self._backends), "")
+        self._policies = {
+            key: policy if policy.backend_key else replace(policy, backend_key=self.default_backend)
+            for key, policy in _by_key(policies).items()
+        }
         self.grace: Final = grace
         self.now: Final = now
         self._notes: deque[StoredObjectRef] = deque(maxlen=10_000)
+        if default_backend is not None:
+            self.get_backend(default_backend)
         for policy in self._policies.values():
             if policy.backend_key not in self._backends:
                 raise ConfigurationError(
@@ -314,7 +324,7 @@ class StorageManager:
         policy.check_type(ref.content_type or "application/octet-stream")
         location = build_key(unique_part(), prefix=policy.key_prefix, suffix=suffix_of(ref.original_filename))
         created_at = self.now()
-        source.copy(ref.location, location)
+        source.copy(ref.location, location, options=policy.store)
         copy = make_staged(
             policy,
             location,

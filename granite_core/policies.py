@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from typing import Literal
 
 from granite_core.errors import ConfigurationError, ContentTooLargeError, ContentTypeNotAllowedError
 from granite_core.keys import build_key
 from granite_core.media import matches_type
+from granite_core.options import NO_OPTIONS, WriteOptions
 
 __all__ = ["StoragePolicy"]
 
@@ -19,24 +20,28 @@ class StoragePolicy:
 
     Args:
         storage_key: Name of the slot, which refs and fields carry.
-        backend_key: Name of the backend that new objects go to. Old refs keep being read where they are.
+        backend_key: Name of the backend that new objects go to; the manager's ``default_backend`` where empty. Old refs
+            keep being read where they are.
         max_size: Largest content in bytes; None for no limit.
         key_prefix: First part of every key of this slot; may hold slashes.
         content_types: Media types to accept, exact (``application/pdf``) or ranges (``image/*``), judged on what the
             bytes are; None accepts all.
         disposition: ``"auto"`` shows safe types in the browser and offers the rest for download; ``"attachment"``
             offers everything for download.
+        store: What to ask of the backend beside keeping the bytes.
 
     Raises:
         ConfigurationError: A value that cannot work.
     """
 
     storage_key: str
-    backend_key: str
+    backend_key: str = ""
     max_size: int | None = None
     key_prefix: str | None = None
     content_types: Collection[str] | None = None
     disposition: Literal["auto", "attachment"] = "auto"
+    _: KW_ONLY
+    store: WriteOptions = NO_OPTIONS
 
     def __post_init__(self) -> None:
         if not self.storage_key:

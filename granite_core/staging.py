@@ -93,6 +93,7 @@ class StagedWrite:
                     self._location,
                     content_type=self._intake.content_type,
                     size=self._expected_size if len(data) == self._expected_size else None,
+                    options=self._policy.store,
                 )
             if data:
                 self._writer.write(data)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -21,8 +21,10 @@ from granite_core import (
     ObjectStat,
     ObjectWriter,
     StorageBackend,
+    WriteOptions,
 )
 from granite_core.keys import is_reserved
+from granite_core.options import NO_OPTIONS
 
 PIECE = 1024 * 1024
 SCHEMA = """
@@ -74,7 +76,7 @@ class SQLiteBackend(StorageBackend):
         *,
         content_type: str | None = None,
         size: int | None = None,
-        metadata: Mapping[str, str] | None = None,
+        options: WriteOptions = NO_OPTIONS,
     ) -> ObjectWriter:
         return SQLiteWriter(self, location)
 

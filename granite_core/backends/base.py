@@ -23,7 +23,7 @@ import io
 import os
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -33,13 +33,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Protocol
 
 from granite_core.errors import ObjectNotFoundError
+from granite_core.options import NO_OPTIONS, WriteOptions
 
 if TYPE_CHECKING:
     from typing import Self
 
     from typing_extensions import Buffer
 
-__all__ = ["Capability", "ObjectReader", "ObjectStat", "ObjectWriter", "ReadableStream", "StorageBackend"]
+__all__ = [
+    "NO_OPTIONS",
+    "Capability",
+    "ObjectReader",
+    "ObjectStat",
+    "ObjectWriter",
+    "ReadableStream",
+    "StorageBackend",
+    "WriteOptions",
+]
 
 COPY_BYTES = 1024 * 1024
 
@@ -181,7 +191,7 @@ class StorageBackend(ABC):
         *,
         content_type: str | None = None,
         size: int | None = None,
-        metadata: Mapping[str, str] | None = None,
+        options: WriteOptions = NO_OPTIONS,
     ) -> ObjectWriter:
         """Return a writer for a key. No I/O happens yet.
 
@@ -189,7 +199,7 @@ class StorageBackend(ABC):
             location: The key. A key is never written twice by Granite.
             content_type: Media type, for stores that keep one.
             size: Length in bytes, where it is known for certain; a hint for part sizes.
-            metadata: ASCII names and values, for stores that keep them.
+            options: What the policy asks of the store beside that. A store heeds what it has, and passes over the rest.
         """
 
     @abstractmethod
@@ -240,14 +250,17 @@ class StorageBackend(ABC):
 
     # -- capabilities --------------------------------------------------------------------------------------------------
 
-    def copy(self, source: str, target: str) -> None:
+    def copy(self, source: str, target: str, *, options: WriteOptions = NO_OPTIONS) -> None:
         """Copy an object to a new key. Without ``Capability.SERVER_SIDE_COPY`` the bytes pass through here.
 
         Raises:
             ObjectNotFoundError: There is no object under ``source``.
             BackendError: The copy failed; nothing is visible under ``target``.
         """
-        with self.open_reader(source) as reader, self.open_writer(target, size=reader.size) as writer:
+        with (
+            self.open_reader(source) as reader,
+            self.open_writer(target, size=reader.size, options=options) as writer,
+        ):
             while data := reader.read(COPY_BYTES):
                 writer.write(data)
             writer.commit()

@@ -14,13 +14,21 @@ import secrets
 import stat as stat_module
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from granite_core.backends.base import Capability, ObjectReader, ObjectStat, ObjectWriter, StorageBackend
+from granite_core.backends.base import (
+    NO_OPTIONS,
+    Capability,
+    ObjectReader,
+    ObjectStat,
+    ObjectWriter,
+    StorageBackend,
+    WriteOptions,
+)
 from granite_core.errors import (
     AccessDeniedError,
     BackendError,
@@ -64,7 +72,8 @@ class LocalStorageBackend(StorageBackend):
     Args:
         root_dir: The root. Made at first use where it is missing; when it vanishes later, every call raises
             ``BackendUnavailableError``: an unmounted disk is not an empty store.
-        durable: Whether a commit or delete that has returned survives a power cut. Costs two syncs per object.
+        durable: Whether a commit or delete that has returned survives a power cut, unless the policy says otherwise
+            of its own commits. Costs two syncs per object.
         file_mode: Permissions of object files, less the umask. A web server that sends them must be able to read.
         folder_mode: Permissions of folders, less the umask.
 
@@ -102,10 +111,10 @@ class LocalStorageBackend(StorageBackend):
         *,
         content_type: str | None = None,
         size: int | None = None,
-        metadata: Mapping[str, str] | None = None,
+        options: WriteOptions = NO_OPTIONS,
     ) -> ObjectWriter:
-        """Return a writer to a temporary file beside the final name. Type and metadata are not kept."""
-        return _LocalWriter(self, location)
+        """Return a writer to a temporary file beside the final name. Of the options it heeds ``durable``."""
+        return _LocalWriter(self, location, durable=self._durable_by(options))
 
     def open_reader(self, location: str, *, offset: int = 0, length: int | None = None) -> ObjectReader:
         """Open an object, or a range of it."""
@@ -182,9 +191,10 @@ class LocalStorageBackend(StorageBackend):
         except OSError as error:
             raise _failure(error, "list", prefix, absent=False) from error
 
-    def copy(self, source: str, target: str) -> None:
+    def copy(self, source: str, target: str, *, options: WriteOptions = NO_OPTIONS) -> None:
         """Copy an object inside the kernel, sharing blocks where the file system can."""
-        with self._open(source) as reader, _LocalWriter(self, target) as writer:
+        durable = self._durable_by(options)
+        with self._open(source) as reader, _LocalWriter(self, target, durable=durable) as writer:
             writer.fill_from(reader)
             writer.commit()
 
@@ -224,6 +234,9 @@ class LocalStorageBackend(StorageBackend):
 
     def __repr__(self) -> str:
         return f"<LocalStorageBackend {self._root!r}>"
+
+    def _durable_by(self, options: WriteOptions) -> bool:
+        return self.durable if options.durable is None else options.durable
 
     # -- folders -------------------------------------------------------------------------------------------------------
 
@@ -275,14 +288,15 @@ class LocalStorageBackend(StorageBackend):
         for each in reversed(missing):
             with suppress(FileExistsError):
                 os.mkdir(each, self._folder_mode)
-            if self.durable:
-                _sync_folder(os.path.dirname(each))  # the new folder's name is kept in its parent
+            _sync_folder(os.path.dirname(each))  # the new folder's name is kept in its parent; once, so always
 
-    def _open_folder(self, names: list[str], *, make: bool = False) -> int:
+    def _open_folder(self, names: list[str], *, make: bool = False, sync: bool = False) -> int:
         descriptor = self._open_root()
         try:
             for name in names:
                 inner = self._open_or_make(name, descriptor) if make else _open_inner(name, descriptor)
+                if sync:
+                    os.fsync(descriptor)
                 os.close(descriptor)
                 descriptor = inner
         except BaseException:
@@ -349,8 +363,9 @@ class LocalStorageBackend(StorageBackend):
 
 
 class _LocalWriter(ObjectWriter):
-    def __init__(self, backend: LocalStorageBackend, location: str) -> None:
+    def __init__(self, backend: LocalStorageBackend, location: str, *, durable: bool) -> None:
         self._backend = backend
+        self._durable = durable
         self._location = location
         self._segments = split_key(location)
         self._temporary = ""
@@ -416,7 +431,9 @@ class _LocalWriter(ObjectWriter):
             return
         for _ in range(START_ATTEMPTS):
             try:
-                self._folder = self._backend._open_folder(self._segments[:-1], make=True)
+                # Where the backend is not durable, a folder that is there already may not be on the disk yet.
+                catch_up = self._durable and not self._backend.durable
+                self._folder = self._backend._open_folder(self._segments[:-1], make=True, sync=catch_up)
                 self._temporary = f"{TEMPORARY_PREFIX}{secrets.token_hex(8)}"
                 self._file = os.open(self._temporary, _CREATE, self._backend._file_mode, dir_fd=self._folder)
                 return
@@ -431,7 +448,7 @@ class _LocalWriter(ObjectWriter):
         found = os.fstat(self._file).st_size
         if found != self._written:
             raise OSError(errno.EIO, f"the file holds {found} bytes, {self._written} were written")
-        if self._backend.durable:
+        if self._durable:
             os.fsync(self._file)  # the bytes, before a name points at them
         descriptor, self._file = self._file, -1
         os.close(descriptor)  # NFS tells of a full disk only here
@@ -447,7 +464,7 @@ class _LocalWriter(ObjectWriter):
                 raise OSError(errno.EOPNOTSUPP, "the file system knows no hard links") from error
             raise
         try:
-            if self._backend.durable:
+            if self._durable:
                 os.fsync(self._folder)  # the name, before anyone is told of it
         except OSError:
             with suppress(OSError):

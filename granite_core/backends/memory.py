@@ -5,12 +5,20 @@ from __future__ import annotations
 import hashlib
 import threading
 from bisect import bisect_left, bisect_right, insort
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 from uuid import uuid4
 
-from granite_core.backends.base import Capability, ObjectReader, ObjectStat, ObjectWriter, StorageBackend
+from granite_core.backends.base import (
+    NO_OPTIONS,
+    Capability,
+    ObjectReader,
+    ObjectStat,
+    ObjectWriter,
+    StorageBackend,
+    WriteOptions,
+)
 from granite_core.errors import BackendError, ObjectExistsError, ObjectNotFoundError
 from granite_core.keys import is_reserved
 
@@ -42,7 +50,7 @@ class MemoryStorageBackend(StorageBackend):
         *,
         content_type: str | None = None,
         size: int | None = None,
-        metadata: Mapping[str, str] | None = None,
+        options: WriteOptions = NO_OPTIONS,
     ) -> ObjectWriter:
         """Return a writer that collects bytes until its commit."""
         return _MemoryWriter(self, location)
@@ -75,7 +83,7 @@ class MemoryStorageBackend(StorageBackend):
                 return
             last = page[-1].location.encode()
 
-    def copy(self, source: str, target: str) -> None:
+    def copy(self, source: str, target: str, *, options: WriteOptions = NO_OPTIONS) -> None:
         """Store the same bytes under another key."""
         self._store(target, self._find(source)[0])
 

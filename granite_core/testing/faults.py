@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeAlias, TypeVar
 
-from granite_core.backends.base import ObjectReader, ObjectStat, ObjectWriter, StorageBackend
+from granite_core.backends.base import NO_OPTIONS, ObjectReader, ObjectStat, ObjectWriter, StorageBackend, WriteOptions
 from granite_core.errors import BackendUnavailableError
 
 if TYPE_CHECKING:
@@ -132,7 +132,7 @@ class FaultyBackend(StorageBackend):
         *,
         content_type: str | None = None,
         size: int | None = None,
-        metadata: Mapping[str, str] | None = None,
+        options: WriteOptions = NO_OPTIONS,
     ) -> ObjectWriter:
         """Return the inner backend's writer, watched."""
         return self._run(
@@ -141,7 +141,7 @@ class FaultyBackend(StorageBackend):
             lambda: _FaultyWriter(
                 self,
                 location,
-                self.inner.open_writer(location, content_type=content_type, size=size, metadata=metadata),
+                self.inner.open_writer(location, content_type=content_type, size=size, options=options),
             ),
         )
 
@@ -167,9 +167,9 @@ class FaultyBackend(StorageBackend):
         yield from self.inner.list_objects(prefix=prefix, start_after=start_after)
         _act(late)
 
-    def copy(self, source: str, target: str) -> None:
+    def copy(self, source: str, target: str, *, options: WriteOptions = NO_OPTIONS) -> None:
         """Copy in the inner backend."""
-        self._run("copy", source, lambda: self.inner.copy(source, target))
+        self._run("copy", source, lambda: self.inner.copy(source, target, options=options))
 
     def local_path(self, location: str) -> Path | None:
         """Ask the inner backend; not counted."""

@@ -8,10 +8,18 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlencode, urlsplit
 from uuid import uuid4
 
-from granite_core.backends.base import Capability, ObjectReader, ObjectStat, ObjectWriter, StorageBackend
+from granite_core.backends.base import (
+    NO_OPTIONS,
+    Capability,
+    ObjectReader,
+    ObjectStat,
+    ObjectWriter,
+    StorageBackend,
+    WriteOptions,
+)
 from granite_core.backends.s3.client import boto_errors, error_code, failure, http_status, make_client
 from granite_core.backends.s3.download import S3Reader
 from granite_core.backends.s3.parts import MAX_PART_BYTES, MIN_PART_BYTES, copy_ranges
@@ -36,12 +44,7 @@ MAX_PREFIX_BYTES: Final = 123  # with its slash, what is left of 1,024 bytes bes
 # What of extra_put_kwargs other calls take: whose bucket, and the keys of SSE-C.
 _OWNER: Final = frozenset({"ExpectedBucketOwner", "RequestPayer"})
 _CUSTOMER_KEY: Final = frozenset({"SSECustomerAlgorithm", "SSECustomerKey", "SSECustomerKeyMD5"})
-_COPIED: Final = frozenset(
-    {
-        *("CacheControl", "ContentDisposition", "ContentEncoding", "ContentLanguage", "ContentType", "Expires"),
-        *("Metadata", "WebsiteRedirectLocation"),
-    }
-)
+_REPLACED: Final = {"MetadataDirective": "REPLACE", "TaggingDirective": "REPLACE"}  # a copy is its own policy's object
 
 
 class S3StorageBackend(StorageBackend):
@@ -172,11 +175,11 @@ class S3StorageBackend(StorageBackend):
         *,
         content_type: str | None = None,
         size: int | None = None,
-        metadata: Mapping[str, str] | None = None,
+        options: WriteOptions = NO_OPTIONS,
     ) -> ObjectWriter:
         """Return a writer; type and metadata are kept with the object."""
         split_key(location)
-        return S3Writer(self, location, content_type, size, metadata)
+        return S3Writer(self, location, content_type, size, options)
 
     def open_reader(self, location: str, *, offset: int = 0, length: int | None = None) -> ObjectReader:
         """Open an object, or a range of it: one GET."""
@@ -226,7 +229,7 @@ class S3StorageBackend(StorageBackend):
 
     # -- capabilities --------------------------------------------------------------------------------------------------
 
-    def copy(self, source: str, target: str) -> None:
+    def copy(self, source: str, target: str, *, options: WriteOptions = NO_OPTIONS) -> None:
         """Copy an object inside the store, in parts where it is too large for one request."""
         head = self._head(source)
         origin = {
@@ -236,10 +239,11 @@ class S3StorageBackend(StorageBackend):
         }
         try:
             if int(head["ContentLength"]) <= self.copy_limit:
-                kept = {name: value for name, value in self._extra.items() if name not in _COPIED}
-                self.client.copy_object(**{**kept, **self._object(target)}, **origin)
+                kept = {name: value for name, value in self._extra.items() if name not in _OWNER}
+                described = self._object_head(head.get("ContentType"), options, head.get("Metadata", {}))
+                self.client.copy_object(**{**kept, **described, **self._object(target)}, **origin, **_REPLACED)
             else:
-                self._copy_parts(target, head, origin)
+                self._copy_parts(target, head, origin, options)
         except boto_errors() as error:
             if http_status(error) == 412:
                 self._head(source)  # absent, most likely
@@ -294,10 +298,13 @@ class S3StorageBackend(StorageBackend):
         wanted = _OWNER | _CUSTOMER_KEY if reading or part else _OWNER
         return {**self._pick(wanted), "Bucket": self.bucket, "Key": self.prefix + location}
 
-    def _object_head(self, content_type: str | None, metadata: Mapping[str, str]) -> dict[str, Any]:
-        """Return the arguments that describe a new object."""
+    def _object_head(
+        self, content_type: str | None, options: WriteOptions, metadata: Mapping[str, str]
+    ) -> dict[str, Any]:
+        """Return the arguments that describe a new object: the backend's own, and over them the policy's."""
         head = {name: value for name, value in self._extra.items() if name not in _OWNER}
-        head["Metadata"] = {**head.get("Metadata", {}), **metadata}
+        head.update(_asked(options))
+        head["Metadata"] = {**self._extra.get("Metadata", {}), **metadata, **options.metadata}
         if content_type is not None:
             head["ContentType"] = content_type
         return head
@@ -338,12 +345,12 @@ class S3StorageBackend(StorageBackend):
             if found and all(each["Key"] != key for each in found):
                 return
 
-    def _copy_parts(self, target: str, head: Any, origin: dict[str, Any]) -> None:
+    def _copy_parts(self, target: str, head: Any, origin: dict[str, Any], options: WriteOptions) -> None:
         place, customer = self._object(target), self._pick(_CUSTOMER_KEY)
         upload = {
             **place,
             "UploadId": self.client.create_multipart_upload(
-                **place, **self._object_head(head.get("ContentType"), head.get("Metadata", {}))
+                **place, **self._object_head(head.get("ContentType"), options, head.get("Metadata", {}))
             )["UploadId"],
         }
         parts = []
@@ -377,7 +384,7 @@ class S3StorageBackend(StorageBackend):
     def _check_atomic_create(self, taken: str) -> None:
         # Ceph 16 heeds the condition of a PUT and ignores that of a completion.
         for in_parts in (False, True):
-            with suppress(ObjectExistsError), S3Writer(self, taken, None, None, None) as writer:
+            with suppress(ObjectExistsError), S3Writer(self, taken, None, None, NO_OPTIONS) as writer:
                 writer.write(b"x")
                 if in_parts:
                     writer.send_part()
@@ -418,6 +425,19 @@ def _is_object_key(key: str) -> bool:
     except InvalidKeyError:
         return False
     return True
+
+
+def _asked(options: WriteOptions) -> dict[str, Any]:
+    """What a policy asks for, as arguments of ``PutObject``."""
+    asked = {
+        "StorageClass": options.storage_class,
+        "ServerSideEncryption": options.encryption,
+        "SSEKMSKeyId": options.encryption_key,
+        "CacheControl": options.cache_control,
+        "ContentDisposition": options.content_disposition,
+        "Tagging": urlencode(options.tags, quote_via=quote) or None,
+    }
+    return {name: value for name, value in asked.items() if value is not None}
 
 
 def _etag(answer: Any) -> str | None:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Mapping
 from concurrent.futures import Future
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
 
-from granite_core.backends.base import ObjectWriter
+from granite_core.backends.base import ObjectWriter, WriteOptions
 from granite_core.backends.s3.buffers import PartBuffer, buffer_budget
 from granite_core.backends.s3.client import boto_errors, error_code, failure
 from granite_core.backends.s3.parts import MAX_PARTS, part_length
@@ -47,13 +46,13 @@ class S3Writer(ObjectWriter):
         location: str,
         content_type: str | None,
         size: int | None,
-        metadata: Mapping[str, str] | None,
+        options: WriteOptions,
     ) -> None:
         self._backend = backend
         self._location = location
         self._size = size
         self._token = secrets.token_hex(16)
-        self._head = backend._object_head(content_type, {**(metadata or {}), TOKEN: self._token})
+        self._head = backend._object_head(content_type, options, {TOKEN: self._token})
         self._buffer = PartBuffer(buffer_budget)
         self._limit = part_length(1, base=backend.part_size, size=size)
         self._upload_id: str | None = None

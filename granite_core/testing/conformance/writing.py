@@ -8,7 +8,7 @@ from datetime import timedelta
 
 import pytest
 
-from granite_core.backends.base import Capability, StorageBackend
+from granite_core.backends.base import Capability, StorageBackend, WriteOptions
 from granite_core.errors import BackendError, ObjectExistsError, ObjectNotFoundError, StorageError
 from granite_core.testing.conformance.support import MIB, BackendTests, all_at_once, assert_same, memory_peak, noise
 
@@ -23,7 +23,12 @@ class WritingTests(BackendTests):
     """``open_writer``, ``delete``, ``clear_unfinished``."""
 
     def test_a_committed_object_is_there_and_whole(self, backend: StorageBackend) -> None:
-        writer = backend.open_writer("a/b", content_type="text/plain", size=6, metadata={"purpose": "test"})
+        writer = backend.open_writer(
+            "a/b",
+            content_type="text/plain",
+            size=6,
+            options=WriteOptions(metadata={"purpose": "test"}, tags={"kind": "test"}),
+        )
         writer.write(b"abc")
         writer.write(b"def")
         writer.commit()
