@@ -6,10 +6,9 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 from litestar.handlers import HTTPRouteHandler
-from litestar.openapi.spec import Operation
 
 from granite_core.serving import EXPOSED_HEADERS
-from granite_litestar.openapi import DownloadOperation
+from granite_litestar.openapi import DownloadOperation, describe_download
 from granite_litestar.responses import FileDownload
 
 if TYPE_CHECKING:
@@ -85,10 +84,12 @@ def mark_downloads(route: BaseRoute, opt_key: str) -> None:
         if not isinstance(handler, HTTPRouteHandler):
             continue
         returned = handler.parsed_fn_signature.return_type
-        if any(each.is_subclass_of(FileDownload) for each in (returned, *returned.inner_types)):
+        one_of_several = any(each.is_subclass_of(FileDownload) for each in returned.inner_types)
+        marked = issubclass(handler.operation_class, DownloadOperation)
+        if one_of_several or marked or returned.is_subclass_of(FileDownload):
             handler.opt.setdefault(opt_key, True)
-            if handler.operation_class is Operation:
-                handler.operation_class = DownloadOperation
+            other = str(getattr(handler.media_type, "value", handler.media_type)) or "application/json"
+            describe_download(handler, beside=other if one_of_several or marked else None)
 
 
 def _sparing_byte_ranges(base: type[CompressionMiddleware]) -> type[CompressionMiddleware]:

@@ -1,27 +1,62 @@
-"""What the API documentation says of uploads: forms with binary fields, raw bodies, the answers that refuse them."""
+"""What the API's description says of uploads: forms with files in them, raw bodies, the answers to both."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+import dataclasses
+from functools import partial
+from types import UnionType
+from typing import TYPE_CHECKING, Annotated, Any, Final, Union, get_args, get_origin
 
 import msgspec
+from litestar.handlers import HTTPRouteHandler
 from litestar.openapi.datastructures import ResponseSpec
-from litestar.openapi.spec import Schema
-from litestar.openapi.spec.enums import OpenAPIFormat, OpenAPIType
-from litestar.params import KwargDefinition
+from litestar.openapi.spec import (
+    Encoding,
+    OpenAPIMediaType,
+    OpenAPIResponse,
+    OpenAPIType,
+    Operation,
+    Reference,
+    RequestBody,
+    Schema,
+)
+from litestar.openapi.spec.schema import SchemaDataContainer
 from litestar.plugins import OpenAPISchemaPlugin
 from litestar.typing import FieldDefinition
+from msgspec import Meta
 
-from granite_core import AsyncStorageManager, StoredObjectRef
-from granite_litestar._form_plan import FileField, FormPlan
+from granite_core import AsyncStorageManager, StoragePolicy, StoredObjectRef
+from granite_litestar._form_plan import FileField, FormPlan, TextField
+from granite_litestar._openapi_parts import (
+    add_headers,
+    add_parameters,
+    amended,
+    binary_schema,
+    header,
+    header_parameter,
+    query_parameter,
+)
+from granite_litestar._openapi_problems import ANSWERED_AS_JSON, PROBLEM_HEADERS, problem, upload_problems
+from granite_litestar._raw_body import RawBodyPlan
 
 if TYPE_CHECKING:
     from litestar._openapi.schema_generation import SchemaCreator
 
-__all__ = ["FileSchemaPlugin", "FileView", "file_view", "form_schema", "raw_schema", "upload_responses"]
+__all__ = [
+    "FileSchemaPlugin",
+    "FileView",
+    "body_schema",
+    "describe_upload",
+    "describe_upload_route",
+    "file_view",
+    "upload_route_answers",
+]
+
+BINARY: Final = "application/octet-stream"
+JSON: Final = "application/json"
 
 
+# ------------------------------------------------------------------------------------------------------------ answers
 class FileView(msgspec.Struct, frozen=True):
     """What clients are shown of a file: nothing that tells where or under which key it is stored.
 
@@ -32,10 +67,10 @@ class FileView(msgspec.Struct, frozen=True):
         checksum: ``"sha256:"`` and the hexadecimal digest.
     """
 
-    filename: str | None
-    size: int
-    content_type: str | None
-    checksum: str | None
+    filename: Annotated[str | None, Meta(description="Name the file came with.")]
+    size: Annotated[int, Meta(description="Length in bytes.", ge=0)]
+    content_type: Annotated[str | None, Meta(description="Media type, judged on the bytes.")]
+    checksum: Annotated[str | None, Meta(description="`sha256:` and the hexadecimal digest.")]
 
 
 def file_view(ref: StoredObjectRef) -> FileView:
@@ -58,91 +93,225 @@ class FileSchemaPlugin(OpenAPISchemaPlugin):
 
     def to_openapi_schema(self, field_definition: FieldDefinition, schema_creator: SchemaCreator) -> Schema:
         """Return the schema of the view."""
-        text = OpenAPIType.STRING
-        return Schema(
-            type=OpenAPIType.OBJECT,
-            title="File",
-            required=["filename", "size", "content_type", "checksum"],
-            properties={
-                "filename": Schema(type=[text, OpenAPIType.NULL]),
-                "size": Schema(type=OpenAPIType.INTEGER, description="Length in bytes", minimum=0),
-                "content_type": Schema(type=[text, OpenAPIType.NULL]),
-                "checksum": Schema(type=[text, OpenAPIType.NULL], description="sha256: and the hexadecimal digest"),
-            },
-        )
+        return SchemaDataContainer(data_container=FileView)
 
 
-@dataclass
-class UploadProblem:
-    """Why an upload was refused."""
-
-    status_code: int
-    """The status of the answer."""
-    detail: str
-    """What a person can be told."""
-    extra: dict[str, Any] | list[dict[str, Any]] | None = None
-    """Names code, field, limit and value; a list with an entry for each wrong field of a form."""
-
-
-def upload_responses() -> dict[int, ResponseSpec]:
-    """Return the answers that every upload route may give."""
-    descriptions = {
-        413: "A file, a text or the whole body is larger than allowed",
-        415: "A file is of a type that is not accepted, or the body is no upload at all",
-        422: "The form does not validate, or a checksum does not match",
-    }
+def upload_route_answers() -> dict[int, ResponseSpec]:
+    """Return the answers of an ``UploadRoute`` beside those that every upload has."""
     return {
-        status: ResponseSpec(data_container=UploadProblem, description=description, generate_examples=False)
-        for status, description in descriptions.items()
+        201: ResponseSpec(FileView, description="The row had no file, now it has.", generate_examples=False),
+        404: problem("There is nothing to put a file into."),
+        412: problem("The row's file is not the one that the client's conditions name."),
     }
 
 
-def raw_schema(storage_key: str, manager: AsyncStorageManager, description: str | None) -> Schema:
-    """Return the schema of one file's bytes, with what its policy says of them."""
-    policy = manager.get_policy(storage_key)
+def describe_upload_route(operation: Operation) -> None:
+    """Tell of the conditions that an ``UploadRoute`` heeds, and of the tag it answers with."""
+    add_parameters(operation, _CONDITIONS)
+    for status in ("200", "201"):
+        if operation.responses and status in operation.responses:
+            add_headers(operation.responses[status], {"ETag": _NEW_ETAG})
+
+
+_CONDITIONS: Final = (
+    header_parameter("If-Match", "Replace only a file that has one of these ETags; `*` for any file.", '"9f86d0…"'),
+    header_parameter("If-None-Match", "`*`: put the file only where there is none.", "*"),
+)
+_NEW_ETAG: Final = header("Tag of the file that is there now.", always=True, pattern='^"[0-9a-f]{64}"$')
+
+_OF_RAW_BODIES: Final = (
+    header_parameter("Content-Disposition", "Tells the file's name.", 'attachment; filename="invoice.pdf"'),
+    header_parameter(
+        "Repr-Digest",
+        "SHA-256 of the file (RFC 9530), which is verified: 422 where it does not match.",
+        "sha-256=:47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU=:",
+    ),
+    header_parameter("Content-Digest", "The same as `Repr-Digest`."),
+    query_parameter("filename", "The file's name, where no header tells it.", Schema(type=OpenAPIType.STRING)),
+)
+
+
+# --------------------------------------------------------------------------------------------------------- operations
+def describe_upload(handler: HTTPRouteHandler, plan: FormPlan | RawBodyPlan, manager: AsyncStorageManager) -> None:
+    """Have the API's description tell of a handler's upload: types, limits, refusals.
+
+    What the handler itself says of its statuses stays.
+
+    Args:
+        handler: As it was registered.
+        plan: What it takes in.
+        manager: Knows the policies.
+    """
+    handler.responses = {**upload_problems(form=isinstance(plan, FormPlan)), **(handler.responses or {})}
+    media_type = str(getattr(handler.media_type, "value", handler.media_type)) or JSON
+    amend = partial(_amend, plan=plan, manager=manager, media_type=media_type)
+    handler.operation_class = amended(handler.operation_class, amend)
+
+
+def _amend(
+    operation: Operation, *, plan: FormPlan | RawBodyPlan, manager: AsyncStorageManager, media_type: str
+) -> None:
+    if isinstance(operation.request_body, RequestBody):
+        content = operation.request_body.content
+        if isinstance(plan, FormPlan):
+            for each in content.values():
+                each.encoding = _encodings(plan, manager)
+        else:
+            _offer_types(content, manager.get_policy(plan.storage_key))
+            add_parameters(operation, _OF_RAW_BODIES)
+    operation.responses = dict(sorted((operation.responses or {}).items()))
+    for status, response in operation.responses.items():
+        add_headers(response, PROBLEM_HEADERS.get(status, {}))
+        answered_alike = status >= "400" and status not in ANSWERED_AS_JSON
+        if media_type != JSON and answered_alike and isinstance(response, OpenAPIResponse) and response.content:
+            response.content.setdefault(media_type, next(iter(response.content.values())))
+
+
+def _offer_types(content: dict[str, OpenAPIMediaType], policy: StoragePolicy) -> None:
+    """Tell of every type in which the policy lets the file come, unless the handler names one itself."""
+    if list(content) == [BINARY]:
+        for media_type in policy.content_types or ():
+            content.setdefault(media_type, content[BINARY])
+
+
+def _encodings(form: FormPlan, manager: AsyncStorageManager) -> dict[str, Encoding]:
+    """Tell of the types in which the parts of a form may come."""
+    # Text is text/plain and an object JSON without being told; bytes would be text/plain too. `explode` and
+    # `allowReserved`, which Litestar would always write, must not be there: they make contentType void.
+    return {
+        spec.name: Encoding(
+            content_type=", ".join(manager.get_policy(spec.storage_key).content_types or ("*/*",)),
+            explode=None,  # type: ignore[arg-type] # see above
+            allow_reserved=None,  # type: ignore[arg-type] # see above
+        )
+        for spec in form.files()
+    }
+
+
+# ------------------------------------------------------------------------------------------------------------- bodies
+def body_schema(
+    plan: FormPlan | RawBodyPlan, manager: AsyncStorageManager, schema_creator: SchemaCreator
+) -> Schema | Reference:
+    """Return the schema of an upload.
+
+    Args:
+        plan: What is taken in.
+        manager: Knows the policies.
+        schema_creator: Litestar's, for the types of text fields and the form's place among the components.
+    """
+    if isinstance(plan, RawBodyPlan):
+        return _file_schema(manager.get_policy(plan.storage_key), plan.description)
+    registry, definition = schema_creator.schema_registry, FieldDefinition.from_annotation(plan.dto)
+    if (known := registry.get_reference_for_field_definition(definition)) is not None:
+        return known
+    schema = registry.get_schema_for_field_definition(definition)
+    schema.type = OpenAPIType.OBJECT
+    schema.title = plan.dto.__name__
+    schema.description = _form_description(plan)
+    schema.required = [name for name, spec in plan.fields.items() if spec.required] or None
+    schema.additional_properties = False if plan.forbid_unknown else None
+    defaults = {each.encode_name: each.default for each in msgspec.structs.fields(plan.dto)}
+    schema.properties = {
+        name: _files_schema(spec, manager)
+        if isinstance(spec, FileField)
+        else _text_schema(spec, defaults[name], schema_creator)
+        for name, spec in plan.fields.items()
+    }
+    return registry.get_reference_for_field_definition(definition) or schema
+
+
+def _file_schema(policy: StoragePolicy, description: str | None, media_type: str | None = None) -> Schema:
     rules = []
     if policy.max_size is not None:
         rules.append(f"at most {policy.max_size} bytes")
     if policy.content_types is not None:
         rules.append(f"of type {', '.join(policy.content_types)}")
-    texts = [description or "", "; ".join(rules).capitalize()]
-    return Schema(
-        type=OpenAPIType.STRING,
-        format=OpenAPIFormat.BINARY,
-        content_media_type="application/octet-stream",
+    texts = [(description or "").rstrip("."), "; ".join(rules).capitalize()]
+    return binary_schema(
         description=". ".join(text for text in texts if text) or None,
+        media_type=media_type,
+        max_size=policy.max_size,
     )
 
 
-def form_schema(plan: FormPlan, manager: AsyncStorageManager, schema_creator: SchemaCreator) -> Schema:
-    """Return the schema of a form, its files as binary strings."""
-    properties: dict[str, Any] = {}
-    for name, spec in plan.fields.items():
-        if isinstance(spec, FileField):
-            schema = raw_schema(spec.storage_key, manager, spec.description)
-            if spec.many:
-                schema = Schema(type=OpenAPIType.ARRAY, items=schema, max_items=spec.max_count)
-            properties[name] = schema
-        else:
-            definition = FieldDefinition.from_annotation(spec.type, kwarg_definition=_constraints(spec.type))
-            properties[name] = schema_creator.for_field_definition(definition)
-    return Schema(
-        type=OpenAPIType.OBJECT,
-        title=plan.dto.__name__,
-        description=_summary(plan.dto),
-        properties=properties,
-        required=[name for name, spec in plan.fields.items() if spec.required] or None,
-    )
+def _files_schema(spec: FileField, manager: AsyncStorageManager) -> Schema:
+    policy = manager.get_policy(spec.storage_key)
+    only = [each for each in policy.content_types or () if "*" not in each]
+    exact = len(policy.content_types or ()) == 1 and bool(only)
+    schema = _file_schema(policy, spec.description, only[0] if exact else BINARY)
+    if not spec.many:
+        return schema
+    listed = Schema(type=OpenAPIType.ARRAY, items=schema, max_items=spec.max_count)
+    listed.min_items = 1 if spec.required else None
+    for meta in _metas(spec.type):
+        listed.max_items = min(listed.max_items or spec.max_count, meta.max_length or spec.max_count)
+        listed.min_items = max(listed.min_items or 0, meta.min_length or 0) or None
+    return listed
 
 
-def _constraints(hint: Any) -> KwargDefinition | None:
-    """What ``msgspec.Meta`` says of a text field, as Litestar's documentation wants it."""
-    metas = [extra for extra in getattr(hint, "__metadata__", ()) if isinstance(extra, msgspec.Meta)]
-    names = ("gt", "ge", "lt", "le", "multiple_of", "pattern", "min_length", "max_length", "title", "description")
-    given = {name: value for meta in metas for name in names if (value := getattr(meta, name)) is not None}
-    return KwargDefinition(**given) if given else None
+def _text_schema(spec: TextField, default: Any, schema_creator: SchemaCreator) -> Schema | Reference:
+    schema = _schema_of(spec.type, schema_creator)
+    if spec.many and spec.required and isinstance(schema, Schema):
+        schema.min_items = schema.min_items or 1
+    if default in (None, msgspec.NODEFAULT) or not isinstance(default, str | int | float | bool):
+        return schema
+    if isinstance(schema, Reference):
+        schema = Schema(all_of=[schema])
+    schema.default = default
+    return schema
 
 
-def _summary(dto: type) -> str | None:
-    own = dto.__dict__.get("__doc__")
-    return str(own).strip().partition("\n")[0] if own else None
+def _schema_of(hint: Any, schema_creator: SchemaCreator) -> Schema | Reference:
+    """The schema of a text field: as msgspec checks it, and never null, which no form can say."""
+    origin, arguments = get_origin(hint), get_args(hint)
+    if origin is Annotated:
+        schema = _schema_of(arguments[0], schema_creator)
+        for meta in arguments[1:]:
+            if isinstance(meta, Meta):
+                schema = _constrained(schema, meta)
+        return schema
+    if origin in (Union, UnionType):
+        options = [_schema_of(each, schema_creator) for each in arguments if each is not type(None)]
+        return options[0] if len(options) == 1 else Schema(any_of=options)
+    if origin in (list, set, tuple, frozenset) and arguments:
+        return Schema(type=OpenAPIType.ARRAY, items=_schema_of(arguments[0], schema_creator))
+    return schema_creator.for_field_definition(FieldDefinition.from_annotation(hint))
+
+
+def _constrained(schema: Schema | Reference, meta: Meta) -> Schema:
+    if isinstance(schema, Reference):
+        schema = Schema(all_of=[schema])
+    listed = schema.type == OpenAPIType.ARRAY
+    given = {
+        "exclusive_minimum": meta.gt,
+        "minimum": meta.ge,
+        "exclusive_maximum": meta.lt,
+        "maximum": meta.le,
+        "multiple_of": meta.multiple_of,
+        "pattern": meta.pattern,
+        "min_items" if listed else "min_length": meta.min_length,
+        "max_items" if listed else "max_length": meta.max_length,
+        "title": meta.title,
+        "description": meta.description,
+        "examples": meta.examples,
+    }
+    narrowed = dataclasses.replace(schema)
+    for name, value in given.items():
+        if value is not None:
+            setattr(narrowed, name, value)
+    return narrowed
+
+
+def _metas(hint: Any) -> list[Meta]:
+    """The constraints on a list as a whole."""
+    if get_origin(hint) in (Union, UnionType):
+        return [meta for each in get_args(hint) for meta in _metas(each)]
+    return [each for each in getattr(hint, "__metadata__", ()) if isinstance(each, Meta)]
+
+
+def _form_description(plan: FormPlan) -> str:
+    own = plan.dto.__dict__.get("__doc__")
+    summary = str(own).strip().partition("\n")[0] if own else ""
+    limits = plan.limits
+    texts = f"Texts take at most {limits.max_field_size} bytes each, {limits.max_text_size} bytes together."
+    return f"{summary}\n\n{texts}" if summary else texts

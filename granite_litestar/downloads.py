@@ -14,12 +14,15 @@ from litestar.handlers import HTTPRouteHandler
 from granite_core import ConfigurationError, StoredObjectRef
 from granite_core.serving import PRIVATE_NO_CACHE, ServeSettings
 from granite_litestar._middleware import DEFAULT_COMPRESSION_OPT_KEY
+from granite_litestar._openapi_problems import denials, problem
 from granite_litestar._rows import AnySession, Authorize, RowLookup, check_access, path_parameters, session_of
-from granite_litestar.openapi import FileRouteOperation
+from granite_litestar.openapi import describe_download
 from granite_litestar.responses import FileDownload
 
 if TYPE_CHECKING:
     from litestar.connection import ASGIConnection
+    from litestar.exceptions import HTTPException
+    from litestar.openapi.spec import SecurityRequirement
     from litestar.types import Guard
     from sqlalchemy.orm import InstrumentedAttribute
     from sqlalchemy.sql.base import ExecutableOption
@@ -62,6 +65,8 @@ class FileRoute:
         options: SQLAlchemy's loader options for what an asynchronous ``authorize`` looks at.
         session: Opens a session for a connection, where it is not to come from ``SQLAlchemyPlugin``.
         session_key: ``session_dependency_key`` of the plugin's configuration to use, where several could be meant.
+        security: What the API's description says of how to authenticate: nothing can be read from guards.
+        raises: What the guards and ``authorize`` raise beside 403, for the API's description.
         tags: Tags of the API's description.
         include_in_schema: Whether the API's description tells of this route.
 
@@ -83,6 +88,8 @@ class FileRoute:
     options: Sequence[ExecutableOption] = ()
     session: Callable[[ASGIConnection[Any, Any, Any, Any]], AnySession] | None = None
     session_key: str | None = None
+    security: Sequence[SecurityRequirement] | None = None
+    raises: Sequence[type[HTTPException]] = ()
     tags: Sequence[str] | None = None
     include_in_schema: bool = True
 
@@ -130,19 +137,24 @@ class FileRoute:
                 cross_origin_resource_policy=self.cross_origin_resource_policy,
             )
 
+        subject = f"{lookup.model.__name__}.{self.field.key}"
         download.__doc__ = f"Download {self.field.key} of {lookup.model.__name__}."
-        return HTTPRouteHandler(
+        handler = HTTPRouteHandler(
             self.path,
             http_method=["GET", "HEAD"],
-            name=self.name or f"{lookup.model.__name__}.{self.field.key}",
+            name=self.name or subject,
             guards=list(self.guards),
             opt={compression_opt_key: True},
-            operation_class=FileRouteOperation,
-            raises=[NotFoundException] if self.public else [NotFoundException, PermissionDeniedException],
+            responses={404: problem("There is no such row, or no file in it.")}
+            | denials(self.guards, self.authorize, self.denied),
+            raises=self.raises,
+            security=self.security,
             tags=self.tags,
             include_in_schema=self.include_in_schema,
-            summary=f"Download {lookup.model.__name__}.{self.field.key}",
+            summary=f"Download {subject}",
         )(download)
+        describe_download(handler, subject=self.name or subject)
+        return handler
 
     async def _find(self, lookup: RowLookup, request: Request[Any, Any, Any]) -> StoredObjectRef:
         values = dict(request.path_params)

@@ -24,7 +24,7 @@ from litestar.types import Empty
 
 from granite_core import AsyncStorageManager, ConfigurationError, StagedFile
 from granite_litestar._form_plan import FileField, FormDraft, FormPlan, Upload, UploadDTO, plan_form
-from granite_litestar._openapi_uploads import form_schema, raw_schema, upload_responses
+from granite_litestar._openapi_uploads import body_schema, describe_upload
 from granite_litestar._raw_body import RawBodyPlan, RawUpload, plan_raw_body
 from granite_litestar._streaming import PLAN_KEY, FileSink, UploadMiddleware, UploadRequest, upload_of
 from granite_litestar.exceptions import FormValidationError, UnsupportedBodyError
@@ -90,7 +90,7 @@ class StreamingUploads(ReceiveRoutePlugin, SerializationPlugin):
         handler.opt[PLAN_KEY] = self._plans[handler.handler_id] = plan
         # The body is counted where it is read, with an answer that names the limit; what Litestar sees is a stand-in.
         handler.request_max_body_size = None
-        handler.responses = {**upload_responses(), **(handler.responses or {})}
+        describe_upload(handler, plan.form if isinstance(plan, FormBodyPlan) else plan, self._manager)
 
     def _plan(self, handler: HTTPRouteHandler, definition: FieldDefinition) -> FormBodyPlan | RawBodyPlan:
         limit = _limit_of_layers(handler)
@@ -258,9 +258,7 @@ class _StreamedDTO(AbstractDTO[Any]):
     ) -> Reference | Schema:
         """Describe the body in the API documentation."""
         plan = cls.plans[handler_id]
-        if isinstance(plan, FormBodyPlan):
-            return form_schema(plan.form, cls.manager, schema_creator)
-        return raw_schema(plan.storage_key, cls.manager, plan.description)
+        return body_schema(plan.form if isinstance(plan, FormBodyPlan) else plan, cls.manager, schema_creator)
 
     @classmethod
     def generate_field_definitions(cls, model_type: type[Any]) -> Generator[DTOFieldDefinition]:  # noqa: ARG003

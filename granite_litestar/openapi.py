@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Final
 
+from litestar.handlers import HTTPRouteHandler
 from litestar.openapi.spec import (
-    OpenAPIFormat,
     OpenAPIHeader,
     OpenAPIMediaType,
     OpenAPIResponse,
@@ -17,93 +19,166 @@ from litestar.openapi.spec import (
     Schema,
 )
 
-__all__ = ["DownloadOperation"]
+from granite_litestar._openapi_parts import (
+    OperationId,
+    OperationIds,
+    add_headers,
+    add_parameters,
+    amended,
+    binary_content,
+    header,
+    header_parameter,
+    query_parameter,
+)
+from granite_litestar._openapi_problems import PROBLEM_HEADERS, download_problems
 
-_VALIDATORS: Final = {
-    "ETag": "Strong validator made of the file's SHA-256 (RFC 9110, section 8.8.3).",
-    "Last-Modified": "When the file was stored.",
-}
+__all__ = ["DownloadOperation", "describe_download"]
+
+_ETAG: Final = header(
+    "Strong validator made of the file's SHA-256 (RFC 9110, section 8.8.3).", pattern='^"[0-9a-f]{64}"$'
+)
+_MODIFIED: Final = header(
+    "When the file was stored (RFC 9110, section 8.8.2).", example="Sun, 06 Nov 1994 08:49:37 GMT"
+)
+_RANGES: Final = header("Ranges of bytes can be asked for.", always=True, const="bytes")
+_CACHE: Final = header("Who may keep a copy, and for how long (RFC 9111).", always=True, example="private, no-cache")
+_LENGTH: Final = header("Exact length of the body in bytes.", always=True, of=OpenAPIType.INTEGER)
+_DIGEST: Final = r"^sha-256=:[A-Za-z0-9+/]{43}=:$"
+
+_VALIDATORS: Final = {"ETag": _ETAG, "Last-Modified": _MODIFIED}
 _FILE: Final = {
     **_VALIDATORS,
-    "Accept-Ranges": "Always `bytes`.",
-    "Cache-Control": "Who may keep a copy.",
-    "Content-Disposition": "Whether to show or to save the file, and its name (RFC 6266).",
-    "Content-Length": "Exact length of the body in bytes.",
-    "Repr-Digest": "SHA-256 of the whole file (RFC 9530).",
+    "Accept-Ranges": _RANGES,
+    "Cache-Control": _CACHE,
+    "Content-Disposition": header(
+        "Whether to show or to save the file, and its name (RFC 6266).",
+        always=True,
+        pattern="^(inline|attachment)",
+        example="attachment; filename=\"na_ve.txt\"; filename*=UTF-8''na%C3%AFve.txt",
+    ),
+    "Content-Length": _LENGTH,
+    "Content-Security-Policy": header("What a browser may do with the file; not for PDF."),
+    "Cross-Origin-Resource-Policy": header("Which sites may embed the file.", always=True),
+    "Repr-Digest": header("SHA-256 of the whole file (RFC 9530).", pattern=_DIGEST),
+    "X-Content-Type-Options": header("Keeps browsers from guessing another type.", always=True, const="nosniff"),
 }
-_RANGE: Final = "The range that is sent, or for 416 the file's length (RFC 9110, section 14.4)."
-_REQUEST: Final = {
-    "Range": "Bytes wanted, for instance `bytes=0-499` or `bytes=-500,0-99` (RFC 9110, section 14.2).",
-    "If-Range": "Heed `Range` only if the file is still the one with this ETag or date.",
-    "If-Match": "Answer only if the file has one of these ETags.",
-    "If-None-Match": "Answer only if the file has none of these ETags.",
-    "If-Modified-Since": "Answer only if the file was stored after this date.",
-    "If-Unmodified-Since": "Answer only if the file was not stored after this date.",
-}
+_WHOLE: Final = {**_FILE, "Content-Digest": header("SHA-256 of the body (RFC 9530).", pattern=_DIGEST)}
+_EMPTY: Final = {**_VALIDATORS, "Content-Length": _LENGTH}
+_RANGE_SENT: Final = header(
+    "The range that is sent; not where several are (RFC 9110, section 14.4).",
+    pattern=r"^bytes [0-9]+-[0-9]+/[0-9]+$",
+    example="bytes 0-499/1234",
+)
+_RANGE_UNSATISFIED: Final = header(
+    "The file's length (RFC 9110, section 14.4).", always=True, pattern=r"^bytes \*/[0-9]+$", example="bytes */1234"
+)
+
+_TAGS: Final = '"9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"'
+_CONDITIONS: Final = (
+    header_parameter("If-Match", "Answer only if the file has one of these ETags.", _TAGS),
+    header_parameter("If-None-Match", "Answer only if the file has none of these ETags.", _TAGS),
+    header_parameter("If-Modified-Since", "Answer only if the file was stored after this date."),
+    header_parameter("If-Unmodified-Since", "Answer only if the file was not stored after this date."),
+)
+_RANGE_REQUEST: Final = (
+    header_parameter(
+        "Range", "Bytes wanted, one range or several: `bytes=-500,0-99` (RFC 9110, section 14.2).", "bytes=0-499"
+    ),
+    header_parameter("If-Range", "Heed `Range` only if the file is still the one with this ETag or date.", _TAGS),
+)
+_DOWNLOAD: Final = query_parameter(
+    "download",
+    "Offer the file for saving even where a browser could show it.",
+    Schema(type=OpenAPIType.BOOLEAN),
+    allow_empty=True,
+)
 
 
 @dataclass
 class DownloadOperation(Operation):
-    """Describes an operation that answers with a stored file: its conditions, ranges and statuses.
+    """Says that a handler answers with a stored file, where its return type does not say so.
 
-    Give it as ``operation_class`` to a handler of your own that returns a ``FileDownload``; where the handler's
-    return type says so, the plugin does that itself.
+    Give it as ``operation_class`` to a handler that returns a ``FileDownload`` behind a more general type: it is then
+    described, and kept from compression, like those whose return type is ``FileDownload``.
     """
 
-    def __post_init__(self) -> None:
-        self.responses = {
-            **(self.responses or {}),
-            "200": _response("The whole file.", {**_FILE, "Content-Digest": "SHA-256 of the body."}, "*/*"),
-            "206": _response(
-                "The ranges asked for: one as it is, several as parts of a multipart body.",
-                {**_FILE, "Content-Range": _RANGE},
-                "*/*",
-                "multipart/byteranges",
-            ),
-            "304": _response(
-                "The client's copy is still good.", {name: _FILE[name] for name in ("ETag", "Cache-Control")}
-            ),
-            "412": _response("The file is not the one that the client's conditions name.", _VALIDATORS),
-            "416": _response("The file has no such range.", {**_VALIDATORS, "Content-Range": _RANGE}),
-        }
-        named = {each.name.lower() for each in self.parameters or () if isinstance(each, Parameter)}
-        # A list of parameters may hold references: they name what the application described elsewhere.
-        parameters: list[Parameter | Reference] = list(self.parameters or ())
-        parameters += [_header(name, text) for name, text in _REQUEST.items() if name.lower() not in named]
-        self.parameters = parameters
+
+def describe_download(handler: HTTPRouteHandler, *, subject: str | None = None, beside: str | None = None) -> None:
+    """Have the API's description tell of the ranges, conditions and refusals of a handler that answers with a file.
+
+    Idempotent. What the handler itself says of its statuses and headers stays.
+
+    Args:
+        handler: The handler.
+        subject: For a ``FileRoute``, what it serves: gives its operations their ids.
+        beside: Media type of what the handler may answer with instead of a file.
+    """
+    if isinstance(handler.operation_id, OperationIds):
+        return
+    handler.operation_id = OperationIds(handler.operation_id, subject)
+    declared = {*(each.status_code for each in handler.raises or ()), *(handler.responses or {})}
+    ours = {status: each for status, each in download_problems().items() if status not in declared}
+    amend = partial(_amend, generated=str(handler.status_code), of_storage=[str(each) for each in ours], beside=beside)
+    handler.operation_class = amended(handler.operation_class, amend)
+    if subject is not None:
+        handler.operation_class = amended(handler.operation_class, _amend_file_route)
+    handler.responses = {**ours, **(handler.responses or {})}
 
 
-@dataclass
-class FileRouteOperation(DownloadOperation):
-    """Describes a ``FileRoute``, which also takes ``?download``."""
+def _amend(operation: Operation, *, generated: str, of_storage: Sequence[str], beside: str | None) -> None:
+    method = operation.operation_id.method if isinstance(operation.operation_id, OperationId) else "GET"
+    responses = dict(operation.responses or {})
+    success = responses.pop(generated, None)
+    body = None if method == "HEAD" else binary_content("*/*")
+    if body and beside:
+        body[beside] = OpenAPIMediaType(schema=Schema())
+    conditional = method in ("GET", "HEAD")
+    answers: dict[str, OpenAPIResponse] = {"200": OpenAPIResponse("The whole file.", content=body)}
+    add_headers(answers["200"], _FILE if method == "HEAD" else _WHOLE)
+    if conditional:
+        answers["304"] = _bare("The client's copy is still good.", {**_VALIDATORS, "Cache-Control": _CACHE})
+        answers["412"] = _bare("The file is not the one that the client's conditions name.", _EMPTY)
+        add_parameters(operation, _CONDITIONS)
+    if method == "GET":
+        answers["206"] = OpenAPIResponse(
+            "The ranges asked for: one as it is, several as parts of a multipart body.",
+            content=binary_content("*/*", "multipart/byteranges"),
+        )
+        add_headers(answers["206"], {**_FILE, "Content-Range": _RANGE_SENT})
+        answers["416"] = _bare(
+            "The file has no such range.", {**_EMPTY, "Accept-Ranges": _RANGES, "Content-Range": _RANGE_UNSATISFIED}
+        )
+        add_parameters(operation, _RANGE_REQUEST)
+    if isinstance(success, OpenAPIResponse):
+        # The application's own headers and cookies come with every answer of the plan.
+        for answer in answers.values():
+            answer.headers = {**(success.headers or {}), **(answer.headers or {})}
+    if method == "HEAD":
+        # It is answered from the row, without the storage, and without a body.
+        responses = {status: _without_body(each) for status, each in responses.items() if status not in of_storage}
+    operation.responses = dict(sorted({**responses, **answers}.items()))
+    for status, headers in PROBLEM_HEADERS.items():
+        if status in operation.responses:
+            add_headers(operation.responses[status], headers)
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self.parameters = [
-            *(self.parameters or ()),
-            Parameter(
-                name="download",
-                param_in="query",
-                description="Offer the file for saving even where a browser could show it.",
-                allow_empty_value=True,
-                schema=Schema(type=OpenAPIType.BOOLEAN),
-            ),
-        ]
+
+def _bare(description: str, headers: Mapping[str, OpenAPIHeader]) -> OpenAPIResponse:
+    answer = OpenAPIResponse(description)
+    add_headers(answer, headers)
+    return answer
 
 
-def _response(description: str, headers: dict[str, str], *media_types: str) -> OpenAPIResponse:
-    binary = Schema(type=OpenAPIType.STRING, format=OpenAPIFormat.BINARY)
-    return OpenAPIResponse(
-        description=description,
-        headers={
-            name: OpenAPIHeader(description=text, schema=Schema(type=OpenAPIType.STRING))
-            for name, text in headers.items()
-        },
-        content={each: OpenAPIMediaType(schema=binary) for each in media_types} or None,
-    )
+def _without_body(response: OpenAPIResponse | Reference) -> OpenAPIResponse | Reference:
+    return replace(response, content=None) if isinstance(response, OpenAPIResponse) else response
 
 
-def _header(name: str, text: str) -> Parameter:
-    return Parameter(
-        name=name, param_in="header", description=text, required=False, schema=Schema(type=OpenAPIType.STRING)
-    )
+def _amend_file_route(operation: Operation) -> None:
+    parameters = [each for each in operation.parameters or () if isinstance(each, Parameter)]
+    for parameter in parameters:
+        if (parameter.param_in, parameter.name) == ("path", "item"):
+            parameter.description = "Names one file of the list."
+    declared = [each for each in parameters if each.param_in != "path" and each not in (*_CONDITIONS, *_RANGE_REQUEST)]
+    if not declared and operation.responses:
+        # A path that does not parse is no route at all: 404. Only parameters of the application's layers can be wrong.
+        operation.responses.pop("400", None)
+    add_parameters(operation, [_DOWNLOAD])

@@ -10,17 +10,21 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 from litestar import Request, Response
 from litestar.exceptions import HTTPException, NotFoundException, PermissionDeniedException
 from litestar.handlers import HTTPRouteHandler
+from litestar.openapi.spec import Operation
 from litestar.status_codes import HTTP_200_OK, HTTP_201_CREATED, HTTP_412_PRECONDITION_FAILED
 
 from granite_core import ConfigurationError, StagedFile, StoredObjectRef
 from granite_core.serving import entity_tag
-from granite_litestar._openapi_uploads import FileView, file_view
+from granite_litestar._openapi_parts import OperationIds, amended
+from granite_litestar._openapi_problems import denials
+from granite_litestar._openapi_uploads import FileView, describe_upload_route, file_view, upload_route_answers
 from granite_litestar._raw_body import RawUpload
 from granite_litestar._rows import AnySession, Authorize, FoundRow, RowLookup, check_access, path_parameters, session_of
 
 if TYPE_CHECKING:
     from litestar.connection import ASGIConnection
     from litestar.handlers import BaseRouteHandler
+    from litestar.openapi.spec import SecurityRequirement
     from litestar.types import Guard
     from sqlalchemy.orm import InstrumentedAttribute
     from sqlalchemy.sql.base import ExecutableOption
@@ -60,6 +64,8 @@ class UploadRoute:
         options: SQLAlchemy's loader options for what an asynchronous ``authorize`` looks at.
         session: Opens a session for a connection, where it is not to come from ``SQLAlchemyPlugin``.
         session_key: ``session_dependency_key`` of the plugin's configuration to use, where several could be meant.
+        security: What the API's description says of how to authenticate: nothing can be read from guards.
+        raises: What the guards and ``authorize`` raise beside 403, for the API's description.
         tags: Tags of the API's description.
         include_in_schema: Whether the API's description tells of this route.
 
@@ -78,6 +84,8 @@ class UploadRoute:
     options: Sequence[ExecutableOption] = ()
     session: Callable[[ASGIConnection[Any, Any, Any, Any]], AnySession] | None = None
     session_key: str | None = None
+    security: Sequence[SecurityRequirement] | None = None
+    raises: Sequence[type[HTTPException]] = ()
     tags: Sequence[str] | None = None
     include_in_schema: bool = True
 
@@ -121,17 +129,22 @@ class UploadRoute:
             "request": Request[Any, Any, Any],
             "return": Response[FileView],
         }
+        subject = f"{lookup.model.__name__}.{self.field.key}"
         upload.__doc__ = f"Replace {self.field.key} of {lookup.model.__name__}."
-        raises: list[type[HTTPException]] = [NotFoundException, PreconditionFailedError]
         return HTTPRouteHandler(
             self.path,
             http_method="PUT",
-            name=self.name or f"{lookup.model.__name__}.{self.field.key}:upload",
+            name=self.name or f"{subject}:upload",
             guards=[*self.guards, may_replace],
-            raises=raises if self.public else [*raises, PermissionDeniedException],
+            responses=upload_route_answers() | denials(self.guards, self.authorize, self.denied),
+            response_description="The file took the place of another.",
+            raises=self.raises,
+            security=self.security,
             tags=self.tags,
             include_in_schema=self.include_in_schema,
-            summary=f"Replace {lookup.model.__name__}.{self.field.key}",
+            operation_id=OperationIds(subject=self.name or subject),
+            operation_class=amended(Operation, describe_upload_route),
+            summary=f"Replace {subject}",
         )(upload)
 
     def _open(self, lookup: RowLookup, connection: ASGIConnection[Any, Any, Any, Any]) -> AnySession:

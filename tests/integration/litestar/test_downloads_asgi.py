@@ -185,5 +185,7 @@ def test_handlers_that_say_they_return_files_are_marked() -> None:
         "text": {},
     }
     paths = app.openapi_schema.to_schema()["paths"]
-    assert "206" in paths["/file/{name}"]["head"]["responses"]
+    assert "206" in paths["/file/{name}"]["get"]["responses"]
+    assert paths["/file/{name}"]["head"]["responses"].keys() == {"200", "304", "400", "412"}
+    assert paths["/maybe"]["get"]["responses"]["200"]["content"].keys() == {"*/*", "application/json"}
     assert "206" not in paths["/text"]["get"]["responses"]

@@ -704,23 +704,34 @@ def test_the_form_is_documented(manager: AsyncStorageManager) -> None:
         return data.file
 
     with client_of(manager, create, bare) as client:
-        paths = client.get("/schema/openapi.json").json()["paths"]
-    operation = paths["/"]["post"]
-    content = operation["requestBody"]["content"]
-    assert list(content) == ["multipart/form-data"]
+        document = client.get("/schema/openapi.json").json()
+    paths, components = document["paths"], document["components"]["schemas"]
+    content = paths["/"]["post"]["requestBody"]["content"]
+    assert content == {
+        "multipart/form-data": {
+            "schema": {"$ref": "#/components/schemas/NewDocument"},
+            "encoding": {name: {"contentType": "*/*"} for name in ("file", "extra", "pages")},
+        }
+    }
     assert content == paths["/bare"]["patch"]["requestBody"]["content"]
-    schema = content["multipart/form-data"]["schema"]
-    assert (schema["title"], schema["description"]) == ("NewDocument", "A document to be filed.")
+    schema = components["NewDocument"]
+    assert schema["description"].startswith("A document to be filed.\n\nTexts take at most 262144 bytes each")
     assert schema["required"] == ["title", "file"]
     properties = schema["properties"]
     assert properties["title"] == {"type": "string", "minLength": 2}
-    assert properties["file"]["format"] == "binary"
-    assert properties["file"]["description"] == "The scan. At most 1048576 bytes"
+    assert properties["file"] == {
+        "type": "string",
+        "format": "binary",
+        "contentMediaType": "application/octet-stream",
+        "maxLength": MB,
+        "description": "The scan. At most 1048576 bytes",
+    }
     assert properties["pages"]["type"] == "array"
     assert (properties["pages"]["maxItems"], properties["pages"]["items"]["format"]) == (2, "binary")
-    assert {"400", "413", "415", "422"} <= set(operation["responses"])
+    assert list(paths["/"]["post"]["responses"]) == ["201", "400", "409", "413", "415", "422", "500", "503"]
     shown = paths["/bare"]["patch"]["responses"]["200"]["content"]["application/json"]["schema"]
-    assert list(shown["properties"]) == ["filename", "size", "content_type", "checksum"]
+    assert shown == {"$ref": "#/components/schemas/FileView"}
+    assert list(components["FileView"]["properties"]) == ["filename", "size", "content_type", "checksum"]
 
 
 async def test_whoever_reads_again_after_a_failure_learns_the_same(manager: AsyncStorageManager) -> None:

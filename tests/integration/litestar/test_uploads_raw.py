@@ -244,11 +244,13 @@ def test_the_body_is_documented(manager: AsyncStorageManager) -> None:
             "schema": {
                 "type": "string",
                 "format": "binary",
-                "contentMediaType": "application/octet-stream",
+                "maxLength": 1048576,
                 "description": "At most 1048576 bytes",
             }
         }
     }
     assert {"413", "415", "422"} <= set(operation["responses"])
-    [body] = paths["/texts"]["post"]["requestBody"]["content"].values()
-    assert body["schema"]["description"] == "Plain text. At most 1048576 bytes; of type text/plain"
+    bodies = paths["/texts"]["post"]["requestBody"]["content"]
+    assert list(bodies) == ["application/octet-stream", "text/plain"]
+    for body in bodies.values():
+        assert body["schema"]["description"] == "Plain text. At most 1048576 bytes; of type text/plain"
