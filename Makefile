@@ -3,13 +3,16 @@ PYTHON   ?= python3
 VENV     ?= .venv
 DEMO_VENV ?= .venv-demo
 MINISTACK_VENV ?= .venvs/ministack
+BENCH_VENV ?= .venvs/bench
+# The newest Python that all peers run on: one of them needs 3.12. The first that is there and starts.
+BENCH_PYTHON ?= $(shell for each in python3.13 python3.12 $(PYTHON); do $$each -c '' 2>/dev/null && echo $$each && break; done)
 WORKERS  ?= 2
 ARGS     ?=
 
 BIN := $(VENV)/bin
 PIP_FLAGS := --quiet --disable-pip-version-check
 
-.PHONY: help demo test lint docs bench servers format clean
+.PHONY: help demo test lint docs bench bench-quick servers format clean
 .DEFAULT_GOAL := help
 
 help:
@@ -17,7 +20,7 @@ help:
 	@echo "make test     every layer of tests (ARGS='-k words' to choose)"
 	@echo "make lint     ruff, mypy, import contracts"
 	@echo "make docs     build the documentation, warnings being errors"
-	@echo "make bench    print figures; nothing is asserted"
+	@echo "make bench    figures beside the peers' (ARGS='download --case 10'); make bench-quick: small, for breakage"
 	@echo "make servers  PostgreSQL, MiniStack and Ceph for trying things by hand, until Ctrl-C"
 	@echo "make clean    remove what the others made"
 
@@ -42,6 +45,14 @@ $(MINISTACK_VENV)/.stamp:
 	@$(MINISTACK_VENV)/bin/python -m pip install $(PIP_FLAGS) 'ministack>=1.5'
 	@touch $@
 
+# The peers, in an environment of their own: their pins are not ours.
+$(BENCH_VENV)/.stamp: pyproject.toml
+	@test -x $(BENCH_VENV)/bin/python || $(BENCH_PYTHON) -m venv $(BENCH_VENV)
+	@echo "Installing what is measured into $(BENCH_VENV) ..."
+	@$(BENCH_VENV)/bin/python -m pip install $(PIP_FLAGS) --upgrade 'pip>=25.1'
+	@$(BENCH_VENV)/bin/python -m pip install $(PIP_FLAGS) --editable '.[s3]' --group bench
+	@touch $@
+
 demo: $(DEMO_VENV)/.stamp
 	@exec $(DEMO_VENV)/bin/python -m example_app $(ARGS)
 
@@ -59,9 +70,11 @@ lint: $(VENV)/.stamp
 docs: $(VENV)/.stamp
 	@$(BIN)/python -m sphinx -W --keep-going -b dirhtml docs docs/_build/html
 
-bench: $(VENV)/.stamp $(MINISTACK_VENV)/.stamp
-	@GRANITE_MINISTACK=$(abspath $(MINISTACK_VENV))/bin/ministack \
-	  $(BIN)/python -m pytest --override-ini=addopts='--strict-markers --import-mode=importlib' -s tests/benchmarks $(ARGS)
+bench: $(BENCH_VENV)/.stamp $(MINISTACK_VENV)/.stamp
+	@GRANITE_MINISTACK=$(abspath $(MINISTACK_VENV))/bin/ministack $(BENCH_VENV)/bin/python -m tests.benchmarks $(ARGS)
+
+bench-quick: $(BENCH_VENV)/.stamp $(MINISTACK_VENV)/.stamp
+	@GRANITE_MINISTACK=$(abspath $(MINISTACK_VENV))/bin/ministack $(BENCH_VENV)/bin/python -m tests.benchmarks --quick $(ARGS)
 
 servers: $(VENV)/.stamp $(MINISTACK_VENV)/.stamp
 	@GRANITE_MINISTACK=$(abspath $(MINISTACK_VENV))/bin/ministack exec $(BIN)/python -m tests.support $(ARGS)

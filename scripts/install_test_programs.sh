@@ -20,6 +20,7 @@ want chromium chromium
 want ffmpeg ffmpeg
 want nginx nginx-light
 want curl curl
+want wrk wrk
 
 [ -n "$missing" ] || exit 0
 
