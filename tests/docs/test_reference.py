@@ -21,6 +21,7 @@ PUBLIC = [
     "granite_core.backends.s3",
     "granite_core.gc",
     "granite_core.integrations.sqlalchemy",
+    "granite_core.integrations.sqlalchemy.migrations",
     "granite_core.serving",
     "granite_core.testing",
     "granite_litestar",

@@ -12,7 +12,7 @@ from granite_core.integrations.sqlalchemy.references import ref_location
 from granite_core.integrations.sqlalchemy.types import StoredObjectRefListType, StoredObjectRefType
 from granite_core.refs import StoredObjectRef
 
-__all__ = ["add_index", "file_field", "files_field"]
+__all__ = ["add_index", "file_field", "files_field", "lookup_indexes"]
 
 _INDEX_KEY: Final = "granite_index"
 _INDEXED_DIALECTS: Final = ("postgresql", "sqlite")
@@ -57,6 +57,12 @@ def add_index(column: Column[Any]) -> None:
         name = f"ix_{hashlib.sha256(name.encode()).hexdigest()[:16]}_location"
     if all(index.name != name for index in table.indexes):
         Index(name, ref_location(column)).ddl_if(callable_=_can_index)
+
+
+def lookup_indexes(table: Table) -> list[Index]:
+    """Return the indexes of a table by which the collector finds a ref, in a stable order."""
+    ours = [index for index in table.indexes if any(isinstance(each, ref_location) for each in index.expressions)]
+    return sorted(ours, key=lambda index: str(index.name))
 
 
 def _can_index(*_: Any, dialect: Dialect, **__: Any) -> bool:

@@ -26,7 +26,7 @@ from granite_core.gc.ports import Batch, Look, RowId, chunks
 from granite_core.integrations.sqlalchemy._database import AnyEngine, Database, in_thread
 from granite_core.integrations.sqlalchemy._greenlet import in_greenlet, run_blocking
 from granite_core.integrations.sqlalchemy.references import held_locations
-from granite_core.integrations.sqlalchemy.tables import GraniteTables, db_now
+from granite_core.integrations.sqlalchemy.tables import GraniteTables, db_now, home_of
 
 if TYPE_CHECKING:
     from sqlalchemy import ColumnElement
@@ -65,13 +65,17 @@ class SQLAlchemyLedger:
     def __init__(
         self, engines: Sequence[AnyEngine | tuple[AnyEngine, MetaData]], metadata: MetaData | None = None
     ) -> None:
-        found: dict[tuple[int, str], tuple[AnyEngine, list[MetaData]]] = {}
+        found: dict[tuple[int, str, str | None], tuple[AnyEngine, list[MetaData]]] = {}
         for each in engines:
             engine, its = each if isinstance(each, tuple) else (each, metadata)
             if its is None:
                 raise ConfigurationError("the ledger needs the metadata of its engines' models")
             options = engine.get_execution_options()
-            place = id(engine.pool), repr(sorted(dict(options.get("schema_translate_map") or {}).items(), key=repr))
+            home = home_of(its)
+            # Tables in another schema are tables of their own, as those of another database are.
+            schema = home.schema if home is not None else None
+            translated = repr(sorted(dict(options.get("schema_translate_map") or {}).items(), key=repr))
+            place = id(engine.pool), translated, schema
             found.setdefault(place, (engine, []))[1].append(its)
         if not found:
             raise ConfigurationError("the ledger needs at least one engine")

@@ -17,6 +17,7 @@ from granite_core.refs import StoredObjectRef
 __all__ = ["file_columns", "held_locations", "ref_location"]
 
 LOOK_UP_BATCH: Final = 500
+_ARROWS_SINCE: Final = (3, 38, 0)
 
 
 class ref_location(FunctionElement[str]):  # noqa: N801 - named as a SQL function is
@@ -39,6 +40,10 @@ def _location_postgresql(element: ref_location, compiler: Any, **kw: Any) -> str
 
 @compiles(ref_location, "sqlite")
 def _location_sqlite(element: ref_location, compiler: Any, **kw: Any) -> str:
+    """As on PostgreSQL, where SQLite can: a migration that was made for one of them then serves both."""
+    version = getattr(compiler.dialect.dbapi, "sqlite_version_info", _ARROWS_SINCE)
+    if version >= _ARROWS_SINCE:
+        return _location_postgresql(element, compiler, **kw)
     return f"json_extract({compiler.process(element.clauses, **kw)}, '$.location')"
 
 

@@ -9,10 +9,12 @@ from sqlalchemy import BigInteger, Column, Integer, MetaData, String, Table, Tex
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.functions import FunctionElement
 
-__all__ = ["OPT_OUT_KEY", "GraniteTables", "db_now", "tables_of"]
+from granite_core.errors import ConfigurationError
+
+__all__ = ["OPT_OUT_KEY", "GraniteTables", "db_now", "home_of", "tables_of"]
 
 OPT_OUT_KEY: Final = "granite_tables"
-"""Set ``metadata.info["granite_tables"] = False`` before the first model to do without the tables."""
+"""What a metadata's ``info`` may say before the first model: False, or the metadata that declares the tables for it."""
 
 _Id = BigInteger().with_variant(Integer(), "sqlite")  # SQLite counts up by itself only where the type is INTEGER
 _Text = String(1024)
@@ -63,13 +65,44 @@ def _now_mysql(element: db_now, compiler: Any, **kw: Any) -> str:
 
 
 def tables_of(metadata: MetaData) -> GraniteTables | None:
-    """Return Granite's tables of a metadata, adding them where they are not there yet; None after an opt-out."""
-    if metadata.info.get(OPT_OUT_KEY) is False:
+    """Return the tables that a metadata's models use, declaring them where they are not yet; None after an opt-out.
+
+    A second metadata of the same database uses the first one's: ``MetaData(info={"granite_tables": Base.metadata})``.
+
+    Raises:
+        ConfigurationError: The metadata says where its tables are declared, and has declared them itself already.
+    """
+    home = home_of(metadata)
+    if home is None:
         return None
-    known = metadata.info.get(_TABLES_KEY)
-    if not isinstance(known, GraniteTables) or known.tombstone.key not in metadata.tables:
-        known = metadata.info[_TABLES_KEY] = _make(metadata)
+    known = home.info.get(_TABLES_KEY)
+    if not isinstance(known, GraniteTables) or known.tombstone.key not in home.tables:
+        known = home.info[_TABLES_KEY] = _make(home)
     return known
+
+
+def home_of(metadata: MetaData) -> MetaData | None:
+    """Return the metadata that declares the tables for another one, or for itself; None after an opt-out.
+
+    Raises:
+        ConfigurationError: It says so too late, or in a way that cannot be meant.
+    """
+    said = metadata.info.get(OPT_OUT_KEY)
+    if said is None or said is True or said is metadata:
+        return metadata
+    if said is False:
+        return None
+    if not isinstance(said, MetaData) or said.info.get(OPT_OUT_KEY, True) is not True:
+        raise ConfigurationError(
+            f'metadata.info["{OPT_OUT_KEY}"] is False, or the MetaData of the same database that declares the tables '
+            f"itself, not {said!r}"
+        )
+    if _TABLES_KEY in metadata.info:
+        raise ConfigurationError(
+            f'metadata.info["{OPT_OUT_KEY}"] comes too late: this metadata has declared the tables itself already; '
+            "give it to MetaData(info=…), before the first model"
+        )
+    return said
 
 
 _TABLES_KEY: Final = "granite_table_objects"

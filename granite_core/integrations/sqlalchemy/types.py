@@ -17,7 +17,14 @@ from granite_core.sources import UnsavedFile
 if TYPE_CHECKING:
     from sqlalchemy.schema import Column
 
-__all__ = ["StoredObjectRefListType", "StoredObjectRefType", "binding", "is_file_column", "portable_storage_ref_type"]
+__all__ = [
+    "StoredObjectRefListType",
+    "StoredObjectRefType",
+    "binding",
+    "is_file_column",
+    "is_file_type",
+    "portable_storage_ref_type",
+]
 
 binding: ContextVar[Callable[[StoredObjectRef], None] | None] = ContextVar("granite_binding", default=None)
 """Decides whether a ref may enter a row, while a session executes a statement that passes no flush."""
@@ -41,6 +48,13 @@ class _RefColumnType(TypeDecorator[Any]):
     def __init__(self, storage_key: str | None = None) -> None:
         super().__init__()
         self.storage_key = storage_key
+
+    def __repr__(self) -> str:
+        """Say what is beneath, as a migration writes it after ``sa.``: advanced-alchemy's Alembic environment does so.
+
+        Where Alembic is, ``sa.dialects.postgresql`` is imported, so that the migration needs no import.
+        """
+        return "JSON(none_as_null=True).with_variant(sa.dialects.postgresql.JSONB(none_as_null=True), 'postgresql')"
 
     def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
         """Use JSONB on PostgreSQL, JSON elsewhere."""
@@ -176,4 +190,9 @@ def _to_data(value: object) -> dict[str, Any]:
 
 def is_file_column(column: Column[Any]) -> TypeGuard[Column[Any]]:
     """Tell whether a column holds refs."""
-    return isinstance(column.type, _RefColumnType)
+    return is_file_type(column.type)
+
+
+def is_file_type(type_: object) -> bool:
+    """Tell whether a column's type is one of ours."""
+    return isinstance(type_, _RefColumnType)
