@@ -51,7 +51,9 @@ async def create(data: MultipartBody[NewReport], db_session: NamedDependency[Asy
 
 @get("/reports")
 async def index(db_session: NamedDependency[AsyncSession]) -> list[dict[str, Any]]:
-    return [{"id": each.id, "title": each.title, "file": each.file} for each in await db_session.scalars(select(Report))]
+    return [
+        {"id": each.id, "title": each.title, "file": each.file} for each in await db_session.scalars(select(Report))
+    ]
 
 
 @delete("/reports/{report_id:int}")

@@ -1,4 +1,4 @@
-"""The tutorial is followed to the letter, in an empty folder: its files saved, its commands run, its answers compared."""
+"""The tutorial is followed to the letter: its files saved in an empty folder, its commands run, answers compared."""
 
 from __future__ import annotations
 
