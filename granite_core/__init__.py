@@ -31,6 +31,7 @@ from granite_core.errors import (
     StaleRefError,
     StorageError,
 )
+from granite_core.limited import SizeLimitedStream
 from granite_core.manager import StorageManager
 from granite_core.options import WriteOptions
 from granite_core.policies import StoragePolicy
@@ -64,6 +65,7 @@ __all__ = [
     "ObjectWriter",
     "ReadableStream",
     "S3StorageBackend",
+    "SizeLimitedStream",
     "StagedFile",
     "StagedWrite",
     "StaleRefError",

@@ -8,7 +8,7 @@ A cancelled hop is joined before the cancellation goes on: no thread works on be
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Final, ParamSpec, TypeVar, cast
 
@@ -18,7 +18,7 @@ from granite_core.refs import StagedFile, StoredObjectRef
 from granite_core.staging import StagedWrite
 
 if TYPE_CHECKING:
-    from typing import Self
+    from typing import Any, Self
 
     from typing_extensions import Buffer
 
@@ -92,9 +92,9 @@ class AsyncStorageManager:
         """Return a policy; see ``StorageManager.get_policy``."""
         return self.sync.get_policy(storage_key)
 
-    def get_backend_for_policy(self, storage_key: str) -> StorageBackend:
+    def get_backend_for_policy(self, policy: str | StoragePolicy) -> StorageBackend:
         """Return the backend new objects of a policy go to; see ``StorageManager.get_backend_for_policy``."""
-        return self.sync.get_backend_for_policy(storage_key)
+        return self.sync.get_backend_for_policy(policy)
 
     def stage(
         self,
@@ -106,8 +106,9 @@ class AsyncStorageManager:
         expected_size: int | None = None,
         checksum: str | None = None,
         model_name: str | None = None,
-        entity_id: str | None = None,
+        entity_id: object = None,
         field_name: str | None = None,
+        extra: Mapping[str, Any] | None = None,
     ) -> AsyncStagedWrite:
         """Begin to store an object piece by piece; see ``StorageManager.stage``. No I/O, so nothing to await."""
         return AsyncStagedWrite(
@@ -121,6 +122,7 @@ class AsyncStorageManager:
                 model_name=model_name,
                 entity_id=entity_id,
                 field_name=field_name,
+                extra=extra,
             )
         )
 
@@ -128,12 +130,13 @@ class AsyncStorageManager:
         self,
         storage_key: str,
         model_name: str | None = None,
-        entity_id: str | None = None,
+        entity_id: object = None,
         field_name: str | None = None,
         *,
         content: bytes | bytearray | memoryview,
         content_type: str | None = None,
         original_filename: str | None = None,
+        extra: Mapping[str, Any] | None = None,
     ) -> StagedFile:
         """Store bytes and return their ref; see ``StorageManager.put_bytes``."""
         put = partial(
@@ -145,6 +148,7 @@ class AsyncStorageManager:
             content=content,
             content_type=content_type,
             original_filename=original_filename,
+            extra=extra,
         )
         return await self.put_by(storage_key, put)
 
@@ -152,12 +156,13 @@ class AsyncStorageManager:
         self,
         storage_key: str,
         model_name: str | None = None,
-        entity_id: str | None = None,
+        entity_id: object = None,
         field_name: str | None = None,
         *,
         stream: ReadableStream | AsyncIterable[bytes],
         content_type: str | None = None,
         original_filename: str | None = None,
+        extra: Mapping[str, Any] | None = None,
     ) -> StagedFile:
         """Store a stream and return its ref; see ``StorageManager.put_stream``.
 
@@ -174,6 +179,7 @@ class AsyncStorageManager:
                 stream=cast("ReadableStream", stream),
                 content_type=content_type,
                 original_filename=original_filename,
+                extra=extra,
             )
             return await self.put_by(storage_key, put)
         async with self.stage(
@@ -183,6 +189,7 @@ class AsyncStorageManager:
             model_name=model_name,
             entity_id=entity_id,
             field_name=field_name,
+            extra=extra,
         ) as write:
             async for data in pull:
                 await write.write(data)
@@ -206,11 +213,11 @@ class AsyncStorageManager:
 
     async def get(self, ref: StoredObjectRef) -> bytes:
         """Return the whole content; see ``StorageManager.get``."""
-        return await hop(self.sync.get_backend(ref.backend), self.sync.get, ref)
+        return await hop(self.sync.backend_of(ref), self.sync.get, ref)
 
     async def open(self, ref: StoredObjectRef, *, offset: int = 0, length: int | None = None) -> AsyncObjectReader:
         """Open the content, or a range of it, for reading from front to back; see ``StorageManager.open``."""
-        backend = self.sync.get_backend(ref.backend)
+        backend = self.sync.backend_of(ref)
         wanted = max(0, ref.size - offset) if length is None else length
         inline = wanted <= INLINE_BYTES and Capability.LOCAL_PATH in backend.capabilities
         if inline:
@@ -234,23 +241,23 @@ class AsyncStorageManager:
 
     async def exists(self, ref: StoredObjectRef) -> bool:
         """Tell whether the object is there; see ``StorageManager.exists``."""
-        return await hop(self.sync.get_backend(ref.backend), self.sync.exists, ref)
+        return await hop(self.sync.backend_of(ref), self.sync.exists, ref)
 
     async def stat(self, ref: StoredObjectRef) -> ObjectStat:
         """Return what the backend knows of the object; see ``StorageManager.stat``."""
-        return await hop(self.sync.get_backend(ref.backend), self.sync.stat, ref)
+        return await hop(self.sync.backend_of(ref), self.sync.stat, ref)
 
     async def verify(self, ref: StoredObjectRef) -> None:
         """Hold the stored object against its ref; see ``StorageManager.verify``."""
-        await hop(self.sync.get_backend(ref.backend), self.sync.verify, ref)
+        await hop(self.sync.backend_of(ref), self.sync.verify, ref)
 
     async def delete(self, ref: StoredObjectRef) -> None:
         """Delete the object now, whatever still points at it; see ``StorageManager.delete``."""
-        await hop(self.sync.get_backend(ref.backend), self.sync.delete, ref)
+        await hop(self.sync.backend_of(ref), self.sync.delete, ref)
 
     async def discard(self, staged: StagedFile) -> bool:
         """Let go what was staged and not used; see ``StorageManager.discard``. Not undone by a cancellation."""
-        return await hop(self.sync.get_backend(staged.backend), staged.discard)
+        return await hop(self.sync.backend_of(staged), staged.discard)
 
 
 class AsyncStagedWrite:

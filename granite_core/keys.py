@@ -13,6 +13,7 @@ __all__ = [
     "RESERVED_PREFIX",
     "build_key",
     "clean_segment",
+    "is_granite_storage_key",
     "is_reserved",
     "split_key",
     "suffix_of",
@@ -29,6 +30,7 @@ MAX_SEGMENT_BYTES: Final = 200  # file systems end at 255; a backend may add to 
 _UNSAFE: Final = re.compile(r"[^A-Za-z0-9_.~-]")
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\\]")
 _SUFFIX: Final = re.compile(r"\.[a-z0-9]{1,12}\Z")
+_GRANITE_STORAGE: Final = re.compile(r"-[0-9a-f]{8}(\.[^/]*)?\Z")
 
 
 def unique_part() -> str:
@@ -95,6 +97,11 @@ def build_key(
     key = "/".join([*head, f"{unique}{suffix}"])
     validate_key(key)
     return key
+
+
+def is_granite_storage_key(key: str) -> bool:
+    """Tell whether granite-storage 0.1 made the key: ``…/{entity}-{8 hex digits}{suffix}``, which no key of ours is."""
+    return _GRANITE_STORAGE.search(key) is not None
 
 
 def is_reserved(key: str) -> bool:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, BinaryIO, Final
 
 from granite_core.backends.base import Capability, ObjectStat, ReadableStream, StorageBackend
 from granite_core.errors import ChecksumMismatchError, ConfigurationError
-from granite_core.keys import build_key, suffix_of, unique_part
+from granite_core.keys import build_key, is_granite_storage_key, suffix_of, unique_part
 from granite_core.media import clean_content_type, clean_filename
 from granite_core.policies import StoragePolicy
 from granite_core.refs import StagedFile, StoredObjectRef
@@ -126,13 +126,30 @@ class StorageManager:
                 value=backend_key,
             ) from None
 
-    def get_backend_for_policy(self, storage_key: str) -> StorageBackend:
-        """Return the backend that new objects of a policy go to.
+    def get_backend_for_policy(self, policy: str | StoragePolicy) -> StorageBackend:
+        """Return the backend that new objects of a policy, or of that name, go to.
 
         Raises:
-            ConfigurationError: There is no such policy.
+            ConfigurationError: There is no such policy, or no such backend.
         """
-        return self.get_backend(self.get_policy(storage_key).backend_key)
+        return self.get_backend((self.get_policy(policy) if isinstance(policy, str) else policy).backend_key)
+
+    def backend_key_of(self, backend: str, storage_key: str, location: str) -> str:
+        """Return the key of the backend that holds an object, given what its ref says.
+
+        That is what the ref names, but for refs that granite-storage wrote: they name the kind of backend (``local``,
+        ``s3``), whatever its key, and the object is in the backend of their policy.
+        """
+        policy = self._policies.get(storage_key) if is_granite_storage_key(location) else None
+        return backend if policy is None else policy.backend_key
+
+    def backend_of(self, ref: StoredObjectRef) -> StorageBackend:
+        """Return the backend that holds an object.
+
+        Raises:
+            ConfigurationError: The ref names a backend and a policy that are not there.
+        """
+        return self.get_backend(self.backend_key_of(ref.backend, ref.storage_key, ref.location))
 
     def register(self, *bases: Any) -> None:
         """Bind this manager to declarative bases (or ``MetaData``): the file fields of their models use it.
@@ -179,8 +196,9 @@ class StorageManager:
         expected_size: int | None = None,
         checksum: str | None = None,
         model_name: str | None = None,
-        entity_id: str | None = None,
+        entity_id: object = None,
         field_name: str | None = None,
+        extra: Mapping[str, Any] | None = None,
     ) -> StagedWrite:
         """Begin to store an object piece by piece. No I/O happens yet.
 
@@ -192,13 +210,15 @@ class StorageManager:
             expected_size: Announced length in bytes, checked.
             checksum: Announced ``"sha256:…"``, checked.
             model_name: Name of the model, where known: a part of the key.
-            entity_id: Primary key of the row as text, where known: a part of the key.
+            entity_id: Primary key of the row, where known: as text a part of the key.
             field_name: Name of the field, where known: a part of the key.
+            extra: Metadata of the caller's own, JSON-compatible, for the ref.
 
         Raises:
             ConfigurationError: There is no such policy.
             ContentTooLargeError: The announced length is over the limit.
             InvalidKeyError: A part of the key is no safe one.
+            TypeError: ``extra`` is not JSON-compatible.
         """
         policy = self.get_policy(storage_key)
         if expected_size is not None:
@@ -208,7 +228,7 @@ class StorageManager:
             unique_part(),
             prefix=policy.key_prefix,
             model_name=model_name,
-            entity_id=entity_id,
+            entity_id=None if entity_id is None else str(entity_id),
             field_name=field_name,
             suffix=suffix_of(name),
         )
@@ -223,18 +243,20 @@ class StorageManager:
             field=field,
             expected_size=expected_size,
             checksum=checksum,
+            extra=extra,
         )
 
     def put_bytes(
         self,
         storage_key: str,
         model_name: str | None = None,
-        entity_id: str | None = None,
+        entity_id: object = None,
         field_name: str | None = None,
         *,
         content: bytes | bytearray | memoryview,
         content_type: str | None = None,
         original_filename: str | None = None,
+        extra: Mapping[str, Any] | None = None,
     ) -> StagedFile:
         """Store bytes and return their ref.
 
@@ -252,6 +274,7 @@ class StorageManager:
             model_name=model_name,
             entity_id=entity_id,
             field_name=field_name,
+            extra=extra,
         ) as write:
             write.write(content)
             return write.commit()
@@ -260,12 +283,13 @@ class StorageManager:
         self,
         storage_key: str,
         model_name: str | None = None,
-        entity_id: str | None = None,
+        entity_id: object = None,
         field_name: str | None = None,
         *,
         stream: ReadableStream,
         content_type: str | None = None,
         original_filename: str | None = None,
+        extra: Mapping[str, Any] | None = None,
     ) -> StagedFile:
         """Store a stream, from where it stands to its end, and return its ref.
 
@@ -284,6 +308,7 @@ class StorageManager:
             model_name=model_name,
             entity_id=entity_id,
             field_name=field_name,
+            extra=extra,
         ) as write:
             while data := stream.read(READ_BYTES):
                 if isinstance(data, str):
@@ -305,7 +330,7 @@ class StorageManager:
             BackendError: The copy failed; nothing remains.
         """
         policy = self.get_policy(storage_key or ref.storage_key)
-        source, target = self.get_backend(ref.backend), self.get_backend(policy.backend_key)
+        source, target = self.backend_of(ref), self.get_backend(policy.backend_key)
         if source is not target or Capability.SERVER_SIDE_COPY not in source.capabilities:
             with (
                 self.stage(
@@ -355,7 +380,7 @@ class StorageManager:
             ObjectNotFoundError: The object is gone.
             BackendError: It cannot be read.
         """
-        return self.get_backend(ref.backend).get(ref.location)
+        return self.backend_of(ref).get(ref.location)
 
     def open(self, ref: StoredObjectRef, *, offset: int = 0, length: int | None = None) -> BinaryIO:
         """Open the content, or a range of it, as a seekable binary file.
@@ -369,7 +394,7 @@ class StorageManager:
             ObjectNotFoundError: The object is gone.
             BackendError: It cannot be opened.
         """
-        return self.get_backend(ref.backend).open(ref.location, offset=offset, length=length)
+        return self.backend_of(ref).open(ref.location, offset=offset, length=length)
 
     def exists(self, ref: StoredObjectRef) -> bool:
         """Tell whether the object is there.
@@ -377,7 +402,7 @@ class StorageManager:
         Raises:
             BackendError: The backend cannot be asked; that is not the same as "no".
         """
-        return self.get_backend(ref.backend).exists(ref.location)
+        return self.backend_of(ref).exists(ref.location)
 
     def stat(self, ref: StoredObjectRef) -> ObjectStat:
         """Return what the backend knows of the object.
@@ -386,7 +411,7 @@ class StorageManager:
             ObjectNotFoundError: The object is gone.
             BackendError: The backend cannot be asked.
         """
-        return self.get_backend(ref.backend).stat(ref.location)
+        return self.backend_of(ref).stat(ref.location)
 
     def verify(self, ref: StoredObjectRef) -> None:
         """Read the stored object and hold its size and SHA-256 against the ref.
@@ -397,7 +422,7 @@ class StorageManager:
             BackendError: It cannot be read.
         """
         digest, size = hashlib.sha256(), 0
-        with self.get_backend(ref.backend).open_reader(ref.location) as reader:
+        with self.backend_of(ref).open_reader(ref.location) as reader:
             while data := reader.read(READ_BYTES):
                 digest.update(data)
                 size += len(data)
@@ -423,7 +448,7 @@ class StorageManager:
         Raises:
             BackendError: It may still be there.
         """
-        self.get_backend(ref.backend).delete(ref.location)
+        self.backend_of(ref).delete(ref.location)
 
     def discard(self, staged: StagedFile) -> bool:
         """Let go what was staged and not used. True when it was deleted now; False when something has seen it.

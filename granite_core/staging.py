@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 
@@ -13,7 +14,7 @@ from granite_core.policies import StoragePolicy
 from granite_core.refs import StagedFile, StoredObjectRef
 
 if TYPE_CHECKING:
-    from typing import Self
+    from typing import Any, Self
 
     from typing_extensions import Buffer
 
@@ -39,6 +40,7 @@ class StagedWrite:
         field: str | None = None,
         expected_size: int | None = None,
         checksum: str | None = None,
+        extra: Mapping[str, Any] | None = None,
     ) -> None:
         self.backend: Final = backend
         """The backend that is written to."""
@@ -49,6 +51,7 @@ class StagedWrite:
         self._filename = filename
         self._expected_size = expected_size
         self._expected_checksum = checksum
+        self._extra = _plain(extra)
         self._intake = Intake(policy, field=field, filename=filename, claimed_type=claimed_type)
         self._writer: ObjectWriter | None = None
         self._done = False
@@ -131,6 +134,7 @@ class StagedWrite:
             self._filename,
             created_at,
             self._discard,
+            self._extra,
         )
 
     def abort(self) -> None:
@@ -157,6 +161,7 @@ def make_staged(
     filename: str | None,
     created_at: datetime,
     discard: Callable[[StoredObjectRef], None],
+    extra: Mapping[str, Any] | None = None,
 ) -> StagedFile:
     """Write the receipt of an object that was stored just now."""
     return StagedFile(
@@ -168,6 +173,17 @@ def make_staged(
         content_type,
         filename,
         created_at.astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z"),
-        None,
+        extra,
         discard=discard,
     )
+
+
+def _plain(extra: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
+    """A copy as the column will keep it, so that what it cannot keep is refused before anything is stored."""
+    if extra is None:
+        return None
+    try:
+        copied: dict[str, Any] = json.loads(json.dumps(dict(extra), allow_nan=False))
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"extra must be JSON-compatible: {error}") from error
+    return copied

@@ -89,7 +89,8 @@ class Sweep(Run):
         look = self.ledger.look(locations, grace=self.grace)
         dropped: list[RowId] = []
         failed: list[tuple[RowId, int]] = []
-        for each in plan_sweep(look.tombstones, self.held(look, locations), self.usable).objects:
+        tombstones = [self.placed(each) for each in look.tombstones]
+        for each in plan_sweep(tombstones, self.held(look, locations), self.usable).objects:
             # Already claimed: when this run ends early, its rows are taken again after a while.
             if self.must_stop():
                 break
@@ -100,6 +101,10 @@ class Sweep(Run):
         if not self.dry_run:
             self.ledger.drop(dropped)
             self.ledger.postpone(failed)
+
+    def placed(self, each: Tombstone) -> Tombstone:
+        """The tombstone with the key of the backend that holds its object."""
+        return replace(each, backend=self.manager.backend_key_of(each.backend, each.storage_key, each.location))
 
     def held(self, look: Look, locations: Collection[str]) -> set[str]:
         """What rows hold, and what is referred to from elsewhere."""
@@ -150,8 +155,9 @@ class Sweep(Run):
                 if seen is None or seen.retry_at > now:
                     continue
                 due = location in held or seen.written_at <= now - self.grace
-                row = Tombstone(MEMORY, 0, location, seen.note.backend, due, seen.attempts)
-                for plan in plan_sweep([row], held, self.usable).objects:
+                note = seen.note
+                row = Tombstone(MEMORY, 0, location, note.backend, due, seen.attempts, note.storage_key)
+                for plan in plan_sweep([self.placed(row)], held, self.usable).objects:
                     done = self.act(plan)
                     if self.dry_run:
                         continue

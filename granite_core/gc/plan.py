@@ -44,6 +44,7 @@ class Tombstone:
         backend: ``backend_key`` of the backend that holds the object.
         due: Whether its time has come.
         attempts: How often deleting the object has failed.
+        storage_key: Policy of the object, where known.
     """
 
     database: int
@@ -52,6 +53,7 @@ class Tombstone:
     backend: str
     due: bool
     attempts: int = 0
+    storage_key: str = ""
 
 
 @dataclass(frozen=True, slots=True)

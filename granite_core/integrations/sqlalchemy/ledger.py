@@ -474,7 +474,8 @@ def _look(number: int, database: Database, locations: Collection[str], due_befor
         for some in chunks(sorted(locations), _IN):
             for row in connection.execute(select(t).where(t.c.location.in_(some), t.c.run.is_(None))):
                 due = row.written_at + row.retention <= due_before
-                tombstones.append(Tombstone(number, row.id, row.location, row.backend, due, row.attempts))
+                names = row.location, row.backend
+                tombstones.append(Tombstone(number, row.id, *names, due, row.attempts, row.storage_key))
     return Look(tuple(tombstones), frozenset(held_locations(connection, database.columns, locations)))
 
 

@@ -11,6 +11,7 @@ import zipfile
 from collections.abc import AsyncIterator
 from datetime import timedelta
 from typing import Any
+from uuid import UUID
 
 import pytest
 from sqlalchemy.orm import DeclarativeBase
@@ -28,6 +29,7 @@ from granite_core import (
     StorageError,
     StorageManager,
     StoragePolicy,
+    StoredObjectRef,
 )
 from granite_core.testing.faults import FaultyBackend
 
@@ -162,6 +164,39 @@ class TestStoring:
             manager.put_bytes("documents", "user", piece, "cv", content=b"x")
         assert stored(backend) == []
 
+    @pytest.mark.parametrize("entity_id", [42, UUID(int=42), "42"])
+    def test_a_primary_key_of_any_type_is_a_part_of_the_key(self, manager: StorageManager, entity_id: object) -> None:
+        ref = manager.put_bytes("documents", "user", entity_id, "cv", content=b"x")
+        assert ref.location.startswith(f"docs/user/{entity_id}/cv/")
+
+    def test_what_is_extra_stays_with_the_ref_as_it_was_then(self, manager: StorageManager) -> None:
+        extra = {"owner": {"id": 1}, "tags": ("a", "b")}
+        refs = [
+            manager.put_bytes("documents", content=b"x", extra=extra),
+            manager.put_stream("documents", stream=Pipe(b"x"), extra=extra),
+        ]
+        extra["owner"] = None
+        assert [ref.to_dict()["extra"] for ref in refs] == [{"owner": {"id": 1}, "tags": ["a", "b"]}] * 2
+
+    async def test_what_is_extra_stays_with_the_ref_of_asynchronous_callers(self, aio: AsyncStorageManager) -> None:
+        async def chunks() -> AsyncIterator[bytes]:
+            yield b"x"
+
+        for ref in (
+            await aio.put_bytes("documents", content=b"x", extra={"a": 1}),
+            await aio.put_stream("documents", stream=io.BytesIO(b"x"), extra={"a": 1}),
+            await aio.put_stream("documents", stream=chunks(), extra={"a": 1}),
+        ):
+            assert ref.extra == {"a": 1}
+
+    @pytest.mark.parametrize("extra", [{"a": object()}, {"a": float("nan")}, {"a": b"x"}])
+    def test_what_a_column_cannot_keep_is_refused_before_anything_is_stored(
+        self, manager: StorageManager, backend: FaultyBackend, extra: dict[str, Any]
+    ) -> None:
+        with pytest.raises(TypeError, match="JSON"):
+            manager.put_bytes("documents", content=b"x", extra=extra)
+        assert stored(backend) == []
+
     def test_a_text_stream_is_refused(self, manager: StorageManager) -> None:
         with pytest.raises(TypeError, match="binary"):
             manager.put_stream("documents", stream=io.StringIO("text"))  # type: ignore[arg-type]
@@ -227,6 +262,48 @@ class TestReading:
         ref = manager.put_bytes("documents", content=b"hello")
         with pytest.raises(ContentTypeNotAllowedError):
             manager.copy(ref, "images")
+
+
+class TestRefsOfGraniteStorage:
+    """They name the kind of backend, ``local``, whatever its key; their object is where their policy says."""
+
+    def ref(self, storage_key: str, location: str, backend: str = "local") -> StoredObjectRef:
+        return StoredObjectRef(storage_key, backend, location, 3, created_at="2024-05-01T10:00:00.000000+00:00")
+
+    @pytest.fixture
+    def manager(self) -> StorageManager:
+        backends = {"local": MemoryStorageBackend(), "cold": MemoryStorageBackend()}
+        for key, backend in backends.items():
+            backend.put_bytes("docs/user/42-0a1b2c3d.txt", key.encode())
+        return StorageManager(
+            backends,
+            [StoragePolicy("documents", "local", key_prefix="docs"), StoragePolicy("archive", "cold")],
+        )
+
+    async def test_an_object_is_looked_for_in_its_policy_s_backend(self, manager: StorageManager) -> None:
+        aio = AsyncStorageManager(manager)
+        for storage_key, found in (("documents", b"local"), ("archive", b"cold")):
+            for backend in ("local", "s3"):
+                ref = self.ref(storage_key, "docs/user/42-0a1b2c3d.txt", backend)
+                assert manager.get(ref) == await aio.get(ref) == manager.open(ref).read() == found
+                assert manager.exists(ref)
+
+    def test_deleting_takes_the_object_of_its_policy_s_backend(self, manager: StorageManager) -> None:
+        manager.delete(self.ref("archive", "docs/user/42-0a1b2c3d.txt"))
+        assert [[*each.iter_locations()] for each in manager.backends.values()] == [["docs/user/42-0a1b2c3d.txt"], []]
+
+    def test_a_ref_of_ours_is_read_where_it_says(self, manager: StorageManager) -> None:
+        ref = manager.put_bytes("archive", "user", 42, "file", content=b"x", original_filename="a.txt")
+        moved = StorageManager(manager.backends, [StoragePolicy("archive", "local")])
+        assert moved.get(ref) == b"x"
+
+    def test_a_ref_whose_backend_and_policy_are_gone_is_refused(self, manager: StorageManager) -> None:
+        with pytest.raises(ConfigurationError, match="no backend 's3'"):
+            manager.get(self.ref("gone", "a/42-0a1b2c3d.txt", "s3"))
+
+    def test_a_policy_may_be_given_for_its_name(self, manager: StorageManager) -> None:
+        policy = manager.get_policy("archive")
+        assert manager.get_backend_for_policy(policy) is manager.get_backend_for_policy("archive")
 
 
 class TestConfiguration:
