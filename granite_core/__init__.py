@@ -30,6 +30,8 @@ from granite_core.errors import (
     ObjectNotFoundError,
     StaleRefError,
     StorageError,
+    TokenExpiredError,
+    TokenInvalidError,
 )
 from granite_core.limited import SizeLimitedStream
 from granite_core.manager import StorageManager
@@ -74,6 +76,8 @@ __all__ = [
     "StorageManager",
     "StoragePolicy",
     "StoredObjectRef",
+    "TokenExpiredError",
+    "TokenInvalidError",
     "WriteOptions",
     "backend_from_url",
     "unsaved",

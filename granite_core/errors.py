@@ -25,6 +25,8 @@ __all__ = [
     "ObjectNotFoundError",
     "StaleRefError",
     "StorageError",
+    "TokenExpiredError",
+    "TokenInvalidError",
 ]
 
 
@@ -144,6 +146,20 @@ class StaleRefError(StorageError):
 
     code = "stale_ref"
     public = "The upload is too old to be used: upload the file again."
+
+
+class TokenInvalidError(StorageError):
+    """A link or token is none of ours, or not one for this: treat it as if it did not exist."""
+
+    code = "token_invalid"
+    public = "The link or token is not valid."
+
+
+class TokenExpiredError(StorageError):
+    """A link or token was good and is no longer: hand out a new one to whoever may still have it."""
+
+    code = "token_expired"
+    public = "The link or token has expired."
 
 
 class ObjectNotFoundError(StorageError):

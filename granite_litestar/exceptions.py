@@ -31,6 +31,8 @@ from granite_core import (
     ObjectNotFoundError,
     StaleRefError,
     StorageError,
+    TokenExpiredError,
+    TokenInvalidError,
 )
 
 if TYPE_CHECKING:
@@ -61,6 +63,8 @@ _STATUS: Final[Mapping[type[StorageError], HTTPStatus]] = {
     ChecksumMismatchError: HTTPStatus.UNPROCESSABLE_ENTITY,
     StaleRefError: HTTPStatus.CONFLICT,
     ObjectNotFoundError: HTTPStatus.NOT_FOUND,
+    TokenInvalidError: HTTPStatus.NOT_FOUND,
+    TokenExpiredError: HTTPStatus.GONE,
     BackendUnavailableError: HTTPStatus.SERVICE_UNAVAILABLE,
     AccessDeniedError: HTTPStatus.INTERNAL_SERVER_ERROR,
     BackendError: HTTPStatus.INTERNAL_SERVER_ERROR,

@@ -23,6 +23,7 @@ PUBLIC = [
     "granite_core.integrations.sqlalchemy",
     "granite_core.integrations.sqlalchemy.migrations",
     "granite_core.serving",
+    "granite_core.signing",
     "granite_core.testing",
     "granite_litestar",
 ]

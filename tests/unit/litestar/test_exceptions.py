@@ -24,6 +24,8 @@ from granite_core import (
     ObjectNotFoundError,
     StaleRefError,
     StorageError,
+    TokenExpiredError,
+    TokenInvalidError,
 )
 from granite_litestar.exceptions import FieldError, FormValidationError, exception_handlers, status_of
 
@@ -40,6 +42,8 @@ SECRET = "s3://bucket/key?credential=hunter2"
         (ChecksumMismatchError("x", operation="verify"), 500),
         (StaleRefError("x"), 409),
         (ObjectNotFoundError("x"), 404),
+        (TokenInvalidError("x"), 404),
+        (TokenExpiredError("x"), 410),
         (BackendUnavailableError("x"), 503),
         (AccessDeniedError("x"), 500),
         (BackendError("x"), 500),
