@@ -35,13 +35,14 @@ from granite_core.errors import (
 )
 from granite_core.limited import SizeLimitedStream
 from granite_core.manager import StorageManager
-from granite_core.options import WriteOptions
+from granite_core.options import NO_OPTIONS, WriteOptions
 from granite_core.policies import StoragePolicy
 from granite_core.refs import StagedFile, StoredObjectRef
 from granite_core.sources import unsaved
 from granite_core.staging import StagedWrite
 
 __all__ = [
+    "NO_OPTIONS",
     "AccessDeniedError",
     "AsyncObjectReader",
     "AsyncStagedWrite",

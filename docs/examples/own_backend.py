@@ -12,6 +12,7 @@ from typing import Any
 from uuid import uuid4
 
 from granite_core import (
+    NO_OPTIONS,
     BackendError,
     BackendUnavailableError,
     Capability,
@@ -24,7 +25,6 @@ from granite_core import (
     WriteOptions,
 )
 from granite_core.keys import is_reserved
-from granite_core.options import NO_OPTIONS
 
 PIECE = 1024 * 1024
 SCHEMA = """
