@@ -226,9 +226,11 @@ def _file_schema(policy: StoragePolicy, description: str | None, media_type: str
         rules.append(f"at most {policy.max_size} bytes")
     if policy.content_types is not None:
         rules.append(f"of type {', '.join(policy.content_types)}")
-    texts = [(description or "").rstrip("."), "; ".join(rules).capitalize()]
+    limits = "; ".join(rules).capitalize()
+    if description and limits:
+        limits = f"{description.rstrip('.')}. {limits}"
     return binary_schema(
-        description=". ".join(text for text in texts if text) or None,
+        description=limits or description,
         media_type=media_type,
         max_size=policy.max_size,
     )
