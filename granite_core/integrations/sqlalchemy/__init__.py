@@ -1,5 +1,6 @@
 """Files as columns of SQLAlchemy models, kept in step with the session's transactions."""
 
+from granite_core.integrations.sqlalchemy.backfill import BackfillReport, backfill_files
 from granite_core.integrations.sqlalchemy.fields import file_field, files_field
 from granite_core.integrations.sqlalchemy.ledger import SQLAlchemyLedger
 from granite_core.integrations.sqlalchemy.references import file_columns, held_locations, ref_location
@@ -13,10 +14,12 @@ from granite_core.integrations.sqlalchemy.types import (
 from granite_core.integrations.sqlalchemy.unit_of_work import install
 
 __all__ = [
+    "BackfillReport",
     "GraniteTables",
     "SQLAlchemyLedger",
     "StoredObjectRefListType",
     "StoredObjectRefType",
+    "backfill_files",
     "db_now",
     "file_columns",
     "file_field",

@@ -267,6 +267,71 @@ def test_a_json_column_of_an_older_migration_becomes_jsonb(postgres_url: str, tm
     engine.dispose()
 
 
+class TestByHand:
+    """What the how-to page says to write."""
+
+    def upgrade(self, project: Project, *body: str) -> None:
+        script: Any = command.revision(project.config, "by hand")
+        path = Path(script.path)
+        path.write_text(path.read_text().replace("pass", "\n    ".join(body), 1))
+        project.upgrade()
+
+    def test_the_index_is_created_while_others_write(self, postgres_url: str, tmp_path: Path) -> None:
+        engine = create_engine(postgres_url)
+        Base = make_models(with_files=True)
+        Base.metadata.create_all(engine)
+        project = Project(tmp_path, engine, Base.metadata)
+        with engine.begin() as connection:
+            connection.execute(text("DROP INDEX ix_book_scan_location"))
+        self.upgrade(
+            project,
+            "with op.get_context().autocommit_block():",
+            "    op.create_index('ix_book_scan_location', 'book', [sa.literal_column(\"(scan ->> 'location')\")],",
+            "        postgresql_concurrently=True, if_not_exists=True)",
+        )
+        project.check()
+        engine.dispose()
+
+    def test_a_file_column_is_renamed_and_another_dropped(self, engine: Engine, tmp_path: Path) -> None:
+        before = make_models(with_files=True)
+        before.metadata.create_all(engine)
+        world = World(engine, base=before)
+        with world.session() as session:
+            session.add(before.book(scan=world.stage(b"scan"), plain=world.stage(b"plain")))
+            session.commit()
+
+        class Base(DeclarativeBase):
+            pass
+
+        class Book(Base):
+            __tablename__ = "book"
+            id: Mapped[int] = mapped_column(primary_key=True)
+            image: Mapped[StoredObjectRef | None] = file_field("documents")
+            pages: Mapped[list[StoredObjectRef]] = files_field("pages")
+
+        world.manager.register(Base)
+        collector = Collector(world.manager, SQLAlchemyLedger([engine], Base.metadata), GCConfig())
+        project = Project(tmp_path, engine, before.metadata)
+        self.upgrade(
+            project,
+            "op.drop_index('ix_book_scan_location', table_name='book')",
+            "op.alter_column('book', 'scan', new_column_name='image')",
+            "op.create_index('ix_book_image_location', 'book', [sa.literal_column(\"(image ->> 'location')\")])",
+            "op.drop_column('book', 'plain')",
+        )
+        with pytest.raises(CollectionRefusedError):
+            collector.reconcile()
+        known = "WHERE table_name = 'book' AND column_name ="
+        self.upgrade(
+            project,
+            f"op.execute(\"UPDATE granite_column SET column_name = 'image' {known} 'scan'\")",
+            f"op.execute(\"DELETE FROM granite_column {known} 'plain'\")",
+        )
+        report = collector.reconcile()
+        assert report.backends[0].noted == 1  # the file of the column that is gone
+        assert [ref.size for ref in World(engine, base=Base).rows()] == [4]
+
+
 class TestTwoMetadatasInOneDatabase:
     @pytest.fixture
     def bases(self) -> tuple[Any, Any]:
