@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Awaitable, Callable, Generator, Mapping
+from datetime import UTC, datetime
 from typing import Any, Final, NoReturn, final
 
 import msgspec
 
-__all__ = ["StagedFile", "StoredObjectRef"]
+__all__ = ["StagedFile", "StoredObjectRef", "timestamp"]
 
 _FIELDS: Final = (
     "storage_key",
@@ -180,6 +181,11 @@ def _from_record(record: _RefRecord) -> StoredObjectRef:
         record.created_at,
         record.extra,
     )
+
+
+def timestamp(moment: datetime) -> str:
+    """Write a moment as refs do: ISO 8601 in UTC, in microseconds."""
+    return moment.astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
 
 
 class _Done(Awaitable[None]):

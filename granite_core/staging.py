@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import TYPE_CHECKING, Final
 
 from granite_core.backends.base import ObjectWriter, StorageBackend
 from granite_core.errors import StorageError
 from granite_core.intake import Intake
 from granite_core.policies import StoragePolicy
-from granite_core.refs import StagedFile, StoredObjectRef
+from granite_core.refs import StagedFile, StoredObjectRef, timestamp
 
 if TYPE_CHECKING:
     from typing import Any, Self
@@ -172,7 +172,7 @@ def make_staged(
         checksum,
         content_type,
         filename,
-        created_at.astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z"),
+        timestamp(created_at),
         extra,
         discard=discard,
     )

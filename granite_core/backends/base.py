@@ -19,24 +19,26 @@ own exception is the ``__cause__``. No message or repr holds a credential.
 
 from __future__ import annotations
 
+import hashlib
 import io
 import os
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Protocol
 
-from granite_core.errors import ObjectNotFoundError
+from granite_core.errors import ChecksumMismatchError, ObjectNotFoundError
 from granite_core.options import NO_OPTIONS, WriteOptions
+from granite_core.refs import StoredObjectRef, timestamp
 
 if TYPE_CHECKING:
-    from typing import Self
+    from typing import Any, Self
 
     from typing_extensions import Buffer
 
@@ -49,6 +51,7 @@ __all__ = [
     "ReadableStream",
     "StorageBackend",
     "WriteOptions",
+    "location_of",
 ]
 
 COPY_BYTES = 1024 * 1024
@@ -171,6 +174,9 @@ class StorageBackend(ABC):
 
     max_workers: int = 16
     """How many threads of the asynchronous manager may be in this backend at a time."""
+
+    backend_name: str = "custom"
+    """The kind of backend, for refs that it makes itself. Refs of a manager name the backend's key there."""
 
     _executor: tuple[int, ThreadPoolExecutor] | None = None
 
@@ -311,60 +317,109 @@ class StorageBackend(ABC):
 
     # -- the seven methods of granite-storage, derived -----------------------------------------------------------------
 
-    def put_bytes(self, location: str, content: bytes, *, content_type: str | None = None) -> int:
-        """Store bytes under a key and return their number."""
-        with self.open_writer(location, content_type=content_type, size=len(content)) as writer:
-            writer.write(content)
-            writer.commit()
-        return len(content)
+    def put_bytes(
+        self,
+        key: str,
+        content: bytes,
+        *,
+        content_type: str | None = None,
+        original_filename: str | None = None,
+        extra: Mapping[str, Any] | None = None,
+    ) -> StoredObjectRef:
+        """Store bytes under a key and return their ref; it names no policy, and the kind of this backend.
 
-    def put_stream(self, location: str, stream: ReadableStream, *, content_type: str | None = None) -> int:
-        """Store a stream under a key, from where it stands to its end, and return the number of bytes.
-
-        The stream is not closed and need not be seekable.
+        Raises:
+            ObjectExistsError: The key is taken (with ``Capability.ATOMIC_CREATE``).
+            BackendError: They cannot be stored; nothing remains.
         """
-        size = 0
-        with self.open_writer(location, content_type=content_type) as writer:
+        return self.put_stream(
+            key,
+            io.BytesIO(content),
+            size=len(content),
+            content_type=content_type,
+            original_filename=original_filename,
+            extra=extra,
+        )
+
+    def put_stream(
+        self,
+        key: str,
+        stream: ReadableStream,
+        *,
+        size: int | None = None,
+        checksum: str | None = None,
+        content_type: str | None = None,
+        original_filename: str | None = None,
+        extra: Mapping[str, Any] | None = None,
+    ) -> StoredObjectRef:
+        """Store a stream under a key, from where it stands to its end, and return its ref; see ``put_bytes``.
+
+        The stream is not closed and need not be seekable. An announced size (bytes) or checksum is checked.
+
+        Raises:
+            ChecksumMismatchError: Size or checksum are not the announced ones; nothing remains.
+            ObjectExistsError: The key is taken (with ``Capability.ATOMIC_CREATE``).
+            BackendError: It cannot be stored; nothing remains.
+        """
+        digest, length = hashlib.sha256(), 0
+        with self.open_writer(key, content_type=content_type, size=size) as writer:
             while data := stream.read(COPY_BYTES):
                 writer.write(data)
-                size += len(data)
+                digest.update(data)
+                length += len(data)
+            found = f"sha256:{digest.hexdigest()}"
+            if (size is not None and size != length) or (checksum is not None and checksum.lower() != found):
+                raise ChecksumMismatchError(
+                    f"{length} bytes with {found} came, {size} with {checksum} were announced",
+                    operation="put",
+                    limit=checksum if size == length else size,
+                    value=found if size == length else length,
+                )
+            created_at = timestamp(datetime.now(UTC))
             writer.commit()
-        return size
+        return StoredObjectRef(
+            "", self.backend_name, key, length, found, content_type, original_filename, created_at, extra
+        )
 
-    def get(self, location: str) -> bytes:
-        """Return a whole object; meant for small ones.
+    def get(self, ref: str | StoredObjectRef) -> bytes:
+        """Return a whole object, by its key or ref; meant for small ones.
 
         Raises:
             ObjectNotFoundError: There is no such object.
         """
-        with self.open_reader(location) as reader:
+        with self.open_reader(location_of(ref)) as reader:
             return reader.read(-1)
 
-    def open(self, location: str, *, offset: int = 0, length: int | None = None) -> BinaryIO:
+    def open(self, ref: str | StoredObjectRef, *, offset: int = 0, length: int | None = None) -> BinaryIO:
         """Open an object, or a range of it, as a seekable binary file.
 
         Raises:
             ObjectNotFoundError: There is no such object.
         """
-        return io.BufferedReader(_RawObject(self, location, offset, length), 256 * 1024)
+        return io.BufferedReader(_RawObject(self, location_of(ref), offset, length), 256 * 1024)
 
-    def exists(self, location: str) -> bool:
+    def exists(self, ref: str | StoredObjectRef) -> bool:
         """Tell whether there is such an object.
 
         Raises:
             BackendError: The store cannot be asked; that is not the same as "no".
         """
         with suppress(ObjectNotFoundError):
-            self.stat(location)
+            self.stat(location_of(ref))
             return True
         return False
 
-    def iter_locations(self, prefix: str = "") -> Iterator[str]:
+    def iter_locations(self, prefix: str | None = None) -> Iterator[str]:
         """Yield the keys that start with ``prefix``, in byte order."""
-        return (each.location for each in self.list_objects(prefix=prefix))
+        return (each.location for each in self.list_objects(prefix=prefix or ""))
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__}>"
+
+
+def location_of(ref: str | StoredObjectRef) -> str:
+    """Return the key of an object that is named by its key or ref."""
+    return ref.location if isinstance(ref, StoredObjectRef) else ref
 
 
 class _RawObject(io.RawIOBase):

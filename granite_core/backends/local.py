@@ -28,6 +28,7 @@ from granite_core.backends.base import (
     ObjectWriter,
     StorageBackend,
     WriteOptions,
+    location_of,
 )
 from granite_core.errors import (
     AccessDeniedError,
@@ -40,6 +41,7 @@ from granite_core.errors import (
     StorageError,
 )
 from granite_core.keys import RESERVED_PREFIX, split_key, validate_key
+from granite_core.refs import StoredObjectRef
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -81,6 +83,7 @@ class LocalStorageBackend(StorageBackend):
         ConfigurationError: The platform has no directory descriptors (Windows).
     """
 
+    backend_name = "local"
     capabilities = frozenset({Capability.ATOMIC_CREATE, Capability.LOCAL_PATH, Capability.SERVER_SIDE_COPY})
 
     def __init__(
@@ -154,8 +157,9 @@ class LocalStorageBackend(StorageBackend):
             raise _failure(error, "stat", location) from error
         return _object_stat(location, status)
 
-    def delete(self, location: str) -> None:
-        """Delete an object, and the folders that it leaves empty."""
+    def delete(self, location: str | StoredObjectRef) -> None:
+        """Delete an object, by its key or ref, and the folders that it leaves empty."""
+        location = location_of(location)
         segments = split_key(location)
         try:
             folder, name = self._open_parent(location)

@@ -18,9 +18,11 @@ from granite_core.backends.base import (
     ObjectWriter,
     StorageBackend,
     WriteOptions,
+    location_of,
 )
 from granite_core.errors import BackendError, ObjectExistsError, ObjectNotFoundError
 from granite_core.keys import is_reserved
+from granite_core.refs import StoredObjectRef
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -31,6 +33,7 @@ __all__ = ["MemoryStorageBackend"]
 class MemoryStorageBackend(StorageBackend):
     """Keeps objects in a dictionary. They are gone with the process, and shared with no other one."""
 
+    backend_name = "memory"
     capabilities = frozenset({Capability.ATOMIC_CREATE, Capability.SERVER_SIDE_COPY})
 
     def __init__(self) -> None:
@@ -64,9 +67,9 @@ class MemoryStorageBackend(StorageBackend):
         """Return size and time of an object."""
         return self._find(location)[1]
 
-    def delete(self, location: str) -> None:
-        """Forget an object."""
-        key = location.encode()
+    def delete(self, location: str | StoredObjectRef) -> None:
+        """Forget an object, by its key or ref."""
+        key = location_of(location).encode()
         with self._lock:
             if self._objects.pop(key, None) is not None:
                 del self._keys[bisect_left(self._keys, key)]

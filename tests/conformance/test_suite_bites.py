@@ -11,6 +11,7 @@ import pytest
 from granite_core.backends.base import ObjectReader, ObjectStat, ObjectWriter, StorageBackend
 from granite_core.backends.memory import MemoryStorageBackend
 from granite_core.errors import AccessDeniedError, BackendError, ObjectNotFoundError, StorageError
+from granite_core.refs import StoredObjectRef
 from granite_core.testing import BackendConformance
 
 _CAUGHT = (AssertionError, StorageError, ValueError, pytest.fail.Exception)
@@ -200,17 +201,24 @@ class DeletesWholeFolders(Broken):
 
 
 class ClosesTheCallersStream(Broken):
-    def put_stream(self, location: str, stream: Any, **arguments: Any) -> int:
-        size = super().put_stream(location, stream, **arguments)
+    def put_stream(self, key: str, stream: Any, **arguments: Any) -> StoredObjectRef:
+        ref = super().put_stream(key, stream, **arguments)
         stream.close()
-        return size
+        return ref
 
 
 class ReadsTheStreamFromItsBeginning(Broken):
-    def put_stream(self, location: str, stream: Any, **arguments: Any) -> int:
+    def put_stream(self, key: str, stream: Any, **arguments: Any) -> StoredObjectRef:
         if isinstance(stream, io.BytesIO):
             stream.seek(0)
-        return super().put_stream(location, stream, **arguments)
+        return super().put_stream(key, stream, **arguments)
+
+
+class BelievesWhatIsAnnounced(Broken):
+    def put_stream(
+        self, key: str, stream: Any, *, size: Any = None, checksum: Any = None, **named: Any
+    ) -> StoredObjectRef:
+        return super().put_stream(key, stream, **named)
 
 
 class FoldsCase(Broken):
@@ -254,6 +262,7 @@ CASES: list[tuple[type[StorageBackend], str, dict[str, Any]]] = [
     (DeletesWholeFolders, "test_deleting_touches_no_other_object", {}),
     (ClosesTheCallersStream, "test_a_stream_is_read_from_where_it_stands_and_stays_open", {}),
     (ReadsTheStreamFromItsBeginning, "test_a_stream_is_read_from_where_it_stands_and_stays_open", {}),
+    (BelievesWhatIsAnnounced, "test_what_is_announced_is_not_believed", {"announced": {"size": 4}}),
     (FoldsCase, "test_keys_that_look_alike_are_different_objects", {}),
     (LeavesAHalfCopy, "test_copying_what_is_absent_leaves_nothing", {}),
 ]

@@ -19,6 +19,7 @@ from granite_core.backends.base import (
     ObjectWriter,
     StorageBackend,
     WriteOptions,
+    location_of,
 )
 from granite_core.backends.s3.client import boto_errors, error_code, failure, http_status, make_client
 from granite_core.backends.s3.download import S3Reader
@@ -33,6 +34,7 @@ from granite_core.errors import (
     ObjectNotFoundError,
 )
 from granite_core.keys import RESERVED_PREFIX, is_reserved, split_key, validate_key
+from granite_core.refs import StoredObjectRef
 
 __all__ = ["S3StorageBackend"]
 
@@ -72,6 +74,7 @@ class S3StorageBackend(StorageBackend):
         ConfigurationError: A value that cannot work.
     """
 
+    backend_name = "s3"
     capabilities = frozenset({Capability.ATOMIC_CREATE, Capability.SERVER_SIDE_COPY})
 
     copy_limit: int = MAX_PART_BYTES
@@ -190,8 +193,9 @@ class S3StorageBackend(StorageBackend):
         head = self._head(location)
         return ObjectStat(location, int(head["ContentLength"]), head["LastModified"], _etag(head))
 
-    def delete(self, location: str) -> None:
-        """Delete an object, with every version of it where the bucket keeps them."""
+    def delete(self, location: str | StoredObjectRef) -> None:
+        """Delete an object, by its key or ref, with every version of it where the bucket keeps them."""
+        location = location_of(location)
         target = self._object(location)
         try:
             answer = self.client.delete_object(**target)

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
 import shutil
 import zipfile
+from typing import Any
 
 import pytest
 
 from granite_core.backends.base import Capability, StorageBackend
-from granite_core.errors import ObjectNotFoundError
+from granite_core.errors import ChecksumMismatchError, ObjectNotFoundError
 from granite_core.testing.conformance.support import BackendTests, assert_same, noise
 
 __all__ = ["DerivedTests"]
@@ -24,15 +26,30 @@ class DerivedTests(BackendTests):
         assert all(isinstance(each, str) for each in backend.identity)
         assert backend.identity == backend.identity
 
-    def test_putting_tells_the_number_of_bytes(self, backend: StorageBackend) -> None:
-        assert backend.put_bytes("a/b", b"12345", content_type="text/plain") == 5
-        assert backend.put_stream("a/c", io.BytesIO(b"123456789"), content_type="text/plain") == 9
-        assert backend.get("a/c") == b"123456789"
+    def test_putting_returns_a_ref_of_what_was_stored(self, backend: StorageBackend) -> None:
+        named: dict[str, Any] = {"content_type": "text/plain", "original_filename": "a.txt", "extra": {"page": 1}}
+        for ref, content in (
+            (backend.put_bytes(key="a/b", content=b"12345", **named), b"12345"),
+            (backend.put_stream(key="a/c", stream=io.BytesIO(b"123456789"), **named), b"123456789"),
+        ):
+            assert (ref.size, ref.checksum) == (len(content), f"sha256:{hashlib.sha256(content).hexdigest()}")
+            assert {name: getattr(ref, name) for name in named} == named
+            assert (ref.backend, ref.storage_key) == (backend.backend_name, "")
+            assert backend.get(ref) == backend.open(ref).read() == backend.get(ref.location) == content
+            assert backend.exists(ref)
+
+    @pytest.mark.parametrize("announced", [{"size": 4}, {"size": 6}, {"checksum": "sha256:00"}])
+    def test_what_is_announced_is_not_believed(self, backend: StorageBackend, announced: dict[str, Any]) -> None:
+        with pytest.raises(ChecksumMismatchError):
+            backend.put_stream("a/b", io.BytesIO(b"12345"), **announced)
+        assert self.keys(backend) == []
+        checksum = f"sha256:{hashlib.sha256(b'12345').hexdigest().upper()}"
+        assert backend.put_stream("a/b", io.BytesIO(b"12345"), size=5, checksum=checksum).size == 5
 
     def test_a_stream_is_read_from_where_it_stands_and_stays_open(self, backend: StorageBackend) -> None:
         stream = io.BytesIO(b"0123456789")
         stream.seek(4)
-        assert backend.put_stream("a/b", stream) == 6
+        assert backend.put_stream("a/b", stream).size == 6
         assert not stream.closed
         assert backend.get("a/b") == b"456789"
 
@@ -47,7 +64,7 @@ class DerivedTests(BackendTests):
                 self.position += len(data)
                 return data
 
-        assert backend.put_stream("a/b", Trickle()) == len(content)
+        assert backend.put_stream("a/b", Trickle()).size == len(content)
         assert_same(backend.get("a/b"), content)
 
     def test_iter_locations_yields_keys(self, backend: StorageBackend) -> None:
@@ -115,7 +132,7 @@ class DerivedTests(BackendTests):
         content = noise(self.large)
         backend.put_bytes("a/b", content)
         with backend.open("a/b") as file:
-            assert backend.put_stream("a/c", file) == len(content)
+            assert backend.put_stream("a/c", file).size == len(content)
         with backend.open("a/c") as file:
             target = io.BytesIO()
             shutil.copyfileobj(file, target)

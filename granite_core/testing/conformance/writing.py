@@ -121,7 +121,7 @@ class WritingTests(BackendTests):
 
     def test_an_object_written_in_one_piece_comes_back_exactly(self, backend: StorageBackend) -> None:
         content = noise(self.large)
-        assert backend.put_bytes("a/b", content) == len(content)
+        assert backend.put_bytes("a/b", content).size == len(content)
         assert_same(backend.get("a/b"), content)
 
     def test_the_caller_may_reuse_its_buffer(self, backend: StorageBackend) -> None:
