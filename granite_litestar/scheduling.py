@@ -136,7 +136,7 @@ class CollectorRunner:
         not_within = None if asked else self.collector.config.reconcile_every
         report = await self.collector.areconcile(not_within=not_within)
         self._tell("reconcile", report)
-        done = report.skipped is None and any(each.skipped is None for each in report.backends)
+        done = report.did_anything
         if done or self.last_reconcile is None:
             self.last_reconcile = report
         if done:

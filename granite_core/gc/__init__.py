@@ -3,17 +3,24 @@
 from granite_core.gc.collector import Collector
 from granite_core.gc.config import GCConfig
 from granite_core.gc.plan import jittered
-from granite_core.gc.ports import Ledger, ReferenceSource
-from granite_core.gc.reports import BackendReconcile, Problem, ReconcileReport, SweepReport
+from granite_core.gc.ports import Ledger, ReferenceSource, Usage
+from granite_core.gc.reports import BackendReconcile, Problem, Progress, ReconcileReport, SweepReport
+from granite_core.gc.status import DatabaseStatus, LeaseStatus, StatusReport, StoreStatus
 
 __all__ = [
     "BackendReconcile",
     "Collector",
+    "DatabaseStatus",
     "GCConfig",
+    "LeaseStatus",
     "Ledger",
     "Problem",
+    "Progress",
     "ReconcileReport",
     "ReferenceSource",
+    "StatusReport",
+    "StoreStatus",
     "SweepReport",
+    "Usage",
     "jittered",
 ]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import threading
 import time
 from collections.abc import Iterator
@@ -22,6 +21,7 @@ from granite_core.gc.plan import (
 )
 from granite_core.gc.ports import LedgerBusyError
 from granite_core.gc.reports import MAX_DETAILS, BackendReconcile, ReconcileReport
+from granite_core.gc.status import reconcile_name
 from granite_core.keys import is_reserved
 
 if TYPE_CHECKING:
@@ -120,7 +120,7 @@ class Reconcile(Run):
             self.found.append(BackendReconcile(key, skipped="it cannot be asked in this run"))
             return
         backend = self.backends[key]
-        name = f"reconcile:{hashlib.sha256(repr(backend.identity).encode()).hexdigest()[:32]}"
+        name = reconcile_name(backend)
         opened = self.open(name)
         if isinstance(opened, int):
             when = datetime.fromtimestamp(opened / 1000, UTC).isoformat(timespec="seconds")
@@ -161,6 +161,7 @@ class Reconcile(Run):
                     self.stopped = True
                     return False
                 place.state = plan.state
+                self.tell(place.key, plan.state.listed, plan.state.noted)
                 place.examples += [each.location for each in plan.notes[: MAX_DETAILS - len(place.examples)]]
             if at_end:
                 return True

@@ -7,7 +7,7 @@ import secrets
 import socket
 import threading
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
@@ -22,7 +22,7 @@ from granite_core.gc.plan import (
     check_overlaps,
     distinct_backends,
 )
-from granite_core.gc.reports import MAX_DETAILS, Problem
+from granite_core.gc.reports import MAX_DETAILS, Problem, Progress
 
 if TYPE_CHECKING:
     from granite_core.gc.collector import Collector
@@ -31,6 +31,10 @@ __all__ = ["MEMORY", "MemoryNote", "Run", "milliseconds"]
 
 MEMORY: Final = -1
 """The number of the database of notes that are kept in memory."""
+
+
+LEASE_POLL: Final = 1.0
+"""So many seconds pass between two looks at a lease that is waited for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +49,9 @@ class Run:
     """What sweep and reconcile have in common: the checks, the lease, the end."""
 
     lease = ""
+    patience: float = 0.0
+    """For how many seconds to wait for a lease that another one holds."""
+    on_progress: Callable[[Progress], object] | None = None
 
     def __init__(self, collector: Collector, dry_run: bool, stop: threading.Event) -> None:
         self.collector = collector
@@ -85,7 +92,7 @@ class Run:
         if self.dry_run:
             self._check_markers(self.ledger.peek_identity())
             return None
-        if self._needs_lease and (winner := self._take_lease()) is not None:
+        if self._needs_lease and (winner := self._wait_for_lease()) is not None:
             # What this process noted is written down all the same: nobody else can.
             self.notes = self.collector._take_notes()
             return f"the lease is held by {winner}"
@@ -125,6 +132,19 @@ class Run:
         """Remember that something failed."""
         if len(self.problems) < MAX_DETAILS:
             self.problems.append(Problem(backend, location, f"{type(error).__name__}: {error}"))
+
+    def tell(self, place: str, done: int, found: int, size: int = 0) -> None:
+        """Say where the run stands, to whoever wants to know."""
+        if self.on_progress is not None:
+            self.on_progress(Progress(place, done, found, size))
+
+    def _wait_for_lease(self) -> str | None:
+        until = time.monotonic() + self.patience
+        while (winner := self._take_lease()) is not None and not self.stop.is_set():
+            if (left := until - time.monotonic()) <= 0:
+                break
+            self.ledger.pause(min(left, LEASE_POLL), self.stop)
+        return winner
 
     def _take_lease(self) -> str | None:
         self._renewed = time.monotonic()

@@ -101,6 +101,7 @@ class Sweep(Run):
         if not self.dry_run:
             self.ledger.drop(dropped)
             self.ledger.postpone(failed)
+        self.tell("", self.counts["examined"], self.counts["deleted"])
 
     def placed(self, each: Tombstone) -> Tombstone:
         """The tombstone with the key of the backend that holds its object."""

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import threading
-from collections.abc import Collection, Sequence
-from datetime import timedelta
+from collections.abc import Callable, Collection, Sequence
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
 from functools import partial
-from typing import Final, TypeVar
+from typing import Any, Final
 
 from granite_core.errors import CollectionRefusedError
 from granite_core.gc._reconcile import Reconcile
-from granite_core.gc._run import MemoryNote
+from granite_core.gc._run import MemoryNote, Run
 from granite_core.gc._sweep import Sweep
 from granite_core.gc.config import GCConfig
 from granite_core.gc.marker import replace_marker
@@ -18,12 +20,11 @@ from granite_core.gc.plan import (
     Note,
 )
 from granite_core.gc.ports import Ledger, ReferenceSource
-from granite_core.gc.reports import ReconcileReport, SweepReport
+from granite_core.gc.reports import Progress, ReconcileReport, SweepReport
+from granite_core.gc.status import StatusReport, last_name, look_around, shortened
 from granite_core.manager import StorageManager
 
 __all__ = ["Collector"]
-
-T = TypeVar("T")
 
 
 class Collector:
@@ -55,23 +56,45 @@ class Collector:
         self._memory: dict[str, MemoryNote] = {}
         self._memory_lock: Final = threading.Lock()
 
-    def sweep(self, *, dry_run: bool = False, stop: threading.Event | None = None) -> SweepReport:
+    @property
+    def ledger(self) -> Ledger:
+        """Where tombstones and references are."""
+        return self._ledger
+
+    def sweep(
+        self,
+        *,
+        dry_run: bool = False,
+        wait: timedelta | None = None,
+        progress: Callable[[Progress], object] | None = None,
+        stop: threading.Event | None = None,
+    ) -> SweepReport:
         """Delete the objects whose tombstones are all due and that no row holds.
 
         Args:
             dry_run: Write and delete nothing; report what would have been done.
+            wait: How long to wait while another sweep holds the lease; not at all where absent.
+            progress: Called after each batch, from the thread that works.
             stop: Ends the run early when it is set.
 
         Raises:
             CollectionRefusedError: There is reason to doubt that every reference can be seen; nothing was deleted.
             ConfigurationError: An engine is asynchronous; await ``asweep``.
         """
-        return self._ledger.run(Sweep(self, dry_run, stop or threading.Event()).run)
+        run = Sweep(self, dry_run, stop or threading.Event())
+        report: SweepReport = self._ledger.run(self._prepared(run, wait, progress))
+        return report
 
-    async def asweep(self, *, dry_run: bool = False) -> SweepReport:
+    async def asweep(
+        self,
+        *,
+        dry_run: bool = False,
+        wait: timedelta | None = None,
+        progress: Callable[[Progress], object] | None = None,
+    ) -> SweepReport:
         """Do as ``sweep`` does, without blocking the event loop. When cancelled, the run stops and is joined."""
         stop = threading.Event()
-        return await self._ledger.arun(Sweep(self, dry_run, stop).run, stop)
+        return await self._ledger.arun(self._prepared(Sweep(self, dry_run, stop), wait, progress), stop)
 
     def reconcile(
         self,
@@ -80,6 +103,8 @@ class Collector:
         dry_run: bool = False,
         max_share: float | None = None,
         not_within: timedelta | None = None,
+        wait: timedelta | None = None,
+        progress: Callable[[Progress], object] | None = None,
         stop: threading.Event | None = None,
     ) -> ReconcileReport:
         """Compare what backends list with what rows hold, and note what nobody points at. Deletes nothing.
@@ -91,6 +116,8 @@ class Collector:
             dry_run: Write nothing; report what would have been noted.
             max_share: Takes the place of the configured one, for this run; 1 allows everything.
             not_within: Skip a backend whose last reconcile ended less than so long ago.
+            wait: How long to wait while another reconcile holds the lease; not at all where absent.
+            progress: Called after each page, from the thread that works.
             stop: Ends the run early when it is set.
 
         Raises:
@@ -99,7 +126,8 @@ class Collector:
             ConfigurationError: There is no such backend; or an engine is asynchronous: await ``areconcile``.
         """
         run = Reconcile(self, backend_key, dry_run, max_share, not_within, stop or threading.Event())
-        return self._ledger.run(run.run)
+        report: ReconcileReport = self._ledger.run(self._prepared(run, wait, progress))
+        return report
 
     async def areconcile(
         self,
@@ -108,11 +136,35 @@ class Collector:
         dry_run: bool = False,
         max_share: float | None = None,
         not_within: timedelta | None = None,
+        wait: timedelta | None = None,
+        progress: Callable[[Progress], object] | None = None,
     ) -> ReconcileReport:
         """Do as ``reconcile`` does, without blocking the event loop. When cancelled, the run stops and is joined."""
         stop = threading.Event()
         run = Reconcile(self, backend_key, dry_run, max_share, not_within, stop)
-        return await self._ledger.arun(run.run, stop)
+        return await self._ledger.arun(self._prepared(run, wait, progress), stop)
+
+    def status(
+        self, *, list_stores: bool = False, progress: Callable[[Progress], object] | None = None
+    ) -> StatusReport:
+        """Tell how things stand: what rows hold, what waits, who collects, what the last runs found. Writes nothing.
+
+        Args:
+            list_stores: List every backend too, and count.
+            progress: Called while a backend is listed, from the thread that works.
+
+        Raises:
+            ConfigurationError: An engine is asynchronous; await ``astatus``.
+        """
+        look = partial(look_around, self.manager, self._ledger, list_stores=list_stores, progress=progress)
+        return self._ledger.run(look)
+
+    async def astatus(
+        self, *, list_stores: bool = False, progress: Callable[[Progress], object] | None = None
+    ) -> StatusReport:
+        """Do as ``status`` does, without blocking the event loop."""
+        look = partial(look_around, self.manager, self._ledger, list_stores=list_stores, progress=progress)
+        return await self._ledger.arun(look, threading.Event())
 
     def adopt(self, backend_key: str) -> None:
         """Make the store of a backend belong to this database, whoever it belonged to.
@@ -136,6 +188,32 @@ class Collector:
         if (identity := self._ledger.renew_identity()) is None:
             raise CollectionRefusedError("without Granite's tables a database has no identity", backend=backend_key)
         self._ledger.call(backend, replace_marker, backend, identity)
+
+    # -- how runs are made ---------------------------------------------------------------------------------------------
+
+    def _prepared(
+        self, run: Sweep | Reconcile, wait: timedelta | None, progress: Callable[[Progress], object] | None
+    ) -> Callable[[], Any]:
+        run.patience = wait.total_seconds() if wait is not None else 0.0
+        run.on_progress = progress
+        return partial(self._recorded, run)
+
+    def _recorded(self, run: Sweep | Reconcile) -> SweepReport | ReconcileReport:
+        """Run, and keep what came of it for ``status``."""
+        try:
+            report = run.run()
+        except CollectionRefusedError as error:
+            ended_at = datetime.now(UTC).isoformat(timespec="seconds")
+            self._keep(run, {"refused": str(error), "dry_run": run.dry_run, "ended_at": ended_at})
+            raise
+        if report.did_anything:
+            self._keep(run, report.to_dict())
+        return report
+
+    def _keep(self, run: Run, report: dict[str, Any]) -> None:
+        if self._ledger.durable and not run.dry_run:
+            with suppress(Exception):  # it is only for looking at; the run itself was fine, or is told of anyway
+                self._ledger.record(last_name(run.lease), json.dumps(shortened(report)))
 
     # -- notes ---------------------------------------------------------------------------------------------------------
 

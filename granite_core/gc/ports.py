@@ -8,14 +8,28 @@ backend. Every time is in milliseconds since 1970 by the database's own clock, e
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ParamSpec, Protocol, TypeAlias, TypeVar
 
 from granite_core.backends.base import StorageBackend
 from granite_core.gc.plan import Note, RunState, Tombstone
+from granite_core.refs import StoredObjectRef
 
-__all__ = ["Batch", "Ledger", "LedgerBusyError", "Look", "ReferenceSource", "RowId"]
+__all__ = [
+    "Batch",
+    "FileColumn",
+    "Ledger",
+    "LedgerBusyError",
+    "Look",
+    "RefPage",
+    "RefRow",
+    "ReferenceSource",
+    "RowId",
+    "State",
+    "Usage",
+    "Waiting",
+]
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -55,6 +69,97 @@ class Look:
 
     tombstones: tuple[Tombstone, ...]
     held: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What the rows of one database hold of one policy in one backend.
+
+    Args:
+        storage_key: The policy the objects were stored under.
+        backend: ``backend_key`` of the backend that holds them.
+        objects: How many there are; one that several rows hold counts once.
+        bytes: Their size, by what the refs say.
+    """
+
+    storage_key: str
+    backend: str
+    objects: int
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """The tombstones of one database.
+
+    Args:
+        waiting: All that a sweep will look at, due or not.
+        due: Those a sweep would take now.
+        failing: Those whose object could not be deleted so far.
+        unreleased: Notes of a reconcile that has not ended.
+        oldest: When the oldest of ``waiting`` was written; None where there is none.
+    """
+
+    waiting: int
+    due: int
+    failing: int
+    unreleased: int
+    oldest: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """A row of the collector's state.
+
+    Args:
+        holder: Who holds it, for a lease.
+        expires_in: For how many milliseconds more.
+        data: What was recorded there.
+    """
+
+    holder: str | None
+    expires_in: int
+    data: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class FileColumn:
+    """A column that holds refs: the number of its database, the table with its schema, and its name."""
+
+    database: int
+    table: str
+    column: str
+
+    def __str__(self) -> str:
+        return f"{self.table}.{self.column}"
+
+
+@dataclass(frozen=True, slots=True)
+class RefRow:
+    """What a row holds in one file column.
+
+    Args:
+        key: The row's primary key as text.
+        refs: What it holds there.
+        error: Why that cannot be read; None where it can.
+    """
+
+    key: str
+    refs: tuple[StoredObjectRef, ...]
+    error: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RefPage:
+    """Some rows of a file column, in the order of the primary key.
+
+    Args:
+        rows: Those that hold anything.
+        after: What to ask for the next page with; None at the end.
+    """
+
+    rows: tuple[RefRow, ...]
+    after: str | None
 
 
 class Ledger(Protocol):
@@ -170,6 +275,45 @@ class Ledger(Protocol):
 
     def close_run(self, name: str, holder: str, state: RunState, *, release: bool) -> bool:
         """End a reconcile: release its notes as of now, or remove them; False when it was taken over."""
+        ...
+
+    # -- what operators look at
+
+    def record(self, name: str, data: str) -> None:
+        """Keep some text under a name of the collector's state, whoever holds it. Does nothing without tables."""
+        ...
+
+    def states(self) -> Mapping[str, State]:
+        """Return the collector's state; empty without tables."""
+        ...
+
+    def labels(self) -> Sequence[str]:
+        """Return what to call each database in a message; without credentials."""
+        ...
+
+    def waiting(self, database: int, *, grace: int) -> Waiting | None:
+        """Count the tombstones of a database; None without tables."""
+        ...
+
+    def usage(self, database: int) -> Sequence[Usage]:
+        """Add up what the rows of a database hold."""
+        ...
+
+    def columns(self) -> Sequence[FileColumn]:
+        """Return every file column of every database, in a stable order."""
+        ...
+
+    def refs(self, column: FileColumn, *, after: str | None, limit: int) -> RefPage:
+        """Read a page of a file column, of at most ``limit`` rows.
+
+        Args:
+            column: Which, as ``columns`` returns them.
+            after: Where the page before ended; None for the first.
+            limit: Rows at most.
+
+        Raises:
+            ConfigurationError: The table has no primary key to go by.
+        """
         ...
 
     # -- how calls are made

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
-__all__ = ["BackendReconcile", "Problem", "ReconcileReport", "SweepReport"]
+__all__ = ["BackendReconcile", "Problem", "Progress", "ReconcileReport", "SweepReport"]
 
 MAX_DETAILS: Final = 100
 """A report names so many objects and problems at most, and counts the others."""
@@ -24,6 +24,23 @@ class Problem:
     backend: str
     location: str | None
     message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """Where a run stands, told after each of its steps.
+
+    Args:
+        place: The backend or column it is at; empty for a sweep.
+        done: Objects it has looked at there.
+        found: What came of it: objects deleted by a sweep, noted by a reconcile, found wrong by a verification.
+        bytes: Bytes listed or read, where the run knows.
+    """
+
+    place: str
+    done: int
+    found: int
+    bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +76,11 @@ class SweepReport:
     stopped: bool = False
     seconds: float = 0.0
     ended_at: str | None = None
+
+    @property
+    def did_anything(self) -> bool:
+        """Whether the run was made."""
+        return self.skipped is None
 
     def to_dict(self) -> dict[str, Any]:
         """Return the JSON-compatible form."""
@@ -115,6 +137,11 @@ class ReconcileReport:
     stopped: bool = False
     seconds: float = 0.0
     ended_at: str | None = None
+
+    @property
+    def did_anything(self) -> bool:
+        """Whether the run was made, and any backend was due."""
+        return self.skipped is None and any(each.skipped is None for each in self.backends)
 
     @property
     def listed(self) -> int:

@@ -103,9 +103,9 @@ def _held_in(
         )
         query = select(location).select_from(column.table).where(location.in_(wanted))
     elif connection.dialect.name == "sqlite":
-        location = func.json_extract(
-            func.json_each(column).table_valued("value", joins_implicitly=True).c.value, "$.location"
-        )
+        element = func.json_each(column).table_valued("value", "type", joins_implicitly=True).c
+        # A text in the array comes without its quotes, and is no JSON any more.
+        location = func.json_extract(case((element.type == "object", element.value), else_="{}"), "$.location")
         query = select(location).select_from(column.table).where(location.in_(wanted))
     else:
         yield from _held_in_scan(connection, column, frozenset(wanted), options)
