@@ -17,6 +17,7 @@ __all__ = [
     "ConfigurationError",
     "ContentRejectedError",
     "ContentTooLargeError",
+    "ContentTypeMismatchError",
     "ContentTypeNotAllowedError",
     "ContentUnavailableError",
     "InvalidKeyError",
@@ -123,6 +124,12 @@ class ContentTypeNotAllowedError(ContentRejectedError):
     """The bytes are of a media type that the policy does not accept."""
 
     code = "content_type_not_allowed"
+
+
+class ContentTypeMismatchError(ContentTypeNotAllowedError):
+    """The bytes are of another media type than the file's name or its sender says, and the policy minds."""
+
+    code = "content_type_mismatch"
 
 
 class ChecksumMismatchError(StorageError):

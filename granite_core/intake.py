@@ -6,7 +6,7 @@ import hashlib
 from typing import TYPE_CHECKING, Final
 
 from granite_core.errors import ChecksumMismatchError
-from granite_core.media import SNIFF_BYTES, sniff_content_type
+from granite_core.media import SNIFF_BYTES, judge_content
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -67,14 +67,16 @@ class Intake:
         """Return the bytes gathered since, hashed.
 
         Raises:
-            ContentTypeNotAllowedError: The first bytes show a type that the policy does not accept.
+            ContentTypeNotAllowedError: The first bytes show a type that the policy does not accept, or, where the
+                policy minds, another one than the name or the claim says.
         """
         data = self._chunks[0] if len(self._chunks) == 1 else b"".join(self._chunks)
         self._chunks.clear()
         self._pending = 0
         if self.content_type is None:
-            self.content_type = sniff_content_type(data[:SNIFF_BYTES], self._filename, self._claimed)
-            self._policy.check_type(self.content_type, field=self._field)
+            judged = judge_content(data[:SNIFF_BYTES], self._filename, self._claimed)
+            self._policy.check_content(judged, field=self._field)
+            self.content_type = judged.content_type
         self._hash.update(data)
         return data
 

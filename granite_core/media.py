@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
-import mimetypes
 import re
 import unicodedata
+from dataclasses import dataclass
 from typing import Final
 
-__all__ = ["SNIFF_BYTES", "clean_content_type", "clean_filename", "matches_type", "sniff_content_type"]
+from granite_core._media_types import canonical_type, type_of_suffix
+from granite_core._signatures import SNIFF_BYTES, Shown, is_shown_by_bytes, show
 
-SNIFF_BYTES: Final = 4096
-"""How many leading bytes of a content are looked at to recognise its type."""
+__all__ = [
+    "SNIFF_BYTES",
+    "TypeJudgement",
+    "clean_content_type",
+    "clean_filename",
+    "judge_content",
+    "matches_type",
+    "sniff_content_type",
+]
 
 _JOINERS: Final = "\u200c\u200d"  # Persian spelling and emoji need them; they turn nothing around
 MAX_FILENAME_BYTES: Final = 255
 DEFAULT_TYPE: Final = "application/octet-stream"
-
-_NOTHING: Final = "application/x-empty"
 
 _MEDIA_TYPE: Final = re.compile(r"[a-z0-9!#$&^_.+-]{1,127}/[a-z0-9!#$&^_.+-]{1,127}\Z")
 _RESERVED: Final = re.compile(r"(?i)(con|prn|aux|nul|com[0-9]|lpt[0-9])(\.|\Z)")
@@ -64,134 +70,58 @@ def clean_content_type(value: str | None) -> str | None:
 
 
 def matches_type(content_type: str, accepted: str) -> bool:
-    """Tell whether a media type falls under an accepted one, exact or a range such as ``image/*``."""
+    """Tell whether a media type falls under an accepted one, exact or a range such as ``image/*``.
+
+    Several names of one kind (``application/x-zip-compressed``, ``application/zip``) match each other.
+    """
+    accepted = accepted.strip().lower()
     if accepted in ("*/*", "*"):
         return True
     if accepted.endswith("/*"):
         return content_type.startswith(accepted[:-1])
-    return content_type == accepted
+    return canonical_type(content_type) == canonical_type(accepted)
 
 
-def sniff_content_type(head: bytes, filename: str | None = None, claimed: str | None = None) -> str:
-    """Tell the media type of a content from its first bytes.
+@dataclass(frozen=True, slots=True)
+class TypeJudgement:
+    """What a content is, and whether it was said to be something else.
 
-    The bytes decide where they are of a recognisable kind. Where they are not, the name's suffix and then the claim
-    are believed, unless they name a kind that the bytes would have shown.
+    Attributes:
+        content_type: Its media type.
+        contradicted: The type that its name stands for, or that was claimed, and that the bytes show it is not; None
+            where nothing of the kind was said.
+    """
+
+    content_type: str
+    contradicted: str | None = None
+
+
+def judge_content(head: bytes, filename: str | None = None, claimed: str | None = None) -> TypeJudgement:
+    """Tell what a content is from its first bytes, its name, and what its sender claims.
+
+    The bytes decide where they are of a recognisable kind. Where several kinds look alike (a ZIP archive, text, bytes
+    of no known kind, nothing at all), the suffix of the name and then the claim are believed, unless they name a kind
+    that the bytes would have shown: an image, a sound, a film or a font is one only where the bytes show it.
 
     Args:
-        head: The first bytes of the content, 4,096 of them where there are as many.
+        head: The first bytes of the content, ``SNIFF_BYTES`` of them where there are as many.
         filename: Name the file came with.
         claimed: Media type that the client or caller claims.
     """
-    found = _from_bytes(head) if head else _NOTHING
-    if found and found not in (_NOTHING, "application/zip", "text/plain", "application/xml"):
-        return found
-    guessed = clean_content_type(mimetypes.guess_type(filename or "", strict=False)[0])
-    for candidate in (guessed, clean_content_type(claimed)):
-        if candidate and candidate != DEFAULT_TYPE and _plausible(candidate, found):
-            return candidate
-    return found if found and found != _NOTHING else DEFAULT_TYPE
-
-
-_RECOGNISED: Final = ("image/", "audio/", "video/", "font/")
-
-
-def _plausible(candidate: str, found: str | None) -> bool:
-    """Whether bytes of the kind ``found`` may be called ``candidate``."""
-    if found == "application/zip":
-        # Office documents, EPUB, JAR, APK: all are ZIP archives.
-        return candidate.startswith("application/")
-    if found == _NOTHING:
-        return True
-    textual = candidate.startswith("text/") or candidate.endswith(("+xml", "+json")) or candidate in _TEXTUAL
-    if found in ("text/plain", "application/xml"):
-        return textual
-    # Unrecognised bytes: not text, and of no type whose signature we would have seen.
-    return not textual and candidate not in _SIGNED
-
-
-_TEXTUAL: Final = frozenset(
-    (
-        "application/json",
-        "application/xml",
-        "application/javascript",
-        "application/x-sh",
-        "application/sql",
-        "application/x-yaml",
-        "application/yaml",
-        "application/toml",
-        "application/rtf",
-        "application/x-tex",
+    shown = show(head)
+    said = (type_of_suffix(filename), canonical_type(clean_content_type(claimed) or DEFAULT_TYPE))
+    candidates = [each for each in said if each and each != DEFAULT_TYPE]
+    found = shown.content_type or DEFAULT_TYPE
+    return TypeJudgement(
+        next((each for each in candidates if shown.fits(each)), found),
+        next((each for each in candidates if each != found and _contradicts(each, shown)), None),
     )
-)
-_SIGNED: Final = frozenset(
-    (
-        "application/pdf",
-        "application/zip",
-        "application/gzip",
-        "image/png",
-        "image/jpeg",
-        "image/gif",
-        "image/webp",
-        "image/bmp",
-        "image/tiff",
-        "image/avif",
-        "image/heic",
-        "video/mp4",
-        "video/webm",
-        "video/quicktime",
-        "audio/flac",
-        "audio/ogg",
-        "audio/wav",
-        "audio/x-wav",
-    )
-)
 
 
-def _from_bytes(head: bytes) -> str | None:
-    """The type that the bytes themselves show, or None."""
-    if head.startswith((b"PK\x03\x04", b"PK\x05\x06")):
-        return "application/zip"
-    if head.startswith(b"%PDF-"):
-        return "application/pdf"
-    text = _as_text(head)
-    if text is not None:
-        return _textual_type(text)
-    # Imported when the first upload comes: it loads its table of signatures.
-    import puremagic
-
-    try:
-        matches = puremagic.magic_string(head)
-    except (puremagic.PureError, ValueError):
-        return None
-    for match in matches:
-        kind: str = _SYNONYMS.get(match.mime_type, match.mime_type)
-        if kind.startswith(_RECOGNISED) or kind in _SIGNED:
-            return kind
-    return None
+def _contradicts(candidate: str, shown: Shown) -> bool:
+    return is_shown_by_bytes(candidate) and not (shown.fits(candidate) or candidate in shown.kin)
 
 
-_SYNONYMS: Final = {"audio/wave": "audio/wav", "audio/x-wav": "audio/wav", "application/x-gzip": "application/gzip"}
-
-
-def _as_text(head: bytes) -> str | None:
-    """The head as text, or None where it is binary. A character cut at the end of the head is forgiven."""
-    for encoding in ("utf-16",) if head.startswith((b"\xff\xfe", b"\xfe\xff")) else ("utf-8",):
-        try:
-            text = head.decode(encoding)
-        except UnicodeDecodeError as error:
-            if len(head) < SNIFF_BYTES or error.start < len(head) - 4:
-                return None
-            text = head[: error.start].decode(encoding)
-        return None if any(c < " " and c not in "\t\n\r\f\x1b" for c in text) else text
-    return None
-
-
-def _textual_type(text: str) -> str:
-    lowered = text.lstrip("\ufeff \t\r\n").lower()
-    if "<svg" in lowered and lowered.startswith("<"):
-        return "image/svg+xml"
-    # The patterns browsers look for (WHATWG MIME Sniffing, section 7.1), wherever a tag could start the document.
-    if lowered.startswith(("<!doctype html", "<html", "<head", "<body", "<script", "<iframe")):
-        return "text/html"
-    return "application/xml" if lowered.startswith("<?xml") else "text/plain"
+def sniff_content_type(head: bytes, filename: str | None = None, claimed: str | None = None) -> str:
+    """Return the media type of a content; arguments as for `judge_content`."""
+    return judge_content(head, filename, claimed).content_type

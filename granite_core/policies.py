@@ -6,9 +6,14 @@ from collections.abc import Collection
 from dataclasses import KW_ONLY, dataclass
 from typing import Literal
 
-from granite_core.errors import ConfigurationError, ContentTooLargeError, ContentTypeNotAllowedError
+from granite_core.errors import (
+    ConfigurationError,
+    ContentTooLargeError,
+    ContentTypeMismatchError,
+    ContentTypeNotAllowedError,
+)
 from granite_core.keys import build_key
-from granite_core.media import matches_type
+from granite_core.media import TypeJudgement, matches_type
 from granite_core.options import NO_OPTIONS, WriteOptions
 
 __all__ = ["StoragePolicy"]
@@ -29,6 +34,8 @@ class StoragePolicy:
         disposition: ``"auto"`` shows safe types in the browser and offers the rest for download; ``"attachment"``
             offers everything for download.
         store: What to ask of the backend beside keeping the bytes.
+        mismatch: What becomes of a file whose name, or whose sender, says it is of one type while its bytes show
+            another: ``"detect"`` stores it as what the bytes show, ``"refuse"`` refuses it.
 
     Raises:
         ConfigurationError: A value that cannot work.
@@ -43,6 +50,9 @@ class StoragePolicy:
     _: KW_ONLY
     store: WriteOptions = NO_OPTIONS
 
+    # What is accepted, and what becomes of it.
+    mismatch: Literal["detect", "refuse"] = "detect"
+
     def __post_init__(self) -> None:
         if not self.storage_key:
             raise ConfigurationError("a policy needs a storage_key")
@@ -56,6 +66,10 @@ class StoragePolicy:
             )
         if self.content_types is not None:
             object.__setattr__(self, "content_types", tuple(self.content_types))
+        if self.mismatch not in ("detect", "refuse"):
+            raise ConfigurationError(
+                f'mismatch of policy {self.storage_key!r} must be "detect" or "refuse"', value=self.mismatch
+            )
         if self.key_prefix:
             build_key("x", prefix=self.key_prefix)
 
@@ -73,6 +87,24 @@ class StoragePolicy:
                 field=name,
                 limit=self.max_size,
                 value=size,
+            )
+
+    def check_content(self, judged: TypeJudgement, *, field: str | None = None) -> None:
+        """Refuse a content that is not of an accepted type, or, with ``mismatch="refuse"``, not of the type it claims.
+
+        Raises:
+            ContentTypeNotAllowedError: It matches none of ``content_types``.
+            ContentTypeMismatchError: Its name or its sender says something else.
+        """
+        self.check_type(judged.content_type, field=field)
+        if self.mismatch == "refuse" and judged.contradicted is not None:
+            name = field or self.storage_key
+            raise ContentTypeMismatchError(
+                f"{name}: this is {judged.content_type}, not {judged.contradicted} as it is said to be",
+                operation="put",
+                field=name,
+                limit=judged.content_type,
+                value=judged.contradicted,
             )
 
     def check_type(self, content_type: str, *, field: str | None = None) -> None:

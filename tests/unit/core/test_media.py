@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import io
+import struct
 import unicodedata
+import zipfile
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from granite_core.media import clean_content_type, clean_filename, matches_type, sniff_content_type
+from granite_core.media import clean_content_type, clean_filename, judge_content, matches_type, sniff_content_type
 
 PNG = b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR" + bytes(20)
 ZIP = b"PK\x03\x04" + bytes(20)
@@ -71,7 +74,6 @@ def test_a_long_name_keeps_its_suffix() -> None:
         (b"hello", "a.png", "image/png", "text/plain"),
         (b"a,b\n1,2", "a.csv", None, "text/csv"),
         (b'{"a": 1}', "a.json", None, "application/json"),
-        (ZIP, "a.odt", None, "application/vnd.oasis.opendocument.text"),
         (ZIP, "a.png", "image/png", "application/zip"),
         (bytes(range(256)), "a.png", "image/png", "application/octet-stream"),
         (bytes(range(256)), "a.bin", None, "application/octet-stream"),
@@ -100,3 +102,144 @@ def test_ranges_of_types() -> None:
     assert not matches_type("image/png", "image/p")
     assert not matches_type("imagex/png", "image/*")
     assert matches_type("text/plain", "*/*")
+    assert matches_type("application/zip", "application/x-zip-compressed")
+
+
+def ftyp(*brands: str) -> bytes:
+    body = brands[0].encode() + bytes(4) + b"".join(each.encode() for each in brands)
+    return struct.pack(">I", len(body) + 8) + b"ftyp" + body + struct.pack(">I", 64) + b"moov" + bytes(56)
+
+
+def archive(*names: str, mimetype: str | None = None, content: bytes = b"x" * 50) -> bytes:
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as file:
+        if mimetype:
+            file.writestr("mimetype", mimetype, zipfile.ZIP_STORED)
+        for name in names:
+            file.writestr(name, content)
+    return packed.getvalue()
+
+
+OOXML = "application/vnd.openxmlformats-officedocument."
+WORD, EXCEL = f"{OOXML}wordprocessingml.document", f"{OOXML}spreadsheetml.sheet"
+ODT = "application/vnd.oasis.opendocument.text"
+MACRO = b'<Types><Override PartName="/word/document.xml" ContentType="%s.main+xml"/></Types>'
+OLE = b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + bytes(600)
+WEBM = b"\x1aE\xdf\xa3\x9fB\x86\x81\x01B\xf7\x81\x01B\xf2\x81\x04B\xf3\x81\x08B\x82\x84webmB\x87\x81\x04B\x85\x81\x02"
+SVG = b"<svg xmlns='http://www.w3.org/2000/svg'/>"
+
+
+@pytest.mark.parametrize(
+    ("head", "name", "claimed", "expected"),
+    [
+        # documents that are ZIP archives: their first entries tell
+        (archive("[Content_Types].xml", "_rels/.rels", "word/document.xml"), None, None, WORD),
+        (archive("_rels/.rels", "xl/workbook.xml"), None, None, EXCEL),
+        (archive("_rels/.rels", "xl/workbook.xml"), "a.xlsm", None, "application/vnd.ms-excel.sheet.macroenabled.12"),
+        (archive("_rels/.rels", "xl/workbook.xml"), "a.docx", None, EXCEL),
+        (archive("_rels/.rels", "docProps/app.xml"), "a.docx", None, WORD),
+        (
+            archive("[Content_Types].xml", content=MACRO % b"application/vnd.ms-word.document.macroEnabled"),
+            "a.docx",
+            WORD,
+            "application/vnd.ms-word.document.macroenabled.12",
+        ),
+        (archive("[Content_Types].xml", content=MACRO % WORD.encode()), "a.zip", None, WORD),
+        (archive("content.xml", mimetype=ODT), None, None, ODT),
+        (archive("content.xml", mimetype="application/epub+zip"), "a.odt", ODT, "application/epub+zip"),
+        (archive("content.xml", mimetype="image/png"), None, None, "application/zip"),
+        (archive("META-INF/MANIFEST.MF"), None, None, "application/java-archive"),
+        (archive("AndroidManifest.xml"), "a.apk", None, "application/vnd.android.package-archive"),
+        # an archive that is none of them is none of them, whatever it is called
+        (archive("a.txt"), "a.docx", WORD, "application/zip"),
+        (archive("a.txt"), "a.pdf", "application/pdf", "application/zip"),
+        (archive("a.txt"), "a.kmz", "application/vnd.google-earth.kmz", "application/vnd.google-earth.kmz"),
+        (archive("a.txt"), "a.zip", "application/x-zip-compressed", "application/zip"),
+        (OLE, "a.doc", None, "application/msword"),
+        (OLE, "a.xls", "application/octet-stream", "application/vnd.ms-excel"),
+        (OLE, "a.pdf", "application/pdf", "application/x-ole-storage"),
+        # ISO media by brand
+        (ftyp("isom", "avc1"), "a.mp4", None, "video/mp4"),
+        (ftyp("iso5", "dash"), None, None, "video/mp4"),
+        (ftyp("qt  "), "a.mp4", "video/mp4", "video/quicktime"),
+        (bytes(4) + b"mdat" + bytes(50), None, None, "video/quicktime"),
+        (ftyp("M4A "), None, None, "audio/mp4"),
+        (ftyp("isom") + b"hdlr" + bytes(8) + b"soun", None, None, "audio/mp4"),
+        (ftyp("isom"), "a.m4a", None, "audio/mp4"),
+        (ftyp("isom") + b"hdlr" + bytes(8) + b"vide", "a.m4a", "audio/mp4", "video/mp4"),
+        (ftyp("3gp5"), None, None, "video/3gpp"),
+        (ftyp("heic", "mif1"), "a.jpg", "image/jpeg", "image/heic"),
+        (ftyp("mif1", "heic"), None, None, "image/heic"),
+        (ftyp("mif1", "avif"), None, None, "image/avif"),
+        (ftyp("mif1"), None, None, "image/heif"),
+        (ftyp("avif"), None, None, "image/avif"),
+        (ftyp("jp2 "), None, None, "image/jp2"),
+        # Matroska and Ogg by what is in them
+        (WEBM, "a.webm", None, "video/webm"),
+        (WEBM, None, "audio/webm;codecs=opus", "audio/webm"),
+        (WEBM + b"\xae\x86\x86A_OPUS", None, "video/webm", "audio/webm"),
+        (WEBM + b"\xae\x86\x85V_VP9\x86\x86A_OPUS", "a.weba", "audio/webm", "video/webm"),
+        (WEBM.replace(b"\x84webm", b"\x88matroska"), None, None, "video/x-matroska"),
+        (b"OggS\x00\x02" + bytes(20) + b"\x01\x13OpusHead", None, None, "audio/ogg"),
+        (b"OggS\x00\x02" + bytes(20) + b"\x01\x2a\x80theora", "a.ogg", None, "video/ogg"),
+        # markup by its first element, past comments and declarations
+        (b"<!-- made by hand -->\n" + SVG, "a.txt", None, "image/svg+xml"),
+        (b"<!DOCTYPE svg [<!ENTITY ns 'x>y'>]>" + SVG, None, None, "image/svg+xml"),
+        (b"<?xml version='1.0'?><s:svg xmlns:s='http://www.w3.org/2000/svg'/>", None, None, "image/svg+xml"),
+        (b"<?xml version='1.0'?><note/>", "a.svg", "image/svg+xml", "application/xml"),
+        (b"<?xml version='1.0'?><!--" + b"x" * 5000, "a.svg", None, "image/svg+xml"),
+        (b"<?xml version='1.0'?><html xmlns='http://www.w3.org/1999/xhtml'>", None, None, "application/xhtml+xml"),
+        (b"text with an <svg> in it", "a.svg", "image/svg+xml", "text/plain"),
+        (b"<!-- c --> <HTML>", "a.txt", "text/plain", "text/html"),
+        (b"<p align='center'>README", "a.md", None, "text/markdown"),
+        (b"<p>hello", None, None, "text/html"),
+        ("\ufeff<html>".encode("utf-16-le"), None, None, "text/html"),
+        # text that is not UTF-8 is text all the same
+        ("Name;Größe\n".encode("cp1252"), "a.csv", "application/vnd.ms-excel", "text/csv"),
+        (b"{\\rtf1 hello", "a.doc", None, "application/rtf"),
+        (b"  \n%PDF-1.4", None, None, "application/pdf"),
+        # images, sound, films and fonts are such only where the bytes show it
+        (bytes(range(256)), "a.heic", "image/anything", "application/octet-stream"),
+        (bytes(range(256)), "a.mp3", "audio/mpeg", "application/octet-stream"),
+        (bytes(range(256)), "a.bin", "application/x-firmware", "application/x-firmware"),
+        (b"", "a.png", "image/png", "application/octet-stream"),
+        (b"", "a.json", None, "application/json"),
+        (b"\x1f\x8b\x08" + bytes(20), "a.tar.gz", None, "application/gzip"),
+        (b"RIFF\x24\x00\x00\x00WEBPVP8 ", None, None, "image/webp"),
+        (b"MZ\x90\x00" + bytes(60), "a.png", "image/png", "application/x-msdownload"),
+    ],
+)  # fmt: skip
+def test_kinds_that_look_alike_are_told_apart(
+    head: bytes, name: str | None, claimed: str | None, expected: str
+) -> None:
+    assert sniff_content_type(head[:4096], name, claimed) == expected
+
+
+@pytest.mark.parametrize(
+    ("head", "name", "claimed", "contradicted"),
+    [
+        (PNG, "a.jpg", None, "image/jpeg"),
+        (PNG, "a", "image/jpg", "image/jpeg"),
+        (PNG, "a.png", "application/octet-stream", None),
+        (PNG, "a.png", "application/x-unheard-of", None),
+        (PNG, None, None, None),
+        (b"hello", "a.png", None, "image/png"),
+        (b"hello", "a.csv", "application/vnd.ms-excel", None),
+        (b"hello", "a.conf", "text/x-ini", None),
+        (b"<html>", "a.txt", None, "text/plain"),
+        (b"<html>", "a.html", "text/html; charset=utf-8", None),
+        (SVG, "a.svg", "text/xml", None),
+        (archive("word/document.xml"), "a.docx", "application/zip", None),
+        (archive("a.txt"), "a.docx", None, WORD),
+        (ftyp("isom"), "a.mov", "video/quicktime", None),
+        (ftyp("heic"), "a.heic", "image/heif", None),
+        (ftyp("heic"), "a.jpg", None, "image/jpeg"),
+        (bytes(range(256)), "a.mp3", None, "audio/mpeg"),
+        (b"", "a.png", None, "image/png"),
+        (b"", "a.txt", None, None),
+    ],
+)  # fmt: skip
+def test_a_name_or_claim_that_the_bytes_belie_is_seen(
+    head: bytes, name: str | None, claimed: str | None, contradicted: str | None
+) -> None:
+    assert judge_content(head, name, claimed).contradicted == contradicted
