@@ -31,9 +31,9 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, Protocol
+from typing import TYPE_CHECKING, BinaryIO, Literal, Protocol
 
-from granite_core.errors import ChecksumMismatchError, ObjectNotFoundError
+from granite_core.errors import ChecksumMismatchError, ConfigurationError, ObjectNotFoundError
 from granite_core.options import NO_OPTIONS, WriteOptions
 from granite_core.refs import StoredObjectRef, timestamp
 
@@ -68,6 +68,10 @@ class Capability(Enum):
     """``copy`` moves no bytes through this process."""
     LOCAL_PATH = "local-path"
     """``local_path`` names a file that holds exactly the object."""
+    PRESIGNED_GET = "presigned-get"
+    """``presign_get`` makes addresses under which the store itself gives the object, for a while."""
+    PUBLIC_ADDRESS = "public-address"
+    """``public_address`` is where everybody may have the object, from the store itself or a CDN before it."""
 
 
 class ReadableStream(Protocol):
@@ -171,6 +175,9 @@ class StorageBackend(ABC):
 
     capabilities: frozenset[Capability] = frozenset()
     """What is offered beyond the primitives; of the class, or of the instance where its arguments decide."""
+
+    presign_limit: timedelta = timedelta(0)
+    """How long an address of ``presign_get`` may be good."""
 
     max_workers: int = 16
     """How many threads of the asynchronous manager may be in this backend at a time."""
@@ -277,6 +284,43 @@ class StorageBackend(ABC):
         Raises:
             ObjectNotFoundError: There is no such object, where the backend looks.
         """
+        return None
+
+    def presign_get(
+        self,
+        location: str,
+        *,
+        starts: datetime,
+        expires_in: timedelta,
+        method: Literal["GET", "HEAD"] = "GET",
+        content_type: str | None = None,
+        content_disposition: str | None = None,
+        cache_control: str | None = None,
+    ) -> str:
+        """Return an address under which whoever has it may read the object (``Capability.PRESIGNED_GET``).
+
+        The same arguments MUST give the same address, as long as the store's credentials are the same: caches keep
+        answers by it. Nothing of it can be changed without making it worthless. No request is made, beyond what
+        renewing credentials takes; whether the object exists is not looked at.
+
+        Args:
+            location: The key.
+            starts: When the address begins to be good; not in the future.
+            expires_in: For how long, in whole seconds; at most ``presign_limit``.
+            method: The only one the address is good for.
+            content_type: ``Content-Type`` of the answer.
+            content_disposition: ``Content-Disposition`` of the answer.
+            cache_control: ``Cache-Control`` of the answer. Its ``Expires`` MUST be the end of the address, so that
+                copies may be used until then where this says nothing of ages.
+
+        Raises:
+            ConfigurationError: The capability is not claimed.
+            AccessDeniedError: There are no credentials to sign with.
+        """
+        raise ConfigurationError(f"{type(self).__name__} cannot make addresses for others to read from")
+
+    def public_address(self, location: str) -> str | None:
+        """Return where everybody may have the object (``Capability.PUBLIC_ADDRESS``), or None. No I/O."""
         return None
 
     def clear_unfinished(self, older_than: timedelta) -> int:

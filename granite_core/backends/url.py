@@ -19,9 +19,9 @@ def backend_from_url(url: str) -> StorageBackend:
     """Make a backend from a URL.
 
     - ``file:var/files`` or ``file:///srv/files``; ``?durable=false`` for data that may be lost in a power cut.
-    - ``s3://bucket/prefix``; ``?endpoint_url=https://…``, ``region``, ``part_size`` (bytes), ``atomic_create`` and
-      ``delete_versions`` are those of ``S3StorageBackend``. Credentials come from where boto3 finds them, never from
-      the URL.
+    - ``s3://bucket/prefix``; ``?endpoint_url=https://…``, ``region``, ``part_size`` (bytes), ``atomic_create``,
+      ``delete_versions``, ``presign_endpoint_url`` and ``public_url`` are those of ``S3StorageBackend``. Credentials
+      come from where boto3 finds them, never from the URL.
     - ``memory:``.
 
     Args:
@@ -45,6 +45,8 @@ def backend_from_url(url: str) -> StorageBackend:
             "delete_versions": _boolean,
             "endpoint_url": str,
             "part_size": int,
+            "presign_endpoint_url": str,
+            "public_url": str,
             "region": str,
         }
         return S3StorageBackend(parts.netloc, path, **_read(options, known))

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar
 
 from granite_core.backends.base import NO_OPTIONS, ObjectReader, ObjectStat, ObjectWriter, StorageBackend, WriteOptions
 from granite_core.errors import BackendUnavailableError
@@ -58,6 +58,7 @@ class FaultyBackend(StorageBackend):
         self.inner = inner
         self.capabilities = inner.capabilities
         self.max_workers = inner.max_workers
+        self.presign_limit = inner.presign_limit
         self.calls: Counter[str] = Counter()
         self.log: list[tuple[Operation, str]] = []
         self._lock = threading.Lock()
@@ -174,6 +175,14 @@ class FaultyBackend(StorageBackend):
     def local_path(self, location: str) -> Path | None:
         """Ask the inner backend; not counted."""
         return self.inner.local_path(location)
+
+    def presign_get(self, location: str, **request: Any) -> str:
+        """Ask the inner backend; not counted."""
+        return self.inner.presign_get(location, **request)
+
+    def public_address(self, location: str) -> str | None:
+        """Ask the inner backend; not counted."""
+        return self.inner.public_address(location)
 
     def clear_unfinished(self, older_than: timedelta) -> int:
         """Clear the inner backend."""

@@ -7,7 +7,8 @@ from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
-from typing import Any, Final
+from email.utils import format_datetime
+from typing import Any, Final, Literal
 from urllib.parse import quote, urlencode, urlsplit
 from uuid import uuid4
 
@@ -24,6 +25,7 @@ from granite_core.backends.base import (
 from granite_core.backends.s3.client import boto_errors, error_code, failure, http_status, make_client
 from granite_core.backends.s3.download import S3Reader
 from granite_core.backends.s3.parts import MAX_PART_BYTES, MIN_PART_BYTES, copy_ranges
+from granite_core.backends.s3.presign import LONGEST, bucket_address, object_address, sign, signing_key
 from granite_core.backends.s3.upload import S3Writer
 from granite_core.errors import (
     AccessDeniedError,
@@ -69,13 +71,20 @@ class S3StorageBackend(StorageBackend):
         delete_versions: Whether a delete in a versioned bucket removes every version. False leaves them to a lifecycle
             rule.
         max_workers: How many threads of an asynchronous manager may be in here at a time.
+        presign_endpoint_url: Address of the store as browsers see it, for presigned addresses, where that is another
+            than ``endpoint_url`` (``http://minio:9000`` among containers, ``https://files.example`` outside).
+        public_url: Address under which everybody may have the bucket's objects: a CDN before it, or the bucket itself
+            where it is public. ``https://cdn.example`` and the object's whole key, ``prefix`` and all.
 
     Raises:
         ConfigurationError: A value that cannot work.
     """
 
     backend_name = "s3"
-    capabilities = frozenset({Capability.ATOMIC_CREATE, Capability.SERVER_SIDE_COPY})
+    capabilities = frozenset({Capability.ATOMIC_CREATE, Capability.PRESIGNED_GET, Capability.SERVER_SIDE_COPY})
+
+    presign_limit = LONGEST
+    """How long an address of ``presign_get`` may be good: seven days, and never longer than temporary credentials."""
 
     copy_limit: int = MAX_PART_BYTES
     """Bytes up to which one request copies an object (S3 API, "CopyObject")."""
@@ -93,6 +102,8 @@ class S3StorageBackend(StorageBackend):
         atomic_create: bool = True,
         delete_versions: bool = True,
         max_workers: int = 16,
+        presign_endpoint_url: str | None = None,
+        public_url: str | None = None,
     ) -> None:
         if not MIN_PART_BYTES <= part_size <= MAX_PART_BYTES:
             raise ConfigurationError("part_size must be between 5 MiB and 5 GiB", value=part_size)
@@ -112,12 +123,14 @@ class S3StorageBackend(StorageBackend):
         self.atomic_create = atomic_create
         self.delete_versions = delete_versions
         self.max_workers = max_workers
-        if not atomic_create:
-            self.capabilities = type(self).capabilities - {Capability.ATOMIC_CREATE}
         self._given_client = client
         self._endpoint_url = endpoint_url
         self._region = region
         self._extra = dict(extra_put_kwargs or {})
+        self._presign_endpoint_url = _web_address("presign_endpoint_url", presign_endpoint_url)
+        self._public_url = _web_address("public_url", public_url)
+        self._bucket_address: str | None = None
+        self.capabilities = self._claims()
         self._made_client: tuple[int, Any] | None = None
         self._made_pool: tuple[int, ThreadPoolExecutor] | None = None
 
@@ -253,6 +266,44 @@ class S3StorageBackend(StorageBackend):
                 self._head(source)  # absent, most likely
             raise failure(error, "copy", source) from error
 
+    def presign_get(
+        self,
+        location: str,
+        *,
+        starts: datetime,
+        expires_in: timedelta,
+        method: Literal["GET", "HEAD"] = "GET",
+        content_type: str | None = None,
+        content_disposition: str | None = None,
+        cache_control: str | None = None,
+    ) -> str:
+        """Sign an address of the object, as Signature Version 4 has it."""
+        if Capability.PRESIGNED_GET not in self.capabilities:
+            return super().presign_get(location, starts=starts, expires_in=expires_in)
+        split_key(location)
+        if self._bucket_address is None:
+            self._bucket_address = bucket_address(self.client, self.bucket, self._presign_endpoint_url)
+        asked = {
+            "response-content-type": content_type,
+            "response-content-disposition": content_disposition,
+            "response-cache-control": cache_control,
+            "response-expires": format_datetime((starts + expires_in).astimezone(UTC), usegmt=True),
+            "x-amz-request-payer": self._extra.get("RequestPayer"),
+        }
+        return sign(
+            object_address(self._bucket_address, self.prefix + location),
+            {name: value for name, value in asked.items() if value is not None},
+            signing_key(self.client),
+            method=method,
+            starts=starts,
+            expires_in=expires_in,
+        )
+
+    def public_address(self, location: str) -> str | None:
+        """Return the object's address under ``public_url``."""
+        split_key(location)
+        return self._public_url and object_address(f"{self._public_url}/", self.prefix + location)
+
     def clear_unfinished(self, older_than: timedelta) -> int:
         """Abort multipart uploads under the prefix into which nothing has come for that long."""
         before, cleared = datetime.now(UTC) - older_than, 0
@@ -293,6 +344,18 @@ class S3StorageBackend(StorageBackend):
 
     def __repr__(self) -> str:
         return f"<S3StorageBackend {self.bucket!r} {self.prefix!r}>"
+
+    def _claims(self) -> frozenset[Capability]:
+        claimed = set(type(self).capabilities)
+        if not self.atomic_create:
+            claimed.discard(Capability.ATOMIC_CREATE)
+        # A customer's key would have to be sent by the browser. Access points and directory buckets are signed for in
+        # ways of their own.
+        if "SSECustomerKey" in self._extra or self.bucket.startswith("arn:") or self.bucket.endswith("--x-s3"):
+            claimed.discard(Capability.PRESIGNED_GET)
+        if self._public_url is not None:
+            claimed.add(Capability.PUBLIC_ADDRESS)
+        return frozenset(claimed)
 
     # -- for writers and readers ---------------------------------------------------------------------------------------
 
@@ -418,6 +481,15 @@ def _knows_conditional_writes(client: Any) -> bool:
         "IfNoneMatch" in model.operation_model(name).input_shape.members
         for name in ("PutObject", "CompleteMultipartUpload")
     )
+
+
+def _web_address(name: str, address: str | None) -> str | None:
+    if address is None:
+        return None
+    parts = urlsplit(address)
+    if parts.scheme not in ("http", "https") or not parts.netloc or parts.query or parts.fragment:
+        raise ConfigurationError(f"{name} is an address such as https://files.example, not {address!r}", value=address)
+    return address.rstrip("/")
 
 
 def _is_object_key(key: str) -> bool:

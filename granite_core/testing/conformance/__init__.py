@@ -14,6 +14,7 @@ named in ``deviations`` with its reason, and then the test must fail.
 from __future__ import annotations
 
 from granite_core.testing.conformance.derived import DerivedTests
+from granite_core.testing.conformance.linking import LinkingTests
 from granite_core.testing.conformance.listing import ListingTests
 from granite_core.testing.conformance.reading import ReadingTests
 from granite_core.testing.conformance.writing import WritingTests
@@ -21,7 +22,7 @@ from granite_core.testing.conformance.writing import WritingTests
 __all__ = ["BackendConformance"]
 
 
-class BackendConformance(WritingTests, ReadingTests, ListingTests, DerivedTests):
+class BackendConformance(WritingTests, ReadingTests, ListingTests, LinkingTests, DerivedTests):
     """Subclass it under a name that begins with ``Test``, and give it a fixture ``backend``: a new, empty one.
 
     Attributes:
