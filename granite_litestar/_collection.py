@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from litestar.plugins import InitPlugin
 from sqlalchemy import MetaData
@@ -18,7 +18,12 @@ if TYPE_CHECKING:
     from litestar import Litestar
     from litestar.config.app import AppConfig
 
-__all__ = ["CollectionPlugin", "alchemy_configs"]
+__all__ = ["NO_DATABASE", "CollectionPlugin", "alchemy_configs", "find_databases"]
+
+NO_DATABASE: Final = (
+    "the collector needs a database: add SQLAlchemyPlugin to the application, or give engines= in GraniteConfig, or "
+    "gc=None where another process collects"
+)
 
 
 class CollectionPlugin(InitPlugin):
@@ -43,7 +48,7 @@ class CollectionPlugin(InitPlugin):
         self._manager = manager
         self._config = config
         self._engines = engines
-        self._metadatas = [each for each in metadatas if file_columns(each)]
+        self._metadatas = metadatas
         self._started = started
 
     def on_app_init(self, app_config: AppConfig) -> AppConfig:
@@ -56,31 +61,44 @@ class CollectionPlugin(InitPlugin):
 
     @asynccontextmanager
     async def _lifespan(self, app: Litestar) -> AsyncIterator[None]:
-        databases = self._databases(list(alchemy_configs(list(app.plugins))))
+        databases = find_databases(self._engines, self._metadatas, list(alchemy_configs(list(app.plugins))))
         async with CollectorRunner(Collector(self._manager, SQLAlchemyLedger(databases), self._config)) as runner:
             self._started(runner)
             yield
 
-    def _databases(self, configs: Sequence[Any]) -> list[tuple[Any, MetaData]]:
-        """Every engine with the metadata of its models."""
-        if self._engines:
-            pairs = [each if isinstance(each, tuple) else (each, None) for each in self._engines]
-            return [
-                (engine, metadata)
-                for engine, only in pairs
-                for metadata in ([only] if only is not None else self._metadatas)
-            ]
-        if len(configs) == 1:
-            return [(configs[0].get_engine(), metadata) for metadata in self._metadatas or [configs[0].metadata]]
-        known = [each.metadata for each in configs]
-        for metadata in self._metadatas:
-            if not any(metadata is each for each in known):
-                tables = ", ".join(sorted({column.table.name for column in file_columns(metadata)}))
-                raise ConfigurationError(
-                    f"which of the {len(configs)} databases holds {tables}? Set metadata= in its configuration of "
-                    "SQLAlchemyPlugin, or engines=[(engine, Base.metadata)] in GraniteConfig"
-                )
-        return [(each.get_engine(), each.metadata) for each in configs]
+
+def find_databases(
+    engines: Sequence[Any], metadatas: Sequence[MetaData], configs: Sequence[Any]
+) -> list[tuple[Any, MetaData]]:
+    """Return every engine with the metadata of its models.
+
+    Args:
+        engines: Those of ``GraniteConfig``; they go before those of ``configs``.
+        metadatas: Where file fields are declared.
+        configs: The configurations of ``SQLAlchemyPlugin``.
+
+    Raises:
+        ConfigurationError: There is no engine, or it cannot be told which one holds what.
+    """
+    metadatas = [each for each in metadatas if file_columns(each)]
+    if engines:
+        pairs = [each if isinstance(each, tuple) else (each, None) for each in engines]
+        return [
+            (engine, metadata) for engine, only in pairs for metadata in ([only] if only is not None else metadatas)
+        ]
+    if not configs:
+        raise ConfigurationError(NO_DATABASE)
+    if len(configs) == 1:
+        return [(configs[0].get_engine(), metadata) for metadata in metadatas or [configs[0].metadata]]
+    known = [each.metadata for each in configs]
+    for metadata in metadatas:
+        if not any(metadata is each for each in known):
+            tables = ", ".join(sorted({column.table.name for column in file_columns(metadata)}))
+            raise ConfigurationError(
+                f"which of the {len(configs)} databases holds {tables}? Set metadata= in its configuration of "
+                "SQLAlchemyPlugin, or engines=[(engine, Base.metadata)] in GraniteConfig"
+            )
+    return [(each.get_engine(), each.metadata) for each in configs]
 
 
 def alchemy_configs(plugins: Sequence[Any]) -> Iterator[Any]:

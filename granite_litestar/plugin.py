@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from litestar.dto import dto_field
-from litestar.plugins import InitPlugin, ReceiveRoutePlugin
+from litestar.plugins import CLIPlugin, InitPlugin, ReceiveRoutePlugin
 from sqlalchemy import inspect
 
 from granite_core import (
@@ -18,8 +18,9 @@ from granite_core import (
     StorageManager,
     StoredObjectRef,
 )
-from granite_core.integrations.sqlalchemy import file_columns
-from granite_litestar._collection import CollectionPlugin, alchemy_configs
+from granite_core.gc import Collector
+from granite_core.integrations.sqlalchemy import SQLAlchemyLedger, file_columns
+from granite_litestar._collection import NO_DATABASE, CollectionPlugin, alchemy_configs, find_databases
 from granite_litestar._middleware import compression_opt_key, exempt_from_compression, expose_headers, mark_downloads
 from granite_litestar._openapi_uploads import FileSchemaPlugin, file_view
 from granite_litestar._state import MANAGER_STATE_KEY
@@ -31,6 +32,8 @@ from granite_litestar.forms import StreamingUploads
 from granite_litestar.upload_routes import build_upload_handlers
 
 if TYPE_CHECKING:
+    from click import Group
+    from litestar import Litestar
     from litestar.config.app import AppConfig
     from litestar.routes import BaseRoute
     from sqlalchemy import MetaData
@@ -42,8 +45,8 @@ __all__ = ["GranitePlugin"]
 logger = logging.getLogger("granite")
 
 
-class GranitePlugin(InitPlugin, ReceiveRoutePlugin):
-    """Gives a Litestar application its files: managers, uploads, downloads, and the collector.
+class GranitePlugin(InitPlugin, ReceiveRoutePlugin, CLIPlugin):
+    """Gives a Litestar application its files: managers, uploads, downloads, the collector, ``litestar granite …``.
 
     Works beside advanced-alchemy's ``SQLAlchemyPlugin``, in either order.
 
@@ -57,6 +60,7 @@ class GranitePlugin(InitPlugin, ReceiveRoutePlugin):
         self.runner: CollectorRunner | None = None
         """Runs the collector while the application lives; None before, and where it does not collect."""
         self._compression_opt_key = ""
+        self._found: Sequence[MetaData] = ()
 
     def on_app_init(self, app_config: AppConfig) -> AppConfig:
         """Set everything up; what the application has configured itself is kept.
@@ -67,7 +71,7 @@ class GranitePlugin(InitPlugin, ReceiveRoutePlugin):
         config = self.config
         if sum(isinstance(plugin, GranitePlugin) for plugin in app_config.plugins) > 1:
             raise ConfigurationError("GranitePlugin is among the plugins twice: one manager can have many policies")
-        metadatas = self._metadatas(app_config)
+        metadatas = self._found = self._metadatas(app_config)
         _check_fields(metadatas, config.manager)
         config.manager.register(*metadatas)
         _protect_columns(metadatas)
@@ -105,6 +109,23 @@ class GranitePlugin(InitPlugin, ReceiveRoutePlugin):
         except StorageError as error:
             logger.error("a storage backend could not be checked: %s", error)  # noqa: TRY400 - no stack needed
 
+    def on_cli_init(self, cli: Group) -> None:
+        """Add ``litestar granite``."""
+        from granite_litestar.cli import granite_group
+
+        cli.add_command(granite_group)
+
+    def make_collector(self, app: Litestar) -> Collector:
+        """Return a collector over the same databases and stores as the running application's.
+
+        For commands, scripts and jobs. It works whatever ``GraniteConfig(gc=…)`` says; with None it has the defaults.
+
+        Raises:
+            ConfigurationError: There is no database, or it cannot be told which one holds what.
+        """
+        databases = find_databases(self.config.engines, self._found, list(alchemy_configs(list(app.plugins))))
+        return Collector(self.config.manager, SQLAlchemyLedger(databases), self.config.gc)
+
     def receive_route(self, route: BaseRoute) -> None:
         """Keep compression off the application's own handlers that answer with files."""
         mark_downloads(route, self._compression_opt_key)
@@ -120,10 +141,7 @@ class GranitePlugin(InitPlugin, ReceiveRoutePlugin):
 
             app_config.plugins.append(CollectionPlugin(self.config.manager, gc, engines, metadatas, started))
         elif gc is not DEFAULT_GC:
-            raise ConfigurationError(
-                "the collector needs a database: add SQLAlchemyPlugin to the application, or give engines= in "
-                "GraniteConfig, or gc=None where another process collects"
-            )
+            raise ConfigurationError(NO_DATABASE)
 
     def _metadatas(self, app_config: AppConfig) -> list[MetaData]:
         """Every metadata whose file fields are this manager's, each once."""

@@ -338,6 +338,10 @@ class Ledger(Protocol):
         """Run a collector's whole run for an asynchronous caller; when that is cancelled, stop it and join it."""
         ...
 
+    def close(self) -> None:
+        """Close the connections that nobody uses, for a program that ends; called inside ``run`` or ``arun``."""
+        ...
+
 
 def chunks(items: Iterable[T], size: int) -> Iterable[list[T]]:
     """Yield lists of at most ``size`` items."""

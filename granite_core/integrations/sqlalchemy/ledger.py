@@ -347,6 +347,11 @@ class SQLAlchemyLedger(Survey):
             return await joined(asyncio.ensure_future(greenlet_spawn(call)), stop.set)
         return await in_thread(call, stop.set)
 
+    def close(self) -> None:
+        """Close the connections that nobody uses."""
+        for each in self._all:
+            each.engine.dispose()
+
     # -- small things --------------------------------------------------------------------------------------------------
 
     @property

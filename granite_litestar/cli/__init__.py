@@ -1,0 +1,18 @@
+"""``litestar granite …``: what an operator does with the store. Click and rich are imported here only."""
+
+from __future__ import annotations
+
+import rich_click
+
+from granite_litestar.cli._collect import adopt, reconcile, status, sweep
+
+__all__ = ["granite_group"]
+
+
+@rich_click.group("granite")
+def granite_group() -> None:
+    """Look after an application's files: collect, verify, look, mend."""
+
+
+for each in (adopt, reconcile, status, sweep):
+    granite_group.add_command(each)
