@@ -109,6 +109,7 @@ class AsyncStorageManager:
         entity_id: object = None,
         field_name: str | None = None,
         extra: Mapping[str, Any] | None = None,
+        context: Mapping[str, str] | None = None,
     ) -> AsyncStagedWrite:
         """Begin to store an object piece by piece; see ``StorageManager.stage``. No I/O, so nothing to await."""
         return AsyncStagedWrite(
@@ -123,6 +124,7 @@ class AsyncStorageManager:
                 entity_id=entity_id,
                 field_name=field_name,
                 extra=extra,
+                context=context,
             )
         )
 
@@ -137,6 +139,7 @@ class AsyncStorageManager:
         content_type: str | None = None,
         original_filename: str | None = None,
         extra: Mapping[str, Any] | None = None,
+        context: Mapping[str, str] | None = None,
     ) -> StagedFile:
         """Store bytes and return their ref; see ``StorageManager.put_bytes``."""
         put = partial(
@@ -149,6 +152,7 @@ class AsyncStorageManager:
             content_type=content_type,
             original_filename=original_filename,
             extra=extra,
+            context=context,
         )
         return await self.put_by(storage_key, put)
 
@@ -163,6 +167,7 @@ class AsyncStorageManager:
         content_type: str | None = None,
         original_filename: str | None = None,
         extra: Mapping[str, Any] | None = None,
+        context: Mapping[str, str] | None = None,
     ) -> StagedFile:
         """Store a stream and return its ref; see ``StorageManager.put_stream``.
 
@@ -180,6 +185,7 @@ class AsyncStorageManager:
                 content_type=content_type,
                 original_filename=original_filename,
                 extra=extra,
+                context=context,
             )
             return await self.put_by(storage_key, put)
         async with self.stage(
@@ -190,6 +196,7 @@ class AsyncStorageManager:
             entity_id=entity_id,
             field_name=field_name,
             extra=extra,
+            context=context,
         ) as write:
             async for data in pull:
                 await write.write(data)
@@ -207,9 +214,12 @@ class AsyncStorageManager:
         backend = self.sync.get_backend_for_policy(storage_key)
         return await _hop_or_undo(backend, put, StagedFile.discard)
 
-    async def copy(self, ref: StoredObjectRef, storage_key: str | None = None) -> StagedFile:
+    async def copy(
+        self, ref: StoredObjectRef, storage_key: str | None = None, *, context: Mapping[str, str] | None = None
+    ) -> StagedFile:
         """Store the same content again under a new key; see ``StorageManager.copy``."""
-        return await self.put_by(storage_key or ref.storage_key, partial(self.sync.copy, ref, storage_key))
+        copy = partial(self.sync.copy, ref, storage_key, context=context)
+        return await self.put_by(storage_key or ref.storage_key, copy)
 
     async def get(self, ref: StoredObjectRef) -> bytes:
         """Return the whole content; see ``StorageManager.get``."""

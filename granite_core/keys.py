@@ -5,12 +5,16 @@ from __future__ import annotations
 import base64
 import re
 import secrets
+import string
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Final
 
-from granite_core.errors import InvalidKeyError
+from granite_core.errors import ConfigurationError, InvalidKeyError
 
 __all__ = [
     "RESERVED_PREFIX",
+    "KeyTemplate",
     "build_key",
     "clean_segment",
     "is_granite_storage_key",
@@ -72,11 +76,12 @@ def build_key(
     entity_id: str | None = None,
     field_name: str | None = None,
     suffix: str = "",
+    folders: str | None = None,
 ) -> str:
     """Build an object key.
 
     ``{prefix}/{model_name}/{entity_id}/{field_name}/{unique}{suffix}`` where the entity is known,
-    ``{prefix}/_/{unique}{suffix}`` where it is not.
+    ``{prefix}/_/{unique}{suffix}`` where it is not; ``{prefix}/{folders}/{unique}{suffix}`` where there are folders.
 
     Args:
         unique: The random part; see ``unique_part``.
@@ -85,6 +90,7 @@ def build_key(
         entity_id: Primary key of the row as text, where known.
         field_name: Name of the field, where known.
         suffix: A suffix as ``suffix_of`` returns it.
+        folders: What a ``KeyTemplate`` makes, in place of the entity.
 
     Raises:
         InvalidKeyError: A piece would leave its place (traversal), is reserved, or the key is too long.
@@ -93,8 +99,8 @@ def build_key(
     for piece in entity:
         if "/" in piece:
             raise InvalidKeyError(f"a key segment must not hold a slash: {piece!r}", value=piece)
-    head = [*(prefix.strip("/").split("/") if prefix and prefix.strip("/") else []), *(entity or ["_"])]
-    key = "/".join([*head, f"{unique}{suffix}"])
+    head = [*(prefix.strip("/").split("/") if prefix and prefix.strip("/") else [])]
+    key = "/".join([*head, *([folders] if folders else entity or ["_"]), f"{unique}{suffix}"])
     validate_key(key)
     return key
 
@@ -102,6 +108,65 @@ def build_key(
 def is_granite_storage_key(key: str) -> bool:
     """Tell whether granite-storage 0.1 made the key: ``…/{entity}-{8 hex digits}{suffix}``, which no key of ours is."""
     return _GRANITE_STORAGE.search(key) is not None
+
+
+@dataclass(frozen=True, slots=True)
+class KeyTemplate:
+    """The folders of a policy's keys, with names to be filled in: ``{tenant}/{model_name}``.
+
+    Args:
+        text: Folders, separated by slashes; in braces the names of values.
+
+    Raises:
+        ConfigurationError: It is no template, or its own text is no safe key.
+    """
+
+    text: str
+    names: tuple[str, ...] = field(init=False)
+
+    def __post_init__(self) -> None:
+        try:
+            pieces = [*string.Formatter().parse(self.text)]
+        except ValueError as error:
+            raise ConfigurationError(f"key_template {self.text!r}: {error}", value=self.text) from None
+        names = [name for _, name, _, _ in pieces if name is not None]
+        if any(spec or conversion for _, _, spec, conversion in pieces) or not all(map(str.isidentifier, names)):
+            raise ConfigurationError(f"key_template {self.text!r}: only plain names may be in braces", value=self.text)
+        object.__setattr__(self, "names", tuple(dict.fromkeys(names)))
+        try:
+            validate_key(self.text.format(**dict.fromkeys(names, "x")))
+        except InvalidKeyError as error:
+            raise ConfigurationError(f"key_template {self.text!r}: {error}", value=self.text) from None
+
+    def fill(self, values: Mapping[str, object]) -> str:
+        """Return the folders. Each value becomes a part of one segment, whatever is in it.
+
+        Args:
+            values: A value for each name; None is no value.
+
+        Raises:
+            ConfigurationError: A name has no value.
+            InvalidKeyError: A value is empty or too long.
+        """
+        cleaned = {}
+        for name in self.names:
+            if (value := values.get(name)) is None:
+                raise ConfigurationError(
+                    f"key_template {self.text!r} needs a value for {name!r}: give it with context={{{name!r}: …}}",
+                    operation="put",
+                    field=name,
+                    value=self.text,
+                )
+            try:
+                cleaned[name] = clean_segment(value)
+            except InvalidKeyError as error:
+                raise InvalidKeyError(
+                    f"key_template {self.text!r}: {name!r} is {value!r}, which is no part of a key: {error}",
+                    operation="put",
+                    field=name,
+                    value=value,
+                ) from error
+        return self.text.format(**cleaned)
 
 
 def is_reserved(key: str) -> bool:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, BinaryIO, Final
 
 from granite_core.backends.base import Capability, ObjectStat, ReadableStream, StorageBackend
 from granite_core.errors import ChecksumMismatchError, ConfigurationError
-from granite_core.keys import build_key, is_granite_storage_key, suffix_of, unique_part
+from granite_core.keys import is_granite_storage_key, suffix_of, unique_part
 from granite_core.media import clean_content_type, clean_filename
 from granite_core.policies import StoragePolicy
 from granite_core.refs import StagedFile, StoredObjectRef
@@ -199,6 +199,7 @@ class StorageManager:
         entity_id: object = None,
         field_name: str | None = None,
         extra: Mapping[str, Any] | None = None,
+        context: Mapping[str, str] | None = None,
     ) -> StagedWrite:
         """Begin to store an object piece by piece. No I/O happens yet.
 
@@ -213,9 +214,10 @@ class StorageManager:
             entity_id: Primary key of the row, where known: as text a part of the key.
             field_name: Name of the field, where known: a part of the key.
             extra: Metadata of the caller's own, JSON-compatible, for the ref.
+            context: Values for the names in the policy's ``key_template``: ``{"tenant": "acme"}``.
 
         Raises:
-            ConfigurationError: There is no such policy.
+            ConfigurationError: There is no such policy, or a name in its ``key_template`` has no value.
             ContentTooLargeError: The announced length is over the limit.
             InvalidKeyError: A part of the key is no safe one.
             TypeError: ``extra`` is not JSON-compatible.
@@ -224,13 +226,13 @@ class StorageManager:
         if expected_size is not None:
             policy.check_size(expected_size, field=field)
         name = clean_filename(filename)
-        location = build_key(
+        location = policy.new_key(
             unique_part(),
-            prefix=policy.key_prefix,
+            suffix=suffix_of(name),
+            context=context,
             model_name=model_name,
             entity_id=None if entity_id is None else str(entity_id),
             field_name=field_name,
-            suffix=suffix_of(name),
         )
         return StagedWrite(
             policy,
@@ -257,6 +259,7 @@ class StorageManager:
         content_type: str | None = None,
         original_filename: str | None = None,
         extra: Mapping[str, Any] | None = None,
+        context: Mapping[str, str] | None = None,
     ) -> StagedFile:
         """Store bytes and return their ref.
 
@@ -275,6 +278,7 @@ class StorageManager:
             entity_id=entity_id,
             field_name=field_name,
             extra=extra,
+            context=context,
         ) as write:
             write.write(content)
             return write.commit()
@@ -290,6 +294,7 @@ class StorageManager:
         content_type: str | None = None,
         original_filename: str | None = None,
         extra: Mapping[str, Any] | None = None,
+        context: Mapping[str, str] | None = None,
     ) -> StagedFile:
         """Store a stream, from where it stands to its end, and return its ref.
 
@@ -309,6 +314,7 @@ class StorageManager:
             entity_id=entity_id,
             field_name=field_name,
             extra=extra,
+            context=context,
         ) as write:
             while data := stream.read(READ_BYTES):
                 if isinstance(data, str):
@@ -316,12 +322,15 @@ class StorageManager:
                 write.write(data)
             return write.commit()
 
-    def copy(self, ref: StoredObjectRef, storage_key: str | None = None) -> StagedFile:
+    def copy(
+        self, ref: StoredObjectRef, storage_key: str | None = None, *, context: Mapping[str, str] | None = None
+    ) -> StagedFile:
         """Store the same content again under a new key, by the store itself where it can.
 
         Args:
             ref: What to copy.
             storage_key: Policy of the copy; that of ``ref`` where absent.
+            context: Values for the names in the policy's ``key_template``.
 
         Raises:
             ObjectNotFoundError: The object is gone.
@@ -339,6 +348,7 @@ class StorageManager:
                     content_type=ref.content_type,
                     expected_size=ref.size,
                     checksum=ref.checksum or None,
+                    context=context,
                 ) as write,
                 source.open_reader(ref.location) as reader,
             ):
@@ -347,7 +357,7 @@ class StorageManager:
                 return write.commit()
         policy.check_size(ref.size)
         policy.check_type(ref.content_type or "application/octet-stream")
-        location = build_key(unique_part(), prefix=policy.key_prefix, suffix=suffix_of(ref.original_filename))
+        location = policy.new_key(unique_part(), suffix=suffix_of(ref.original_filename), context=context)
         created_at = self.now()
         source.copy(ref.location, location, options=policy.store)
         copy = make_staged(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import KW_ONLY, dataclass
 from typing import Literal
 
@@ -12,7 +12,7 @@ from granite_core.errors import (
     ContentTypeMismatchError,
     ContentTypeNotAllowedError,
 )
-from granite_core.keys import build_key
+from granite_core.keys import KeyTemplate, build_key
 from granite_core.media import TypeJudgement, matches_type
 from granite_core.options import NO_OPTIONS, WriteOptions
 
@@ -36,6 +36,9 @@ class StoragePolicy:
         store: What to ask of the backend beside keeping the bytes.
         mismatch: What becomes of a file whose name, or whose sender, says it is of one type while its bytes show
             another: ``"detect"`` stores it as what the bytes show, ``"refuse"`` refuses it.
+        key_template: Folders of the keys below ``key_prefix``, in place of model, row and field; names in braces are
+            filled in from the ``context`` that is given when a file is stored, and from ``model_name``, ``entity_id``
+            and ``field_name`` where they are known. A random name and the suffix always follow.
 
     Raises:
         ConfigurationError: A value that cannot work.
@@ -52,6 +55,7 @@ class StoragePolicy:
 
     # What is accepted, and what becomes of it.
     mismatch: Literal["detect", "refuse"] = "detect"
+    key_template: str | None = None
 
     def __post_init__(self) -> None:
         if not self.storage_key:
@@ -72,6 +76,39 @@ class StoragePolicy:
             )
         if self.key_prefix:
             build_key("x", prefix=self.key_prefix)
+        if self.key_template is not None:
+            KeyTemplate(self.key_template)
+
+    def new_key(
+        self,
+        unique: str,
+        *,
+        suffix: str = "",
+        context: Mapping[str, object] | None = None,
+        model_name: str | None = None,
+        entity_id: str | None = None,
+        field_name: str | None = None,
+    ) -> str:
+        """Return the key of a new object of this slot.
+
+        Args:
+            unique: The random part; see ``keys.unique_part``.
+            suffix: A suffix as ``keys.suffix_of`` returns it.
+            context: Values for the names in ``key_template``; what follows is used before it.
+            model_name: Name of the model, where known.
+            entity_id: Primary key of the row as text, where known.
+            field_name: Name of the field, where known.
+
+        Raises:
+            ConfigurationError: A name in ``key_template`` has no value.
+            InvalidKeyError: A piece is no safe part of a key.
+        """
+        parts = {"model_name": model_name, "entity_id": entity_id, "field_name": field_name}
+        if self.key_template is None:
+            return build_key(unique, prefix=self.key_prefix, suffix=suffix, **parts)
+        known = {name: value for name, value in parts.items() if value is not None}
+        folders = KeyTemplate(self.key_template).fill({**(context or {}), **known})
+        return build_key(unique, prefix=self.key_prefix, suffix=suffix, folders=folders)
 
     def check_size(self, size: int, *, field: str | None = None) -> None:
         """Refuse a size, in bytes, over the limit.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final, Protocol, TypeAlias, cast, runtime_checkable
@@ -87,12 +87,19 @@ class Source:
 class UnsavedFile:
     """Content assigned to a file field and not stored yet: the flush stores it and puts a ref in its place."""
 
-    __slots__ = ("content_type", "original_filename", "source", "stored")
+    __slots__ = ("content_type", "context", "original_filename", "source", "stored")
 
-    def __init__(self, source: Source, filename: str | None, content_type: str | None) -> None:
+    def __init__(
+        self,
+        source: Source,
+        filename: str | None,
+        content_type: str | None,
+        context: Mapping[str, str] | None = None,
+    ) -> None:
         self.source = source
         self.original_filename = filename
         self.content_type = content_type
+        self.context = dict(context or {})
         self.stored: dict[tuple[object, str], StagedFile] = {}
         """What a flush stored it as, by manager and policy; used again where that flush was rolled back."""
 
@@ -100,7 +107,13 @@ class UnsavedFile:
         return f"<unsaved file {self.original_filename!r}>"
 
 
-def unsaved(content: SourceInput, *, filename: str | None = None, content_type: str | None = None) -> StoredObjectRef:
+def unsaved(
+    content: SourceInput,
+    *,
+    filename: str | None = None,
+    content_type: str | None = None,
+    context: Mapping[str, str] | None = None,
+) -> StoredObjectRef:
     """Wrap content that code produces, to be assigned to a file field or put into a list of files.
 
     It is stored when the session flushes, before the row is written. A seekable stream is stored from its beginning.
@@ -109,6 +122,7 @@ def unsaved(content: SourceInput, *, filename: str | None = None, content_type: 
         content: Bytes, a path, a binary stream (not closed) or an upload.
         filename: Name to keep; where absent, that of the path or upload.
         content_type: Media type to believe where the bytes do not show one.
+        context: Values for the names in the policy's ``key_template``; those of model, row and field are known.
 
     Returns:
         A stand-in, typed as what the field holds after the flush.
@@ -122,4 +136,4 @@ def unsaved(content: SourceInput, *, filename: str | None = None, content_type: 
         else:
             claimed = getattr(content, "filename", None)
             filename = claimed if isinstance(claimed, str) else None
-    return cast("StoredObjectRef", UnsavedFile(Source(content), filename, content_type))
+    return cast("StoredObjectRef", UnsavedFile(Source(content), filename, content_type, context))

@@ -9,8 +9,10 @@ its answer sent, whatever was staged and not used is let go.
 from __future__ import annotations
 
 import asyncio
+import inspect
 import logging
-from typing import TYPE_CHECKING, Any, Final, Protocol, cast
+from collections.abc import Awaitable, Callable, Mapping
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias, cast
 
 import anyio
 from litestar.enums import ScopeType
@@ -19,9 +21,11 @@ from granite_core import AsyncStagedWrite, AsyncStorageManager, ContentTooLargeE
 from granite_litestar.exceptions import MalformedBodyError, UnsupportedBodyError, UploadInterruptedError
 
 if TYPE_CHECKING:
+    from litestar.connection import ASGIConnection
+    from litestar.handlers import HTTPRouteHandler
     from litestar.types import ASGIApp, HTTPReceiveMessage, HTTPScope, Receive, Scope, Send
 
-__all__ = ["PLAN_KEY", "BodyPlan", "FileSink", "UploadMiddleware", "UploadRequest", "upload_of"]
+__all__ = ["PLAN_KEY", "BodyPlan", "FileSink", "UploadContext", "UploadMiddleware", "UploadRequest", "upload_of"]
 
 logger = logging.getLogger("granite")
 
@@ -29,6 +33,11 @@ PLAN_KEY: Final = "granite_body_plan"
 """Where a handler's ``opt`` holds what to do with its body."""
 
 _STATE_KEY: Final = "_granite_upload"
+
+UploadContext: TypeAlias = (
+    "Callable[[ASGIConnection[Any, Any, Any, Any]], Mapping[str, str] | Awaitable[Mapping[str, str]]]"
+)
+"""Gives values for the names in policies' ``key_template``, by an upload's connection."""
 
 
 class BodyPlan(Protocol):
@@ -56,10 +65,17 @@ class UploadRequest:
         scope: The connection.
         receive: The server's ``receive``.
         warned: Names of the handlers that were warned of already.
+        find_context: Gives the request's ``context``.
     """
 
     def __init__(
-        self, plan: BodyPlan, manager: AsyncStorageManager, scope: HTTPScope, receive: Receive, warned: set[str]
+        self,
+        plan: BodyPlan,
+        manager: AsyncStorageManager,
+        scope: HTTPScope,
+        receive: Receive,
+        warned: set[str],
+        find_context: UploadContext | None = None,
     ) -> None:
         self.plan: Final = plan
         self.manager: Final = manager
@@ -67,6 +83,9 @@ class UploadRequest:
         self.headers: Final = _headers(scope)
         self.result: Any = None
         """What the body became; set by the plan."""
+        self.context: Mapping[str, str] = {}
+        """Values for the names in policies' ``key_template``; known before the first byte is read."""
+        self._find_context = find_context
         self._receive = receive
         self._warned = warned
         self._lock = asyncio.Lock()
@@ -89,6 +108,7 @@ class UploadRequest:
         try:
             self._refuse_early()
             self._warn_of_open_sessions()
+            await self._take_context()
             stand_in = await self.plan.read(self)
         except BaseException as error:
             # Whoever reads again learns the same: half a body must never pass for a whole one.
@@ -96,6 +116,12 @@ class UploadRequest:
             raise
         self._read = True
         return stand_in
+
+    async def _take_context(self) -> None:
+        if self._find_context is not None:
+            handler = cast("HTTPRouteHandler", self.scope["route_handler"])
+            found = self._find_context(handler.resolve_request_class()(self.scope))
+            self.context = await found if inspect.isawaitable(found) else found
 
     def _refuse_early(self) -> None:
         """Refuse what the head of the request shows already, before a byte is asked for (and 100-continue sent)."""
@@ -221,6 +247,7 @@ class FileSink:
             field=field,
             expected_size=expected_size,
             checksum=checksum,
+            context=upload.context,
         )
 
     async def write(self, data: bytes) -> None:
@@ -245,22 +272,24 @@ class UploadMiddleware:
 
     Args:
         manager: Stores the files.
+        context: Gives values for the names in policies' ``key_template``.
     """
 
-    def __init__(self, manager: AsyncStorageManager) -> None:
+    def __init__(self, manager: AsyncStorageManager, context: UploadContext | None = None) -> None:
         self._manager = manager
+        self._context = context
         self._warned: set[str] = set()
 
     def __call__(self, app: ASGIApp) -> ASGIApp:
         """Wrap an application."""
-        manager, warned = self._manager, self._warned
+        manager, warned, context = self._manager, self._warned, self._context
 
         async def middleware(scope: Scope, receive: Receive, send: Send) -> None:
             plan: BodyPlan | None = scope["route_handler"].opt.get(PLAN_KEY)
             if plan is None or scope["type"] != ScopeType.HTTP:
                 await app(scope, receive, send)
                 return
-            upload = UploadRequest(plan, manager, scope, receive, warned)
+            upload = UploadRequest(plan, manager, scope, receive, warned, context)
             scope["state"][_STATE_KEY] = upload
             try:
                 await app(scope, upload.receive, send)

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from sqlalchemy import Engine, MetaData
     from sqlalchemy.ext.asyncio import AsyncEngine
 
+    from granite_litestar._streaming import UploadContext
     from granite_litestar.downloads import FileRoute
     from granite_litestar.upload_routes import UploadRoute
 
@@ -40,6 +41,9 @@ class GraniteConfig:
         manager_dependency_key: Name under which handlers get the ``StorageManager``.
         async_manager_dependency_key: Name under which handlers get the ``AsyncStorageManager``.
         form_limits: What upload forms may cost beside their files.
+        context: Called with the connection of each upload, after its guards and before the first byte is read; returns
+            values for the names in policies' ``key_template``: ``{"tenant": …}``. Asynchronous, or quick: it is called
+            on the event loop. It may raise Litestar's ``HTTPException`` to refuse the upload.
 
     Raises:
         ConfigurationError: A value that cannot work.
@@ -54,6 +58,7 @@ class GraniteConfig:
     manager_dependency_key: str = "storage"
     async_manager_dependency_key: str = "files"
     form_limits: FormLimits = field(default_factory=FormLimits)
+    context: UploadContext | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.manager, StorageManager):

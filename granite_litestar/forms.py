@@ -26,7 +26,14 @@ from granite_core import AsyncStorageManager, ConfigurationError, StagedFile
 from granite_litestar._form_plan import FileField, FormDraft, FormPlan, Upload, UploadDTO, plan_form
 from granite_litestar._openapi_uploads import body_schema, describe_upload
 from granite_litestar._raw_body import RawBodyPlan, RawUpload, plan_raw_body
-from granite_litestar._streaming import PLAN_KEY, FileSink, UploadMiddleware, UploadRequest, upload_of
+from granite_litestar._streaming import (
+    PLAN_KEY,
+    FileSink,
+    UploadContext,
+    UploadMiddleware,
+    UploadRequest,
+    upload_of,
+)
 from granite_litestar.exceptions import FormValidationError, UnsupportedBodyError
 from granite_litestar.multipart import MAX_HEADER_BYTES, FormLimits, MultipartDecoder, PartHead, encode_text_parts
 
@@ -51,17 +58,21 @@ class StreamingUploads(ReceiveRoutePlugin, SerializationPlugin):
     Args:
         manager: Stores the files.
         limits: What forms may cost beside their files, where a form does not say.
+        context: Gives values for the names in policies' ``key_template``; see ``GraniteConfig``.
     """
 
-    def __init__(self, manager: AsyncStorageManager, limits: FormLimits | None = None) -> None:
+    def __init__(
+        self, manager: AsyncStorageManager, limits: FormLimits | None = None, context: UploadContext | None = None
+    ) -> None:
         self._manager = manager
+        self._context = context
         self._limits = limits or FormLimits()
         self._plans: dict[str, FormBodyPlan | RawBodyPlan] = {}
 
     def install(self, app_config: AppConfig) -> None:
         """Add this plugin and its middleware, outermost, to an application that is being made."""
         app_config.plugins.append(self)
-        app_config.middleware.insert(0, UploadMiddleware(self._manager))
+        app_config.middleware.insert(0, UploadMiddleware(self._manager, self._context))
 
     def receive_route(self, route: BaseRoute) -> None:
         """Plan the bodies of every handler of a route that takes uploads.

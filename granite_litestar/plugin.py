@@ -88,7 +88,7 @@ class GranitePlugin(InitPlugin, ReceiveRoutePlugin, CLIPlugin):
         for error, handler in exception_handlers().items():
             app_config.exception_handlers.setdefault(error, handler)
         app_config.plugins.append(FileSchemaPlugin())
-        StreamingUploads(self.manager, config.form_limits).install(app_config)
+        StreamingUploads(self.manager, config.form_limits, config.context).install(app_config)
 
         app_config.on_startup.append(self._check_backends)
         self._collect(app_config, metadatas)

@@ -36,12 +36,17 @@ def make_manager(backend: StorageBackend) -> AsyncStorageManager:
 
 
 def make_app(
-    manager: AsyncStorageManager, handlers: Sequence[Any], *, limits: FormLimits | None = None, **options: Any
+    manager: AsyncStorageManager,
+    handlers: Sequence[Any],
+    *,
+    limits: FormLimits | None = None,
+    context: Callable[[Any], Any] | None = None,
+    **options: Any,
 ) -> Litestar:
     """An application with the streaming uploads and nothing else of the plugin."""
 
     def install(config: AppConfig) -> AppConfig:
-        StreamingUploads(manager, limits).install(config)
+        StreamingUploads(manager, limits, context).install(config)
         config.exception_handlers = {**exception_handlers(), **config.exception_handlers}
         config.type_encoders = {StoredObjectRef: file_view, **(config.type_encoders or {})}
         config.plugins.append(FileSchemaPlugin())

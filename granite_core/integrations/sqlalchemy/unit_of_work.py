@@ -210,6 +210,7 @@ def _store(state: Transaction, target: object, each: Field, content: UnsavedFile
     if known is not None and is_fresh(known, manager):
         return known
     identity = _identity_text(target)
+    model_name = type(target).__name__.lower()
 
     def put() -> StagedFile:
         with (
@@ -219,9 +220,10 @@ def _store(state: Transaction, target: object, each: Field, content: UnsavedFile
                 filename=content.original_filename,
                 content_type=content.content_type,
                 field=each.key,
-                model_name=clean_segment(type(target).__name__.lower()) if identity else None,
+                model_name=clean_segment(model_name) if identity else None,
                 entity_id=identity,
                 field_name=clean_segment(each.key) if identity else None,
+                context={**content.context, "model_name": model_name, "field_name": each.key},
             ) as write,
         ):
             while data := stream.read(1024 * 1024):

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import io
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from granite_core import (
     AsyncStorageManager,
     ConfigurationError,
     ContentTypeMismatchError,
     ContentTypeNotAllowedError,
+    InvalidKeyError,
     MemoryStorageBackend,
     StorageManager,
     StoragePolicy,
 )
+from granite_core.keys import validate_key
 
 PNG = b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR" + bytes(20)
 
@@ -63,3 +68,74 @@ class TestTypes:
     def test_what_cannot_be_meant_is_refused_at_once(self) -> None:
         with pytest.raises(ConfigurationError):
             make_manager(mismatch="ignore")
+
+
+class TestKeys:
+    def test_a_template_names_the_folders(self) -> None:
+        manager, _ = make_manager(key_prefix="files", key_template="t-{tenant}/{model_name}")
+        acme = {"tenant": "acme", "unused": "x"}
+        ref = manager.put_bytes("files", "invoice", 7, "scan", content=b"x", original_filename="a.TXT", context=acme)
+        *folders, name = ref.location.split("/")
+        assert folders == ["files", "t-acme", "invoice"]
+        assert name.endswith(".txt")
+        assert len(name) == len(".txt") + 26
+
+    async def test_every_verb_takes_the_context(self) -> None:
+        manager, _ = make_manager(key_template="{tenant}")
+        aio, other = AsyncStorageManager(manager), {"tenant": "other"}
+        with manager.stage("files", context=other) as write:
+            refs = [write.commit()]
+        async with aio.stage("files", context=other) as awrite:
+            refs.append(await awrite.commit())
+
+        async def chunks() -> Any:
+            yield b"x"
+
+        refs += [
+            manager.put_stream("files", stream=io.BytesIO(b"x"), context=other),
+            manager.copy(refs[0], context=other),
+            await aio.put_bytes("files", content=b"x", context=other),
+            await aio.put_stream("files", stream=io.BytesIO(b"x"), context=other),
+            await aio.put_stream("files", stream=chunks(), context=other),
+            await aio.copy(refs[0], context=other),
+        ]
+        assert {ref.location.split("/")[0] for ref in refs} == {"other"}
+
+    def test_a_missing_name_is_named(self) -> None:
+        manager, store = make_manager(key_template="{tenant}/{model_name}")
+        with pytest.raises(
+            ConfigurationError, match=r"'\{tenant\}/\{model_name\}' needs a value for 'tenant'"
+        ) as caught:
+            manager.put_bytes("files", "invoice", content=b"x")
+        assert (caught.value.field, caught.value.value) == ("tenant", "{tenant}/{model_name}")
+        with pytest.raises(ConfigurationError, match="'model_name'"):
+            manager.put_bytes("files", content=b"x", context={"tenant": "acme"})
+        assert [*store.iter_locations()] == []
+
+    def test_an_empty_name_is_refused(self) -> None:
+        manager, _ = make_manager(key_template="{tenant}")
+        with pytest.raises(InvalidKeyError, match="'tenant' is ''"):
+            manager.put_bytes("files", content=b"x", context={"tenant": ""})
+
+    @given(st.text(min_size=1, max_size=20))
+    def test_no_value_leaves_its_segment(self, value: str) -> None:
+        policy = StoragePolicy("files", key_template="{tenant}/x")
+        key = policy.new_key("u", context={"tenant": value})
+        validate_key(key)
+        assert key.count("/") == 2
+        assert key.endswith("/x/u")
+
+    @pytest.mark.parametrize("tenant", ["..", ".granite", "a/../b", "\\", "a\x00b"])
+    def test_a_value_is_cleaned(self, tenant: str) -> None:
+        manager, _ = make_manager(key_template="{tenant}")
+        segments = manager.put_bytes("files", content=b"x", context={"tenant": tenant}).location.split("/")
+        assert len(segments) == 2
+        assert not segments[0].startswith(".")
+
+    @pytest.mark.parametrize(
+        "template",
+        ["{a", "{}", "{0}", "{a.id}", "{a[0]}", "{a!r}", "{a:>9}", "/{a}", "a//b", "../{a}", "", ".granite/{a}"],
+    )
+    def test_what_is_no_template_is_refused_at_once(self, template: str) -> None:
+        with pytest.raises(ConfigurationError, match="key_template"):
+            make_manager(key_template=template)

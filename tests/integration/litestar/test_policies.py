@@ -1,0 +1,120 @@
+"""What policies decide, over real requests: what is refused and how that is told, and where files go."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Annotated, Any
+
+import httpx
+import pytest
+from litestar import Request, post, put
+from litestar.connection import ASGIConnection
+from litestar.exceptions import NotAuthorizedException, PermissionDeniedException
+
+from granite_core import AsyncStorageManager, MemoryStorageBackend, StagedFile, StorageManager, StoragePolicy
+from granite_litestar import MultipartBody, RawUpload, Upload, UploadDTO
+from tests.support.upload_apps import Conversation, eventually, make_app, serve, stored
+
+PNG = b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR" + bytes(20)
+
+
+class Form(UploadDTO):
+    title: str
+    file: Annotated[StagedFile, Upload("files")]
+
+
+@post("/form")
+async def take_form(data: MultipartBody[Form]) -> None:
+    await data.file.keep()
+
+
+@put("/raw")
+async def take_raw(data: Annotated[StagedFile, RawUpload("files")]) -> None:
+    await data.keep()
+
+
+def make_manager(**options: Any) -> AsyncStorageManager:
+    manager = StorageManager({"main": MemoryStorageBackend()}, [StoragePolicy("files", "main", **options)])
+    return AsyncStorageManager(manager)
+
+
+@contextmanager
+def client_of(manager: AsyncStorageManager, **options: Any) -> Iterator[httpx.Client]:
+    handlers = options.pop("handlers", [take_form, take_raw])
+    app = make_app(manager, handlers, logging_config=None, **options)
+    with serve(app, "uvicorn-h11") as url, httpx.Client(base_url=url) as client:
+        yield client
+
+
+def tenant_of(connection: ASGIConnection[Any, Any, Any, Any]) -> dict[str, str]:
+    return {"tenant": connection.headers["x-tenant"]}
+
+
+async def tenant_of_slowly(connection: ASGIConnection[Any, Any, Any, Any]) -> dict[str, str]:
+    return tenant_of(connection)
+
+
+def test_a_file_that_is_not_what_it_is_called_is_refused_with_415() -> None:
+    manager = make_manager(mismatch="refuse")
+    with client_of(manager) as client:
+        answers = [
+            client.post("/form", data={"title": "a"}, files={"file": ("a.pdf", PNG, "application/pdf")}),
+            client.put("/raw", content=PNG, headers={"Content-Type": "application/pdf"}),
+        ]
+        for answer, field in zip(answers, ("file", "data"), strict=True):
+            assert answer.status_code == 415
+            assert answer.json()["extra"] == {
+                "code": "content_type_mismatch",
+                "field": field,
+                "limit": "image/png",
+                "value": "application/pdf",
+            }
+        assert stored(manager) == []
+        assert client.put("/raw?filename=a.png", content=PNG).status_code == 200
+
+
+@pytest.mark.parametrize("find", [tenant_of, tenant_of_slowly])
+def test_the_request_s_context_fills_the_keys_of_forms_and_raw_bodies(find: Any) -> None:
+    manager = make_manager(key_template="{tenant}")
+    with client_of(manager, context=find) as client:
+        for tenant in ("acme", "../other"):
+            headers = {"X-Tenant": tenant}
+            form = client.post("/form", data={"title": "a"}, files={"file": ("a.txt", b"x")}, headers=headers)
+            assert form.status_code == 201
+            assert client.put("/raw", content=b"x", headers=headers).status_code == 200
+    assert [key.split("/")[0] for key in stored(manager)] == ["%2E.%2Fother"] * 2 + ["acme"] * 2
+
+
+async def test_the_context_is_found_after_the_guards_and_before_the_first_byte() -> None:
+    asked: list[str] = []
+
+    def only_members(connection: ASGIConnection[Any, Any, Any, Any], _: Any) -> None:
+        if "x-member" not in connection.headers:
+            raise NotAuthorizedException
+
+    @put("/guarded", guards=[only_members])
+    async def guarded(request: Request[Any, Any, Any], data: Annotated[StagedFile, RawUpload("files")]) -> None:
+        await data.keep()
+
+    def of_members(connection: ASGIConnection[Any, Any, Any, Any]) -> dict[str, str]:
+        asked.append(str(connection.url.path))
+        if connection.headers.get("x-tenant") is None:
+            raise PermissionDeniedException("Which tenant?")
+        return {"tenant": connection.headers["x-tenant"]}
+
+    app = make_app(make_manager(key_template="{tenant}"), [guarded], context=of_members, logging_config=None)
+    stranger = await Conversation(app, "PUT", "/guarded", chunks=[b"x"]).run()
+    assert (stranger.status, stranger.receives, asked) == (401, 0, [])
+    nobodys = await Conversation(app, "PUT", "/guarded", chunks=[b"x"], headers=[("X-Member", "1")]).run()
+    assert (nobodys.status, nobodys.receives, asked) == (403, 0, ["/guarded"])
+    assert b"Which tenant?" in nobodys.body
+
+
+async def test_a_context_without_the_name_is_the_application_s_fault_and_tells_the_client_nothing() -> None:
+    manager = make_manager(key_template="{tenant}")
+    with client_of(manager, context=lambda _: {}) as client:
+        answer = client.put("/raw", content=b"x")
+        assert answer.status_code == 500
+        assert "tenant" not in answer.text
+        await eventually(lambda: stored(manager) == [])
