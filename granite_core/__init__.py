@@ -1,6 +1,7 @@
 """Granite: file attachments for SQLAlchemy models, independent of any web framework."""
 
 from granite_core.aio import AsyncObjectReader, AsyncStagedWrite, AsyncStorageManager
+from granite_core.backends.adapter import AdaptedStorageBackend, SevenMethodBackend
 from granite_core.backends.base import (
     Capability,
     ObjectReader,
@@ -45,6 +46,7 @@ from granite_core.staging import StagedWrite
 __all__ = [
     "NO_OPTIONS",
     "AccessDeniedError",
+    "AdaptedStorageBackend",
     "AsyncObjectReader",
     "AsyncStagedWrite",
     "AsyncStorageManager",
@@ -70,6 +72,7 @@ __all__ = [
     "ObjectWriter",
     "ReadableStream",
     "S3StorageBackend",
+    "SevenMethodBackend",
     "SizeLimitedStream",
     "StagedFile",
     "StagedWrite",

@@ -10,6 +10,7 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, BinaryIO, Final
 
+from granite_core.backends.adapter import SevenMethodBackend, adapted
 from granite_core.backends.base import Capability, ObjectStat, ReadableStream, StorageBackend
 from granite_core.errors import ChecksumMismatchError, ConfigurationError
 from granite_core.keys import is_granite_storage_key, suffix_of, unique_part
@@ -41,6 +42,7 @@ class StorageManager:
 
     Args:
         backends: The backends by their ``backend_key``, which refs keep: name them by role, and do not rename them.
+            One with granite-storage's seven methods is put behind an adapter.
         policies: The policies, as a list or as a mapping from their ``storage_key``.
         default_backend: The backend of policies that name none; the first one where absent. Changing it sends new
             objects elsewhere, and leaves the old ones where they are.
@@ -53,7 +55,7 @@ class StorageManager:
 
     def __init__(
         self,
-        backends: Mapping[str, StorageBackend],
+        backends: Mapping[str, StorageBackend | SevenMethodBackend],
         policies: Mapping[str, StoragePolicy] | Iterable[StoragePolicy],
         *,
         default_backend: str | None = None,
@@ -62,7 +64,7 @@ class StorageManager:
     ) -> None:
         if grace <= timedelta(0):
             raise ConfigurationError("grace must be longer than nothing", value=grace)
-        self._backends = dict(backends)
+        self._backends = {key: adapted(key, each) for key, each in backends.items()}
         self.default_backend: Final = default_backend or next(iter(self._backends), "")
         self._policies = {
             key: policy if policy.backend_key else replace(policy, backend_key=self.default_backend)
@@ -167,7 +169,7 @@ class StorageManager:
             info[MANAGER_KEY] = self
 
     @contextmanager
-    def override(self, **backends: StorageBackend) -> Iterator[None]:
+    def override(self, **backends: StorageBackend | SevenMethodBackend) -> Iterator[None]:
         """Use other backends for the length of a block: ``with manager.override(main=MemoryStorageBackend()):``.
 
         For tests; it changes the manager for every thread.
@@ -178,7 +180,7 @@ class StorageManager:
         for key in backends:
             self.get_backend(key)
         before = self._backends
-        self._backends = {**before, **backends}
+        self._backends = {**before, **{key: adapted(key, each) for key, each in backends.items()}}
         try:
             yield
         finally:

@@ -88,7 +88,7 @@ class ObjectStat:
 
     Args:
         location: The key.
-        size: Length in bytes.
+        size: Length in bytes; -1 in a listing of a store that does not tell it there (an adapted one).
         modified: When it was stored, by the store's clock, with time zone. Shown, never used to decide a deletion.
         etag: An opaque tag that changes with the content, where the store has one.
     """

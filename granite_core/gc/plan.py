@@ -158,7 +158,7 @@ class RunState:
         after: The last key that was looked at.
         listed: Objects seen so far.
         noted: Objects nobody points at.
-        noted_bytes: Their size in bytes.
+        noted_bytes: Their size in bytes, as far as the store tells it.
     """
 
     run: str
@@ -193,7 +193,7 @@ def plan_page(state: RunState, page: Sequence[ObjectStat], accounted: Collection
             after=page[-1].location,
             listed=state.listed + len(page),
             noted=state.noted + len(loose),
-            noted_bytes=state.noted_bytes + sum(each.size for each in loose),
+            noted_bytes=state.noted_bytes + sum(max(0, each.size) for each in loose),
         ),
     )
 

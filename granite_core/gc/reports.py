@@ -95,7 +95,7 @@ class BackendReconcile:
         backend: Its ``backend_key``; the first one where it has several.
         listed: Objects seen, those of the run that this one went on with included.
         noted: Objects nobody points at.
-        noted_bytes: Their size in bytes.
+        noted_bytes: Their size in bytes, as far as the store tells it.
         cleared: Leftovers of writers that died which were removed.
         resumed: Whether this run went on with an earlier one.
         complete: Whether the end of the listing was reached.

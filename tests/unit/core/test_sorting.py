@@ -1,0 +1,29 @@
+from __future__ import annotations
+
+import random
+import tracemalloc
+
+from granite_core._sorting import sorted_distinct
+
+
+def test_strings_come_in_byte_order_each_once() -> None:
+    items = ["b", "a/b", "a.txt", "a", "é", "😀", "\uffff", "a\nb", "b", "", "a"]
+    for run_length in (1, 2, 3, 100):
+        assert [*sorted_distinct(items, run_length=run_length)] == sorted(set(items), key=str.encode)
+
+
+def test_an_iteration_may_be_left_half_way() -> None:
+    sorting = sorted_distinct(map(str, range(100)), run_length=7)
+    assert next(sorting) == "0"
+    sorting.close()
+
+
+def test_memory_stays_flat() -> None:
+    numbers = random.Random(1)
+    items = (f"documents/{numbers.randrange(10**9):09}" for _ in range(200_000))
+    tracemalloc.start()
+    try:
+        assert sum(1 for _ in sorted_distinct(items, run_length=10_000)) > 199_000
+        assert tracemalloc.get_traced_memory()[1] < 4 * 1024 * 1024
+    finally:
+        tracemalloc.stop()
