@@ -3,6 +3,7 @@ PYTHON   ?= python3
 VENV     ?= .venv
 DEMO_VENV ?= .venv-demo
 MINISTACK_VENV ?= .venvs/ministack
+TYPED_CLIENT ?= .tools/typed-client
 BENCH_VENV ?= .venvs/bench
 # The newest Python that all peers run on: one of them needs 3.12. The first that is there and starts.
 BENCH_PYTHON ?= $(shell for each in python3.13 python3.12 $(PYTHON); do $$each -c '' 2>/dev/null && echo $$each && break; done)
@@ -58,7 +59,8 @@ demo: $(DEMO_VENV)/.stamp
 
 test: $(VENV)/.stamp $(MINISTACK_VENV)/.stamp
 	@sh scripts/install_test_programs.sh
-	@GRANITE_MINISTACK=$(abspath $(MINISTACK_VENV))/bin/ministack \
+	@sh scripts/install_client_generator.sh $(BIN)/python $(TYPED_CLIENT)
+	@GRANITE_MINISTACK=$(abspath $(MINISTACK_VENV))/bin/ministack GRANITE_TYPED_CLIENT=$(abspath $(TYPED_CLIENT)) \
 	  $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal $(ARGS)
 
 lint: $(VENV)/.stamp
@@ -84,5 +86,5 @@ format: $(VENV)/.stamp
 	@$(BIN)/ruff format .
 
 clean:
-	rm -rf $(VENV) $(DEMO_VENV) .venvs docs/_build .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis build dist
+	rm -rf $(VENV) $(DEMO_VENV) .venvs .tools docs/_build .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis build dist
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -12,6 +12,7 @@ from granite_litestar.exceptions import (
     exception_handlers,
 )
 from granite_litestar.forms import FormLimits, MultipartBody, StreamingUploads, Upload, UploadDTO
+from granite_litestar.openapi import DownloadOperation
 from granite_litestar.plugin import GranitePlugin
 from granite_litestar.responses import FileDownload
 from granite_litestar.scheduling import CollectorRunner
@@ -19,6 +20,7 @@ from granite_litestar.upload_routes import PreconditionFailedError, RawUpload, U
 
 __all__ = [
     "CollectorRunner",
+    "DownloadOperation",
     "FieldError",
     "FileDownload",
     "FileRoute",

@@ -181,7 +181,7 @@ def binary_schema(
     Args:
         description: What they are.
         media_type: Of what type they are, where one part of a body is described.
-        max_size: Their greatest number: ``maxLength`` counts octets here (OpenAPI 3.1.1, section 4.8.14.2).
+        max_size: Their greatest number: ``maxLength`` counts octets here (OpenAPI 3.1.1, "Working with Binary Data").
     """
     return Schema(
         type=OpenAPIType.STRING,

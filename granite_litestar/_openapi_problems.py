@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Annotated, Any, Final
+from collections.abc import Iterable, Sequence
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, get_args
 
 import msgspec
 from litestar.openapi.datastructures import ResponseSpec
@@ -11,6 +12,9 @@ from litestar.openapi.spec import OpenAPIType
 from msgspec import UNSET, Meta, UnsetType
 
 from granite_litestar._openapi_parts import header
+
+if TYPE_CHECKING:
+    from litestar.exceptions import HTTPException
 
 __all__ = [
     "ANSWERED_AS_JSON",
@@ -23,10 +27,13 @@ __all__ = [
     "denials",
     "download_problems",
     "problem",
+    "raised",
     "upload_problems",
 ]
 
-_Status = Annotated[int, Meta(description="The status of the answer.")]
+# The statuses are told apart, so that a client's type checker knows from `status_code` what `extra` holds.
+_Status = Literal[400, 401, 402, 403, 404, 405, 406, 410, 412, 416, 423, 428, 429, 500, 501, 502, 503, 504]
+_UploadStatus = Literal[409, 413, 415, 422]
 _Detail = Annotated[str, Meta(description="What a person can be told.")]
 _Code = Annotated[str, Meta(description="A stable name of the reason.", examples=["content_too_large", "required"])]
 _Limit = Annotated[
@@ -55,7 +62,7 @@ class Refusal(msgspec.Struct):
 class UploadProblem(msgspec.Struct):
     """Why an upload was refused."""
 
-    status_code: _Status
+    status_code: _UploadStatus
     detail: _Detail
     extra: Refusal
 
@@ -73,7 +80,7 @@ class FieldProblem(msgspec.Struct):
 class FormProblem(msgspec.Struct):
     """Why a form was refused: every field that is wrong."""
 
-    status_code: _Status
+    status_code: Literal[422]
     detail: _Detail
     extra: list[FieldProblem]
 
@@ -103,16 +110,28 @@ def problem(description: str, body: Any = RequestProblem) -> ResponseSpec:
     return ResponseSpec(data_container=body, description=description, generate_examples=False)
 
 
-def denials(guards: Sequence[object], authorize: object, denied: int) -> dict[int, ResponseSpec]:
-    """Return the refusal of those who may not use a route, where it shows that they may not.
+def denials(
+    guards: Sequence[object], authorize: object, denied: int, raises: Sequence[type[HTTPException]]
+) -> dict[int, ResponseSpec]:
+    """Return the refusals of those who may not use a route.
 
     Args:
         guards: The route's guards.
         authorize: The route's judge of rows, or None.
         denied: What those whom ``authorize`` denies are told.
+        raises: What guards and ``authorize`` raise, where the route says so: 403 is assumed of guards otherwise.
     """
-    shown = bool(guards) or (authorize is not None and denied == 403)
-    return {403: problem("You may not do this.")} if shown else {}
+    shown = (bool(guards) and not raises) or (authorize is not None and denied == 403)
+    return raised(raises) | ({403: problem("You may not do this.")} if shown else {})
+
+
+def raised(kinds: Iterable[type[HTTPException]]) -> dict[int, ResponseSpec]:
+    """Return the refusals that an application's exceptions are; not of statuses that uploads give a meaning to."""
+    return {
+        kind.status_code: problem(getattr(kind, "detail", "") or HTTPStatus(kind.status_code).phrase)
+        for kind in kinds
+        if kind.status_code in get_args(_Status)
+    }
 
 
 def download_problems() -> dict[int, ResponseSpec]:

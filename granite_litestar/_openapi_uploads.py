@@ -36,7 +36,7 @@ from granite_litestar._openapi_parts import (
     header_parameter,
     query_parameter,
 )
-from granite_litestar._openapi_problems import ANSWERED_AS_JSON, PROBLEM_HEADERS, problem, upload_problems
+from granite_litestar._openapi_problems import ANSWERED_AS_JSON, PROBLEM_HEADERS, problem, raised, upload_problems
 from granite_litestar._raw_body import RawBodyPlan
 
 if TYPE_CHECKING:
@@ -142,7 +142,8 @@ def describe_upload(handler: HTTPRouteHandler, plan: FormPlan | RawBodyPlan, man
         plan: What it takes in.
         manager: Knows the policies.
     """
-    handler.responses = {**upload_problems(form=isinstance(plan, FormPlan)), **(handler.responses or {})}
+    problems = upload_problems(form=isinstance(plan, FormPlan))
+    handler.responses = raised(handler.raises or ()) | problems | dict(handler.responses or {})
     media_type = str(getattr(handler.media_type, "value", handler.media_type)) or JSON
     amend = partial(_amend, plan=plan, manager=manager, media_type=media_type)
     handler.operation_class = amended(handler.operation_class, amend)
@@ -170,7 +171,7 @@ def _amend(
 def _offer_types(content: dict[str, OpenAPIMediaType], policy: StoragePolicy) -> None:
     """Tell of every type in which the policy lets the file come, unless the handler names one itself."""
     if list(content) == [BINARY]:
-        for media_type in policy.content_types or ():
+        for media_type in policy.content_types or ("*/*",):
             content.setdefault(media_type, content[BINARY])
 
 

@@ -66,7 +66,7 @@ class FileRoute:
         session: Opens a session for a connection, where it is not to come from ``SQLAlchemyPlugin``.
         session_key: ``session_dependency_key`` of the plugin's configuration to use, where several could be meant.
         security: What the API's description says of how to authenticate: nothing can be read from guards.
-        raises: What the guards and ``authorize`` raise beside 403, for the API's description.
+        raises: What the guards raise, and ``authorize`` beside 403, for the API's description; 403 by default.
         tags: Tags of the API's description.
         include_in_schema: Whether the API's description tells of this route.
 
@@ -146,7 +146,7 @@ class FileRoute:
             guards=list(self.guards),
             opt={compression_opt_key: True},
             responses={404: problem("There is no such row, or no file in it.")}
-            | denials(self.guards, self.authorize, self.denied),
+            | denials(self.guards, self.authorize, self.denied, self.raises),
             raises=self.raises,
             security=self.security,
             tags=self.tags,

@@ -30,7 +30,7 @@ from granite_litestar._openapi_parts import (
     header_parameter,
     query_parameter,
 )
-from granite_litestar._openapi_problems import PROBLEM_HEADERS, download_problems
+from granite_litestar._openapi_problems import PROBLEM_HEADERS, download_problems, raised
 
 __all__ = ["DownloadOperation", "describe_download"]
 
@@ -116,13 +116,13 @@ def describe_download(handler: HTTPRouteHandler, *, subject: str | None = None, 
     if isinstance(handler.operation_id, OperationIds):
         return
     handler.operation_id = OperationIds(handler.operation_id, subject)
-    declared = {*(each.status_code for each in handler.raises or ()), *(handler.responses or {})}
-    ours = {status: each for status, each in download_problems().items() if status not in declared}
+    said = raised(handler.raises or ()) | dict(handler.responses or {})
+    ours = {status: each for status, each in download_problems().items() if status not in said}
     amend = partial(_amend, generated=str(handler.status_code), of_storage=[str(each) for each in ours], beside=beside)
     handler.operation_class = amended(handler.operation_class, amend)
     if subject is not None:
         handler.operation_class = amended(handler.operation_class, _amend_file_route)
-    handler.responses = {**ours, **(handler.responses or {})}
+    handler.responses = ours | said
 
 
 def _amend(operation: Operation, *, generated: str, of_storage: Sequence[str], beside: str | None) -> None:

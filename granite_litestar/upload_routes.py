@@ -65,7 +65,7 @@ class UploadRoute:
         session: Opens a session for a connection, where it is not to come from ``SQLAlchemyPlugin``.
         session_key: ``session_dependency_key`` of the plugin's configuration to use, where several could be meant.
         security: What the API's description says of how to authenticate: nothing can be read from guards.
-        raises: What the guards and ``authorize`` raise beside 403, for the API's description.
+        raises: What the guards raise, and ``authorize`` beside 403, for the API's description; 403 by default.
         tags: Tags of the API's description.
         include_in_schema: Whether the API's description tells of this route.
 
@@ -136,7 +136,7 @@ class UploadRoute:
             http_method="PUT",
             name=self.name or f"{subject}:upload",
             guards=[*self.guards, may_replace],
-            responses=upload_route_answers() | denials(self.guards, self.authorize, self.denied),
+            responses=upload_route_answers() | denials(self.guards, self.authorize, self.denied, self.raises),
             response_description="The file took the place of another.",
             raises=self.raises,
             security=self.security,

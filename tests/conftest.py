@@ -14,9 +14,10 @@ from typing import Any
 import pytest
 
 from tests.support.broker import VARIABLE, Broker, ask
-from tests.support.parts import find_program, need
+from tests.support.parts import TYPED_CLIENT, find_program, need
 from tests.support.postgres import Database, PostgresServer
 from tests.support.s3 import S3Server
+from tests.support.typed_client import TypedClientTools
 
 _TESTS = Path(__file__).parent
 _LAYERS = {
@@ -150,6 +151,13 @@ def ffmpeg_path() -> str:
 def nginx_path() -> str:
     need("nginx")
     return find_program("nginx") or ""
+
+
+@pytest.fixture(scope="session")
+def typed_client() -> TypedClientTools:
+    """Node, and npm's generator of clients and TypeScript."""
+    need("typed-client")
+    return TypedClientTools(TYPED_CLIENT)
 
 
 @pytest.fixture(scope="session")

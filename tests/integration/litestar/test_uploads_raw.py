@@ -239,16 +239,15 @@ def test_the_body_is_documented(manager: AsyncStorageManager) -> None:
     with client_of(manager) as client:
         paths = client.get("/schema/openapi.json").json()["paths"]
     operation = paths["/documents/{number}/file"]["put"]
-    assert operation["requestBody"]["content"] == {
-        "application/octet-stream": {
-            "schema": {
-                "type": "string",
-                "format": "binary",
-                "maxLength": 1048576,
-                "description": "At most 1048576 bytes",
-            }
+    body = {
+        "schema": {
+            "type": "string",
+            "format": "binary",
+            "maxLength": 1048576,
+            "description": "At most 1048576 bytes",
         }
     }
+    assert operation["requestBody"]["content"] == {"application/octet-stream": body, "*/*": body}
     assert {"413", "415", "422"} <= set(operation["responses"])
     bodies = paths["/texts"]["post"]["requestBody"]["content"]
     assert list(bodies) == ["application/octet-stream", "text/plain"]
