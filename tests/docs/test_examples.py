@@ -17,4 +17,4 @@ def test_a_page_takes_its_code_from_files_that_run(page: Path) -> None:
     assert not written, "move the code to docs/examples and show it with literalinclude"
     for included in re.findall(r"^```\{literalinclude\} (\S+)", page.read_text(), re.MULTILINE):
         source = (page.parent / included).resolve()
-        assert source.parent in (ROOT / "docs" / "examples", *(ROOT / "tests").rglob("*")), source
+        assert source.is_relative_to(ROOT / "docs" / "examples") or source.is_relative_to(ROOT / "tests"), source
