@@ -20,7 +20,7 @@ from tests.support.broker import VARIABLE, Broker
 
 __all__ = ["SUBJECTS", "cases_of", "main"]
 
-SUBJECTS = ("local_put", "row_loading")
+SUBJECTS = ("local_put", "row_loading", "download", "upload", "collection", "s3")
 RESULTS = Path(__file__).parent / "results"
 
 

@@ -18,7 +18,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, Literal
 
-from tests.benchmarks.worker import Make, Sample, Task, main
+from tests.benchmarks.worker import LOG, Make, Sample, Task, main
 
 __all__ = ["Case", "Contender", "Goal", "Outcome", "Result", "run_case"]
 
@@ -161,8 +161,9 @@ class _FailedError(Exception):
 
 
 class _Worker:
-    def __init__(self, contender: Contender, process: Any, connection: Connection) -> None:
+    def __init__(self, contender: Contender, process: Any, connection: Connection, log: Path) -> None:
         self.contender = contender
+        self._log = log
         self._process = process
         self._connection = connection
 
@@ -184,10 +185,13 @@ class _Worker:
             kind, value = self._connection.recv()
         except (EOFError, OSError) as error:
             self._process.join(5)
-            raise _FailedError(f"its process ended with {self._process.exitcode}") from error
+            raise _FailedError(f"its process ended with {self._process.exitcode}: {self._complaint()}") from error
         if kind == "error":
             raise _FailedError(value)
         return value
+
+    def _complaint(self) -> str:
+        return self._log.read_text(errors="replace")[-1000:] if self._log.exists() else ""
 
     def end(self) -> None:
         """Ask the process to leave, which ends its servers; insist after a while."""
@@ -209,7 +213,7 @@ def _worker(contender: Contender, task: Task) -> Iterator[_Worker]:
     process = _processes.Process(target=main, args=(theirs, contender.make, task), daemon=True)
     process.start()
     theirs.close()
-    worker = _Worker(contender, process, ours)
+    worker = _Worker(contender, process, ours, task.folder / LOG)
     try:
         yield worker
     finally:

@@ -72,8 +72,7 @@ def as_text(result: Result) -> str:
     for each in result.outcomes:
         name = f"{each.contender.name} *" if each.contender.kind == "ours" else each.contender.name
         if not each.samples or each.error:
-            why = (each.error or each.absent or "no round").splitlines()[0]
-            rows.append([name, *[""] * (len(head) - 2), f"FAILED: {why}" if each.error else f"({why})"])
+            rows.append([name, *[""] * (len(head) - 2), "FAILED" if each.error else f"({each.absent})"])
             continue
         figures = _figures(result, each)
         rows.append(
@@ -91,7 +90,8 @@ def as_text(result: Result) -> str:
             ]
         )
     title = f"{case.subject}: {case.name}  (for one {case.unit}; ratios to {case.baseline})"
-    return "\n".join([title, *_table(rows), *(_goal(result, goal) for goal in case.goals)])
+    failures = [f"\n{each.contender.name}: {each.error}" for each in result.outcomes if each.error]
+    return "\n".join([title, *_table(rows), *(_goal(result, goal) for goal in case.goals), *failures])
 
 
 def reached(result: Result, goal: Goal) -> float | None:
@@ -147,7 +147,7 @@ def _goal(result: Result, goal: Goal) -> str:
         figure = "" if found is None else f"+{found / 1024**2:.1f} MiB"
     else:
         of = "time" if goal.metric == "wall" else "cpu"
-        text = f"  goal: {goal.of}: at most {goal.at_most:g} of the {of} of {goal.to or result.case.baseline}"
+        text = f"  goal: {goal.of}: at most {goal.at_most:.2g} of the {of} of {goal.to or result.case.baseline}"
         figure = "" if found is None else f"{found:.2f}"
     if found is None:
         return f"{text}: not known here"

@@ -15,9 +15,10 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, TypeAlias
 
-__all__ = ["Make", "Sample", "Task", "Work", "main"]
+__all__ = ["LOG", "Make", "Sample", "Task", "Work", "main"]
 
 TICKS = os.sysconf("SC_CLK_TCK")
+LOG = "stderr.log"
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,9 @@ Make: TypeAlias = Callable[[Task], AbstractContextManager[Work]]
 
 
 def main(connection: Connection, make: Make, task: Task) -> None:
-    """Answer what the harness asks until it hangs up."""
+    """Answer what the harness asks until it hangs up. What libraries complain about goes to a file in its folder."""
+    with (task.folder / LOG).open("ab") as log:
+        os.dup2(log.fileno(), 2)
     try:
         with make(task) as work:
             if work.warm_up is not None:
