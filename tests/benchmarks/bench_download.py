@@ -129,7 +129,7 @@ def case(
 
 def cases(*, quick: bool) -> list[Case]:
     big = "1 MiB" if quick else "1 GiB"
-    return [
+    found = [
         case(
             f"{big}, one client",
             [
@@ -225,6 +225,7 @@ def cases(*, quick: bool) -> list[Case]:
             for what, ask in (("HEAD", head_of_small), ("304", unchanged))
         ),
     ]
+    return [found[0], found[2], found[4]] if quick else found
 
 
 __all__ = ["cases"]

@@ -374,8 +374,6 @@ def cases(*, quick: bool) -> list[Case]:
     if quick:
         return [
             small(KIB, durable=False, quick=True),
-            small(KIB, durable=True, quick=True),
-            large(MIB, durable=False, rounds=1, quick=True),
             large(MIB, durable=True, rounds=1, quick=True),
             read_back(MIB, 64 * KIB, quick=True),
         ]

@@ -142,7 +142,7 @@ def cases(*, quick: bool) -> list[Case]:
     def small(name: str, app: str, *, kind: Any = "peer", **options: Any) -> Contender:
         return contender(name, app, "form", many=True, kind=kind, **options)
 
-    return [
+    found = [
         Case(
             "upload",
             f"raw body of {raw_size // MIB} MiB to a file, with SHA-256",
@@ -199,6 +199,7 @@ def cases(*, quick: bool) -> list[Case]:
             ],
         ),
     ]
+    return [found[0], found[2]] if quick else found
 
 
 __all__ = ["cases"]
