@@ -38,10 +38,11 @@ from granite_core.errors import (
 from granite_core.limited import SizeLimitedStream
 from granite_core.manager import StorageManager
 from granite_core.options import NO_OPTIONS, WriteOptions
-from granite_core.policies import StoragePolicy
+from granite_core.policies import Delivery, StoragePolicy
 from granite_core.refs import StagedFile, StoredObjectRef
 from granite_core.sources import unsaved
 from granite_core.staging import StagedWrite
+from granite_core.urls import FileLink, UrlPlan, UrlSettings
 
 __all__ = [
     "NO_OPTIONS",
@@ -61,6 +62,8 @@ __all__ = [
     "ContentTypeMismatchError",
     "ContentTypeNotAllowedError",
     "ContentUnavailableError",
+    "Delivery",
+    "FileLink",
     "InvalidKeyError",
     "LocalStorageBackend",
     "MemoryStorageBackend",
@@ -84,6 +87,8 @@ __all__ = [
     "StoredObjectRef",
     "TokenExpiredError",
     "TokenInvalidError",
+    "UrlPlan",
+    "UrlSettings",
     "WriteOptions",
     "backend_from_url",
     "unsaved",

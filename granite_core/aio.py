@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Mapping
 from functools import partial
-from typing import TYPE_CHECKING, Final, ParamSpec, TypeVar, cast
+from typing import TYPE_CHECKING, Final, Literal, ParamSpec, TypeVar, cast
 
 from granite_core.backends.base import Capability, ObjectReader, ObjectStat, ReadableStream, StorageBackend
 from granite_core.manager import StorageManager
@@ -18,11 +18,13 @@ from granite_core.refs import StagedFile, StoredObjectRef
 from granite_core.staging import StagedWrite
 
 if TYPE_CHECKING:
+    from datetime import timedelta
     from typing import Any, Self
 
     from typing_extensions import Buffer
 
-    from granite_core.policies import StoragePolicy
+    from granite_core.policies import Delivery, StoragePolicy
+    from granite_core.urls import Disposition, UrlPlan
 
 __all__ = ["AsyncObjectReader", "AsyncStagedWrite", "AsyncStorageManager", "hop", "joined"]
 
@@ -260,6 +262,27 @@ class AsyncStorageManager:
     async def verify(self, ref: StoredObjectRef) -> None:
         """Hold the stored object against its ref; see ``StorageManager.verify``."""
         await hop(self.sync.backend_of(ref), self.sync.verify, ref)
+
+    async def url(
+        self,
+        ref: StoredObjectRef,
+        *,
+        expires_in: timedelta | None = None,
+        disposition: Disposition | None = None,
+        filename: str | None = None,
+        delivery: Delivery | None = None,
+    ) -> str:
+        """Return an address of the file; see ``StorageManager.url``."""
+        plan = self.sync.plan_url(
+            ref, expires_in=expires_in, disposition=disposition, filename=filename, delivery=delivery
+        )
+        return await self.carry_out(plan)
+
+    async def carry_out(self, plan: UrlPlan, *, method: Literal["GET", "HEAD"] = "GET") -> str:
+        """Return the address that was planned; only one that the store signs costs a hop."""
+        if plan.blocks:
+            return await hop(plan.backend, self.sync.links.carry_out, plan, method=method)
+        return self.sync.links.carry_out(plan)
 
     async def delete(self, ref: StoredObjectRef) -> None:
         """Delete the object now, whatever still points at it; see ``StorageManager.delete``."""

@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, BinaryIO, Final
 
 from granite_core.backends.adapter import SevenMethodBackend, adapted
 from granite_core.backends.base import Capability, ObjectStat, ReadableStream, StorageBackend
-from granite_core.errors import ChecksumMismatchError, ConfigurationError
+from granite_core.errors import ChecksumMismatchError, ConfigurationError, TokenInvalidError
 from granite_core.keys import is_granite_storage_key, suffix_of, unique_part
 from granite_core.media import clean_content_type, clean_filename
-from granite_core.policies import StoragePolicy
+from granite_core.policies import Delivery, StoragePolicy
 from granite_core.refs import StagedFile, StoredObjectRef
 from granite_core.staging import StagedWrite, make_staged
+from granite_core.urls import Disposition, FileLink, Links, UrlPlan, UrlSettings, options_for
 
 if TYPE_CHECKING:
     from typing import Any
@@ -47,10 +48,12 @@ class StorageManager:
         default_backend: The backend of policies that name none; the first one where absent. Changing it sends new
             objects elsewhere, and leaves the old ones where they are.
         grace: How long what is let go stays; a ref must be committed within a quarter of it from being staged.
+        urls: How ``url`` makes links; without secrets only the store's own addresses can be given.
         now: The clock, for tests; returns an aware datetime.
 
     Raises:
         ConfigurationError: A policy names a backend that is not there, or is filed under another name.
+        MissingExtraError: ``urls`` has secrets, and the extra ``urls`` is not installed.
     """
 
     def __init__(
@@ -60,6 +63,7 @@ class StorageManager:
         *,
         default_backend: str | None = None,
         grace: timedelta = timedelta(hours=2),
+        urls: UrlSettings | None = None,
         now: Callable[[], datetime] = _utc_now,
     ) -> None:
         if grace <= timedelta(0):
@@ -72,6 +76,8 @@ class StorageManager:
         }
         self.grace: Final = grace
         self.now: Final = now
+        self.links: Final = Links(urls or UrlSettings())
+        """Makes addresses and reads links; ``links.settings`` is ``urls``."""
         self._notes: deque[StoredObjectRef] = deque(maxlen=10_000)
         if default_backend is not None:
             self.get_backend(default_backend)
@@ -361,7 +367,8 @@ class StorageManager:
         policy.check_type(ref.content_type or "application/octet-stream")
         location = policy.new_key(unique_part(), suffix=suffix_of(ref.original_filename), context=context)
         created_at = self.now()
-        source.copy(ref.location, location, options=policy.store)
+        options = options_for(policy, ref.content_type, ref.original_filename)
+        source.copy(ref.location, location, options=options)
         copy = make_staged(
             policy,
             location,
@@ -469,6 +476,100 @@ class StorageManager:
             BackendError: It may still be there; the reconcile finds it.
         """
         return staged.discard()
+
+    # -- addresses -----------------------------------------------------------------------------------------------------
+
+    def url(
+        self,
+        ref: StoredObjectRef,
+        *,
+        expires_in: timedelta | None = None,
+        disposition: Disposition | None = None,
+        filename: str | None = None,
+        delivery: Delivery | None = None,
+    ) -> str:
+        """Return an address under which whoever has it may have the file, as its policy says.
+
+        - A file of a ``public`` policy: one that never ends, for everybody; of the CDN or bucket where the backend has
+          a ``public_url``, else of the application. A ref never changes its content, so the address of another content
+          is another address.
+        - ``delivery="redirect"`` or ``"auto"``, and a backend that can: one that the store signs, for a while.
+        - Else a sealed link of the application, for a while, on any backend.
+
+        What ends begins at the start of a time bucket (``UrlSettings.bucket``): the same file asked for twice within
+        it has the same address. Nothing in an address can be changed: what it leads to, name, disposition, end.
+
+        Args:
+            ref: The file.
+            expires_in: How long the address lasts at least; by default ``UrlSettings.expires_in``. A public file's
+                address ends only where this is given. What the store cannot sign for so long (S3: seven days) is a
+                link of the application, which may redirect when it is used.
+            disposition: ``"attachment"`` has it saved; ``"auto"`` has safe types shown. By default what the policy
+                says.
+            filename: The name it is saved under, instead of the one it came with.
+            delivery: Instead of the policy's.
+
+        Raises:
+            ConfigurationError: No secret is set for links of the application; a lifetime that is none.
+            BackendError: The store's credentials cannot be had.
+        """
+        plan = self.plan_url(ref, expires_in=expires_in, disposition=disposition, filename=filename, delivery=delivery)
+        return self.links.carry_out(plan)
+
+    def plan_url(
+        self,
+        ref: StoredObjectRef,
+        *,
+        expires_in: timedelta | None = None,
+        disposition: Disposition | None = None,
+        filename: str | None = None,
+        delivery: Delivery | None = None,
+    ) -> UrlPlan:
+        """Decide what ``url`` would return, and do nothing yet; arguments as there."""
+        return self.links.plan(
+            ref,
+            self.policy_of(ref),
+            self.backend_of(ref),
+            now=self.now(),
+            expires_in=expires_in,
+            disposition=disposition,
+            filename=filename,
+            delivery=delivery,
+        )
+
+    def plan_redirect(
+        self, ref: StoredObjectRef, *, disposition: Disposition | None = None, filename: str | None = None
+    ) -> UrlPlan | None:
+        """Decide where a client that asks the application for a file can be sent; None where it must be streamed."""
+        return self.links.plan_redirect(
+            ref,
+            self.policy_of(ref),
+            self.backend_of(ref),
+            now=self.now(),
+            disposition=disposition,
+            filename=filename,
+        )
+
+    def resolve_link(self, token: str) -> FileLink:
+        """Return what the token of a link of ours leads to.
+
+        Raises:
+            TokenInvalidError: It is none of ours, or the file is not public any more, or its backend is gone.
+            TokenExpiredError: It was good, and is no longer.
+        """
+        link = self.links.read(token, self.now())
+        if link.expires is None and not self.policy_of(link.ref).public:
+            raise TokenInvalidError("the file is not public any more", operation="open")
+        try:
+            self.backend_of(link.ref)
+        except ConfigurationError as error:
+            raise TokenInvalidError("the link leads to a backend that is gone", operation="open") from error
+        return link
+
+    def policy_of(self, ref: StoredObjectRef) -> StoragePolicy:
+        """Return the policy of a ref; where the application dropped it, one that offers its files for download."""
+        found = self._policies.get(ref.storage_key)
+        return found or StoragePolicy(ref.storage_key or "unknown", ref.backend, disposition="attachment")
 
     # -- notes ---------------------------------------------------------------------------------------------------------
 

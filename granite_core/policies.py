@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import KW_ONLY, dataclass
-from typing import Literal
+from datetime import timedelta
+from typing import Literal, TypeAlias
 
 from granite_core.errors import (
     ConfigurationError,
@@ -16,7 +17,10 @@ from granite_core.keys import KeyTemplate, build_key
 from granite_core.media import TypeJudgement, matches_type
 from granite_core.options import NO_OPTIONS, WriteOptions
 
-__all__ = ["StoragePolicy"]
+__all__ = ["Delivery", "StoragePolicy"]
+
+Delivery: TypeAlias = Literal["stream", "redirect", "auto"]
+"""How bytes reach clients: through the application, from the store itself, or from it where it can."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +43,16 @@ class StoragePolicy:
         key_template: Folders of the keys below ``key_prefix``, in place of model, row and field; names in braces are
             filled in from the ``context`` that is given when a file is stored, and from ``model_name``, ``entity_id``
             and ``field_name`` where they are known. A random name and the suffix always follow.
+        delivery: How bytes reach clients: ``"stream"`` passes them through the application; ``"redirect"`` sends
+            clients to the store, by an address that it signs, and needs a backend that can; ``"auto"`` redirects where
+            the backend can, and streams where it cannot, from a laptop's disk for instance.
+        public: Says that everybody may have these files: their links never end, and a store that is open to all may
+            give them away. What is stored is marked with how a browser is to treat it.
+        cache_max_age: How long a copy that came by a link may be used without asking. None is until the link ends,
+            and for public links an hour, a year with ``immutable``. Addresses of rows are asked each time, whatever
+            this says: a row may get another file.
+        immutable: Says that even a reload need not ask for what came by a link. A link's file never changes, but it
+            may be deleted.
 
     Raises:
         ConfigurationError: A value that cannot work.
@@ -57,6 +71,12 @@ class StoragePolicy:
     mismatch: Literal["detect", "refuse"] = "detect"
     key_template: str | None = None
 
+    # How it is delivered, and for how long copies are good.
+    delivery: Delivery = "stream"
+    public: bool = False
+    cache_max_age: timedelta | None = None
+    immutable: bool = False
+
     def __post_init__(self) -> None:
         if not self.storage_key:
             raise ConfigurationError("a policy needs a storage_key")
@@ -73,6 +93,14 @@ class StoragePolicy:
         if self.mismatch not in ("detect", "refuse"):
             raise ConfigurationError(
                 f'mismatch of policy {self.storage_key!r} must be "detect" or "refuse"', value=self.mismatch
+            )
+        if self.delivery not in ("stream", "redirect", "auto"):
+            raise ConfigurationError(
+                f'delivery of policy {self.storage_key!r} must be "stream", "redirect" or "auto"', value=self.delivery
+            )
+        if self.cache_max_age is not None and self.cache_max_age < timedelta(0):
+            raise ConfigurationError(
+                f"cache_max_age of policy {self.storage_key!r} must not be negative", value=self.cache_max_age
             )
         if self.key_prefix:
             build_key("x", prefix=self.key_prefix)

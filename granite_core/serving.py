@@ -38,6 +38,8 @@ __all__ = [
     "entity_tag",
     "is_safe_inline",
     "plan_download",
+    "served_disposition",
+    "served_type",
 ]
 
 PRIVATE_NO_CACHE: Final = "private, no-cache"
@@ -221,7 +223,7 @@ def plan_download(
         kept = shared[:1]
         return ServePlan(304, (*kept, ("Cache-Control", settings.cache_control)), head_only=head)
 
-    content_type = _content_type(ref.content_type)
+    content_type = served_type(ref.content_type)
     common = (
         *shared,
         ("Accept-Ranges", "bytes"),
@@ -257,6 +259,34 @@ def entity_tag(ref: Servable) -> str | None:
     """The strong entity tag of a stored object, made of its SHA-256; ``None`` where the ref has none."""
     match = _SHA256.fullmatch(ref.checksum)
     return f'"{match[1]}"' if match else None
+
+
+def served_type(stored: str | None) -> str:
+    """The media type to send: never one that cannot stand in a header, nor one that would be taken apart.
+
+    Text is stored with no word on its encoding; it is called UTF-8 unless the row says otherwise, or the format has a
+    way of its own to say so that a header would override.
+    """
+    bare = clean_content_type(stored)
+    if bare is None or bare.startswith("multipart/"):
+        return "application/octet-stream"
+    if (charset := _CHARSET.search(stored or "")) is not None:
+        return f"{bare}; charset={charset[1].lower()}"
+    return f"{bare}; charset=utf-8" if bare.startswith("text/") and bare not in _DECLARE_THEIR_ENCODING else bare
+
+
+def served_disposition(
+    content_type: str | None, filename: str | None, disposition: Literal["auto", "attachment"] = "auto"
+) -> str:
+    """The ``Content-Disposition`` to send for a stored object: ``inline`` for safe types only, whoever asks.
+
+    Args:
+        content_type: Its media type.
+        filename: Its name, as untrusted as it came.
+        disposition: ``"attachment"`` offers safe types for download too.
+    """
+    inline = disposition == "auto" and is_safe_inline(content_type)
+    return content_disposition("inline" if inline else "attachment", filename)
 
 
 def is_safe_inline(content_type: str | None) -> bool:
@@ -319,28 +349,11 @@ def _validator_headers(validators: Validators) -> tuple[tuple[str, str], ...]:
     return tuple(headers)
 
 
-def _content_type(stored: str | None) -> str:
-    """The media type to send: never one that cannot stand in a header, nor one that would be taken apart.
-
-    Text is stored with no word on its encoding; it is called UTF-8 unless the row says otherwise, or the format has a
-    way of its own to say so that a header would override.
-    """
-    bare = clean_content_type(stored)
-    if bare is None or bare.startswith("multipart/"):
-        return "application/octet-stream"
-    if (charset := _CHARSET.search(stored or "")) is not None:
-        return f"{bare}; charset={charset[1].lower()}"
-    return f"{bare}; charset=utf-8" if bare.startswith("text/") and bare not in _DECLARE_THEIR_ENCODING else bare
-
-
 def _safety_headers(content_type: str, ref: Servable, settings: ServeSettings) -> tuple[tuple[str, str], ...]:
-    inline = settings.disposition == "auto" and is_safe_inline(content_type)
     policy = content_security_policy(content_type)
+    disposition = served_disposition(content_type, settings.filename or ref.original_filename, settings.disposition)
     return (
-        (
-            "Content-Disposition",
-            content_disposition("inline" if inline else "attachment", settings.filename or ref.original_filename),
-        ),
+        ("Content-Disposition", disposition),
         ("X-Content-Type-Options", "nosniff"),
         ("Cross-Origin-Resource-Policy", settings.cross_origin_resource_policy),
         *((("Content-Security-Policy", policy),) if policy else ()),

@@ -12,6 +12,7 @@ from granite_core.errors import StorageError
 from granite_core.intake import Intake
 from granite_core.policies import StoragePolicy
 from granite_core.refs import StagedFile, StoredObjectRef, timestamp
+from granite_core.urls import options_for
 
 if TYPE_CHECKING:
     from typing import Any, Self
@@ -96,7 +97,7 @@ class StagedWrite:
                     self._location,
                     content_type=self._intake.content_type,
                     size=self._expected_size if len(data) == self._expected_size else None,
-                    options=self._policy.store,
+                    options=options_for(self._policy, self._intake.content_type, self._filename),
                 )
             if data:
                 self._writer.write(data)
