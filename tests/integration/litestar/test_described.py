@@ -569,3 +569,23 @@ def test_an_application_that_names_its_operations_itself_names_ours_too() -> Non
         {"getLetter", "headLetter", "putLetterFile"},
         {"GET letter", "HEAD letter", "PUT Letter.file:upload"},
     ]
+
+
+def test_who_is_refused_shows_as_far_as_the_route_tells() -> None:
+    def guard(connection: ASGIConnection[Any, Any, Any, Any], _: Any) -> None: ...
+
+    told: Any = {"raises": [NotAuthorizedException]}
+    refused = {
+        ("403",): {"authorize": only_ann},
+        (): {"authorize": only_ann, "denied": 404},
+        ("401", "403"): {"authorize": only_ann, **told},
+        ("401",): {"guards": [guard], **told},
+    }
+    manager = StorageManager({"main": MemoryStorageBackend()}, [StoragePolicy("letters", "main")])
+    for make in (FileRoute, UploadRoute):
+        for statuses, access in [*refused.items(), (("403",), {"guards": [guard]}), ((), {"public": True})]:
+            route = make("/{id:uuid}", Letter.file, **access)
+            config = GraniteConfig(manager, gc=None, **{"downloads" if make is FileRoute else "uploads": [route]})
+            [item] = Litestar(plugins=[GranitePlugin(config)]).openapi_schema.to_schema()["paths"].values()
+            for operation in item.values():
+                assert {"401", "403"} & operation["responses"].keys() == set(statuses)

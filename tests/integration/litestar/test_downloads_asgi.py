@@ -6,14 +6,16 @@ import asyncio
 from typing import Any
 
 import pytest
-from litestar import Litestar, get, route
+from litestar import Litestar, Response, get, route
 from litestar.config.app import AppConfig
 from litestar.config.compression import CompressionConfig
+from litestar.openapi.datastructures import ResponseSpec
 from litestar.params import FromPath
 from litestar.plugins import InitPlugin, ReceiveRoutePlugin
 from litestar.routes import BaseRoute
 
 from granite_core import AsyncStorageManager, StorageManager, StoragePolicy
+from granite_litestar import DownloadOperation
 from granite_litestar._middleware import compression_opt_key, exempt_from_compression, mark_downloads
 from granite_litestar.responses import ChunkPacer, FileDownload
 
@@ -172,20 +174,34 @@ def test_handlers_that_say_they_return_files_are_marked() -> None:
     async def text() -> str:
         return ""
 
-    app = Litestar([file, maybe, text], plugins=[Marks()], compression_config=CompressionConfig(backend="gzip"))
+    @get("/hidden", operation_class=DownloadOperation)
+    async def hidden() -> Response[Any]:
+        raise NotImplementedError
+
+    @get("/named", operation_id="getNamed", responses={404: ResponseSpec(None, description="None of that name.")})
+    async def named() -> FileDownload:
+        raise NotImplementedError
+
+    handlers = [file, maybe, text, hidden, named]
+    app = Litestar(handlers, plugins=[Marks()], compression_config=CompressionConfig(backend="gzip"))
     marked = {
         handler.fn.__name__: dict(handler.opt)
         for each in app.routes
         for handler in getattr(each, "route_handlers", ())
-        if handler.fn.__name__ in ("file", "maybe", "text")
+        if handler.fn in [each.fn for each in handlers]
     }
     assert marked == {
         "file": {"exclude_from_compression": True},
+        "hidden": {"exclude_from_compression": True},
         "maybe": {"exclude_from_compression": True},
+        "named": {"exclude_from_compression": True},
         "text": {},
     }
     paths = app.openapi_schema.to_schema()["paths"]
     assert "206" in paths["/file/{name}"]["get"]["responses"]
     assert paths["/file/{name}"]["head"]["responses"].keys() == {"200", "304", "400", "412"}
     assert paths["/maybe"]["get"]["responses"]["200"]["content"].keys() == {"*/*", "application/json"}
+    assert paths["/hidden"]["get"]["responses"].keys() == paths["/maybe"]["get"]["responses"].keys()
     assert "206" not in paths["/text"]["get"]["responses"]
+    assert paths["/named"]["get"]["operationId"] == "getNamed"
+    assert paths["/named"]["get"]["responses"]["404"]["description"] == "None of that name."
