@@ -432,8 +432,12 @@ class StorageManager:
         """
         return self.backend_of(ref).stat(ref.location)
 
-    def verify(self, ref: StoredObjectRef) -> None:
+    def verify(self, ref: StoredObjectRef, *, on_read: Callable[[int], object] | None = None) -> None:
         """Read the stored object and hold its size and SHA-256 against the ref.
+
+        Args:
+            ref: What to verify.
+            on_read: Called with the number of bytes of each piece read; may wait, or raise to end it.
 
         Raises:
             ObjectNotFoundError: The object is gone.
@@ -445,6 +449,8 @@ class StorageManager:
             while data := reader.read(READ_BYTES):
                 digest.update(data)
                 size += len(data)
+                if on_read is not None:
+                    on_read(len(data))
         found = f"sha256:{digest.hexdigest()}"
         if size != ref.size or (ref.checksum and found != ref.checksum):
             raise ChecksumMismatchError(

@@ -1,16 +1,29 @@
 """Collection: mark, wait, look, delete."""
 
+from granite_core.gc._verify import VerifyOptions
 from granite_core.gc.collector import Collector
 from granite_core.gc.config import GCConfig
 from granite_core.gc.plan import jittered
 from granite_core.gc.ports import Ledger, ReferenceSource, Usage
-from granite_core.gc.reports import BackendReconcile, Problem, Progress, ReconcileReport, SweepReport
+from granite_core.gc.reports import (
+    BackendReconcile,
+    Discrepancy,
+    DiscrepancyKind,
+    Problem,
+    Progress,
+    ReconcileReport,
+    StoreCount,
+    SweepReport,
+    VerifyReport,
+)
 from granite_core.gc.status import DatabaseStatus, LeaseStatus, StatusReport, StoreStatus
 
 __all__ = [
     "BackendReconcile",
     "Collector",
     "DatabaseStatus",
+    "Discrepancy",
+    "DiscrepancyKind",
     "GCConfig",
     "LeaseStatus",
     "Ledger",
@@ -19,8 +32,11 @@ __all__ = [
     "ReconcileReport",
     "ReferenceSource",
     "StatusReport",
+    "StoreCount",
     "StoreStatus",
     "SweepReport",
     "Usage",
+    "VerifyOptions",
+    "VerifyReport",
     "jittered",
 ]

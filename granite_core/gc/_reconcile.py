@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from itertools import islice
 from typing import TYPE_CHECKING, Final
 
-from granite_core.backends.base import ObjectStat, StorageBackend
+from granite_core.backends.base import StorageBackend
 from granite_core.errors import CollectionRefusedError, StorageError
-from granite_core.gc._run import Run, milliseconds
+from granite_core.gc._run import Run, milliseconds, next_page
 from granite_core.gc.plan import (
     Note,
     RunState,
@@ -22,7 +20,6 @@ from granite_core.gc.plan import (
 from granite_core.gc.ports import LedgerBusyError
 from granite_core.gc.reports import MAX_DETAILS, BackendReconcile, ReconcileReport
 from granite_core.gc.status import reconcile_name
-from granite_core.keys import is_reserved
 
 if TYPE_CHECKING:
     from granite_core.gc.collector import Collector
@@ -148,7 +145,7 @@ class Reconcile(Run):
         listing = backend.list_objects(start_after=place.state.after)
         while not self.must_stop():
             began = time.monotonic()
-            page, at_end = self.ledger.call(backend, _next_page, listing, self.config.page_size)
+            page, at_end = self.ledger.call(backend, next_page, listing, self.config.page_size)
             if page:
                 locations = [each.location for each in page]
                 accounted = self.ledger.accounted(locations) | self.held_elsewhere(locations)
@@ -184,18 +181,3 @@ class Reconcile(Run):
         elif plan.release:
             known = set(self.collector._remembered())
             self.collector._remember([each for each in kept if each.location not in known])
-
-    def is_over_time(self) -> bool:
-        budget = self.config.time_budget
-        return budget is not None and time.monotonic() - self._began > budget.total_seconds()
-
-    def pace(self, objects: int, took: float) -> None:
-        """Wait as long as the rate limit asks."""
-        if self.config.rate_limit is not None and (left := objects / self.config.rate_limit - took) > 0:
-            self.ledger.pause(left, self.stop)
-
-
-def _next_page(listing: Iterator[ObjectStat], size: int) -> tuple[list[ObjectStat], bool]:
-    """The next objects of a listing, without Granite's own, and whether it has ended."""
-    page = list(islice(listing, size))
-    return [each for each in page if not is_reserved(each.location)], len(page) < size

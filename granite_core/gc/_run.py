@@ -7,13 +7,14 @@ import secrets
 import socket
 import threading
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
+from itertools import islice
 from typing import TYPE_CHECKING, Final
 
-from granite_core.backends.base import StorageBackend
+from granite_core.backends.base import ObjectStat, StorageBackend
 from granite_core.errors import StorageError
 from granite_core.gc.marker import read_marker, write_marker
 from granite_core.gc.plan import (
@@ -23,11 +24,12 @@ from granite_core.gc.plan import (
     distinct_backends,
 )
 from granite_core.gc.reports import MAX_DETAILS, Problem, Progress
+from granite_core.keys import is_reserved
 
 if TYPE_CHECKING:
     from granite_core.gc.collector import Collector
 
-__all__ = ["MEMORY", "MemoryNote", "Run", "milliseconds"]
+__all__ = ["MEMORY", "MemoryNote", "Run", "milliseconds", "next_page"]
 
 MEMORY: Final = -1
 """The number of the database of notes that are kept in memory."""
@@ -128,6 +130,15 @@ class Run:
             self.stopped = self._take_lease() is not None
         return self.stopped
 
+    def is_over_time(self) -> bool:
+        budget = self.config.time_budget
+        return budget is not None and time.monotonic() - self._began > budget.total_seconds()
+
+    def pace(self, objects: int, took: float) -> None:
+        """Wait as long as the rate limit asks."""
+        if self.config.rate_limit is not None and (left := objects / self.config.rate_limit - took) > 0:
+            self.ledger.pause(left, self.stop)
+
     def fail(self, backend: str, location: str | None, error: Exception) -> None:
         """Remember that something failed."""
         if len(self.problems) < MAX_DETAILS:
@@ -167,3 +178,9 @@ class Run:
 
 def milliseconds(duration: timedelta) -> int:
     return int(duration.total_seconds() * 1000)
+
+
+def next_page(listing: Iterator[ObjectStat], size: int) -> tuple[list[ObjectStat], bool]:
+    """The next objects of a listing, without Granite's own, and whether it has ended."""
+    page = list(islice(listing, size))
+    return [each for each in page if not is_reserved(each.location)], len(page) < size

@@ -14,13 +14,14 @@ from granite_core.errors import CollectionRefusedError
 from granite_core.gc._reconcile import Reconcile
 from granite_core.gc._run import MemoryNote, Run
 from granite_core.gc._sweep import Sweep
+from granite_core.gc._verify import Verify, VerifyOptions
 from granite_core.gc.config import GCConfig
 from granite_core.gc.marker import replace_marker
 from granite_core.gc.plan import (
     Note,
 )
 from granite_core.gc.ports import Ledger, ReferenceSource
-from granite_core.gc.reports import Progress, ReconcileReport, SweepReport
+from granite_core.gc.reports import Progress, ReconcileReport, SweepReport, VerifyReport
 from granite_core.gc.status import StatusReport, last_name, look_around, shortened
 from granite_core.manager import StorageManager
 
@@ -144,6 +145,47 @@ class Collector:
         run = Reconcile(self, backend_key, dry_run, max_share, not_within, stop)
         return await self._ledger.arun(self._prepared(run, wait, progress), stop)
 
+    def verify(
+        self,
+        options: VerifyOptions | None = None,
+        *,
+        wait: timedelta | None = None,
+        progress: Callable[[Progress], object] | None = None,
+        stop: threading.Event | None = None,
+    ) -> VerifyReport:
+        """Hold every row against its object, and every object against the rows. Changes nothing.
+
+        Rows are read page by page, so memory is the same for any number of them. What seems wrong is looked up again
+        before it is reported, so it may run beside a working application. The position is kept with every page: a run
+        that was stopped, or died, is gone on with by the next one with the same options.
+
+        Args:
+            options: What is verified, and how fast.
+            wait: How long to wait while another verification holds the lease; not at all where absent.
+            progress: Called after each page, from the thread that works.
+            stop: Ends the run early when it is set.
+
+        Raises:
+            CollectionRefusedError: Not every row can be seen.
+            BackendUnavailableError: A backend is away; the next run goes on.
+            ConfigurationError: There is no such policy or backend; or an engine is asynchronous: await ``averify``.
+        """
+        run = Verify(self, options or VerifyOptions(), stop or threading.Event())
+        report: VerifyReport = self._ledger.run(self._prepared(run, wait, progress))
+        return report
+
+    async def averify(
+        self,
+        options: VerifyOptions | None = None,
+        *,
+        wait: timedelta | None = None,
+        progress: Callable[[Progress], object] | None = None,
+    ) -> VerifyReport:
+        """Do as ``verify`` does, without blocking the event loop. When cancelled, the run stops and is joined."""
+        stop = threading.Event()
+        run = Verify(self, options or VerifyOptions(), stop)
+        return await self._ledger.arun(self._prepared(run, wait, progress), stop)
+
     def status(
         self, *, list_stores: bool = False, progress: Callable[[Progress], object] | None = None
     ) -> StatusReport:
@@ -192,13 +234,13 @@ class Collector:
     # -- how runs are made ---------------------------------------------------------------------------------------------
 
     def _prepared(
-        self, run: Sweep | Reconcile, wait: timedelta | None, progress: Callable[[Progress], object] | None
+        self, run: Sweep | Reconcile | Verify, wait: timedelta | None, progress: Callable[[Progress], object] | None
     ) -> Callable[[], Any]:
         run.patience = wait.total_seconds() if wait is not None else 0.0
         run.on_progress = progress
         return partial(self._recorded, run)
 
-    def _recorded(self, run: Sweep | Reconcile) -> SweepReport | ReconcileReport:
+    def _recorded(self, run: Sweep | Reconcile | Verify) -> SweepReport | ReconcileReport | VerifyReport:
         """Run, and keep what came of it for ``status``."""
         try:
             report = run.run()

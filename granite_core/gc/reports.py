@@ -2,10 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from enum import StrEnum
 from typing import Any, Final
 
-__all__ = ["BackendReconcile", "Problem", "Progress", "ReconcileReport", "SweepReport"]
+__all__ = [
+    "BackendReconcile",
+    "Discrepancy",
+    "DiscrepancyKind",
+    "Problem",
+    "Progress",
+    "ReconcileReport",
+    "StoreCount",
+    "SweepReport",
+    "VerifyReport",
+]
 
 MAX_DETAILS: Final = 100
 """A report names so many objects and problems at most, and counts the others."""
@@ -156,3 +168,117 @@ class ReconcileReport:
     def to_dict(self) -> dict[str, Any]:
         """Return the JSON-compatible form."""
         return {**asdict(self), "listed": self.listed, "noted": self.noted}
+
+
+class DiscrepancyKind(StrEnum):
+    """In what way a row and its object differ."""
+
+    MISSING = "missing"
+    """There is no such object."""
+    SIZE = "size"
+    """The object is longer or shorter than the row says."""
+    CHECKSUM = "checksum"
+    """The object's SHA-256 is another one than the row says."""
+    UNREADABLE = "unreadable"
+    """The backend refused, or failed, to tell or to read."""
+    NO_BACKEND = "no-backend"
+    """The row names a backend that the manager does not have."""
+    UNDECODABLE = "undecodable"
+    """What is in the column is no ref."""
+
+
+@dataclass(frozen=True, slots=True)
+class Discrepancy:
+    """A row whose object is not what the row says.
+
+    Args:
+        kind: In what way.
+        column: Table and column.
+        row: The row's primary key as text.
+        backend: ``backend_key`` of the backend; empty where the ref cannot be read.
+        location: The object's key; empty where the ref cannot be read.
+        message: What was expected, and what was found.
+    """
+
+    kind: DiscrepancyKind
+    column: str
+    row: str
+    backend: str
+    location: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class StoreCount:
+    """What a listing of one backend shows, seen from the rows.
+
+    Args:
+        backend: Its ``backend_key``; the first one where it has several.
+        objects: What is there.
+        bytes: Their size.
+        held: Those that a row holds.
+        waiting: Those that no row holds, and that have a tombstone.
+        nobodys: Those that neither a row nor a tombstone names: uploads under way, or work for the reconcile.
+        nobodys_bytes: Their size.
+    """
+
+    backend: str
+    objects: int = 0
+    bytes: int = 0
+    held: int = 0
+    waiting: int = 0
+    nobodys: int = 0
+    nobodys_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class VerifyReport:
+    """What a verification found. Numbers are of the whole, the runs that this one went on with included.
+
+    Args:
+        checksums: Whether every object was read and hashed.
+        rows: Rows looked at, per file column.
+        refs: Files they hold.
+        bytes: Their size by what the rows say.
+        read: Bytes read.
+        without_checksum: Files that could not be compared, since their rows hold no SHA-256.
+        found: How many discrepancies of each kind.
+        discrepancies: The first of them.
+        stores: What the backends' listings show; empty where they were not asked for.
+        problems: What could not be looked at.
+        skipped: Why nothing was done; None when the run was made.
+        resumed: Whether this run went on with an earlier one.
+        stopped: Whether it ended early; the next run with the same options goes on there.
+        seconds: How long it took, this run only.
+        ended_at: When it ended, ISO 8601 in UTC, by this process's clock.
+    """
+
+    checksums: bool = False
+    rows: int = 0
+    refs: int = 0
+    bytes: int = 0
+    read: int = 0
+    without_checksum: int = 0
+    found: Mapping[str, int] = field(default_factory=dict)
+    discrepancies: tuple[Discrepancy, ...] = ()
+    stores: tuple[StoreCount, ...] = ()
+    problems: tuple[Problem, ...] = ()
+    skipped: str | None = None
+    resumed: bool = False
+    stopped: bool = False
+    seconds: float = 0.0
+    ended_at: str | None = None
+
+    @property
+    def did_anything(self) -> bool:
+        """Whether the run was made."""
+        return self.skipped is None
+
+    @property
+    def sound(self) -> bool:
+        """Whether all that was looked at is as the rows say."""
+        return not self.discrepancies and not self.problems
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the JSON-compatible form."""
+        return {**asdict(self), "sound": self.sound}

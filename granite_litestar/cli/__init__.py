@@ -5,6 +5,7 @@ from __future__ import annotations
 import rich_click
 
 from granite_litestar.cli._collect import adopt, reconcile, status, sweep
+from granite_litestar.cli._verify import verify
 
 __all__ = ["granite_group"]
 
@@ -14,5 +15,5 @@ def granite_group() -> None:
     """Look after an application's files: collect, verify, look, mend."""
 
 
-for each in (adopt, reconcile, status, sweep):
+for each in (adopt, reconcile, status, sweep, verify):
     granite_group.add_command(each)

@@ -10,7 +10,7 @@ import click
 from granite_core.gc import ReconcileReport, StatusReport, SweepReport
 from granite_litestar.cli._exits import Exit
 from granite_litestar.cli._output import Output, as_age, as_bytes, as_time
-from granite_litestar.cli._work import DURATION, YES, Work, command
+from granite_litestar.cli._work import DURATION, RATE_LIMIT, TIME_BUDGET, WAIT, YES, Work, command
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -20,12 +20,11 @@ if TYPE_CHECKING:
 __all__ = ["adopt", "reconcile", "status", "sweep"]
 
 _DRY_RUN = click.option("--dry-run", is_flag=True, help="Change nothing; tell what would be done.")
-_WAIT = click.option("--wait", type=DURATION, help="Wait so long while another worker holds the lease (90, 5m, 2h).")
 
 
 @command("sweep")
 @_DRY_RUN
-@_WAIT
+@WAIT
 def sweep(work: Work, dry_run: bool, wait: timedelta | None) -> Exit:
     """Delete the objects that were let go a grace ago and that no row holds."""
     collector = work.collector()
@@ -39,9 +38,9 @@ def sweep(work: Work, dry_run: bool, wait: timedelta | None) -> Exit:
 @_DRY_RUN
 @click.option("--max-share", type=click.FloatRange(0, 1), help="Note at most this share of a store; 1 allows all.")
 @click.option("--not-within", type=DURATION, help="Skip a backend that was reconciled less than so long ago.")
-@click.option("--time-budget", type=DURATION, help="Stop after so long; the next run goes on there.")
-@click.option("--rate-limit", type=click.FloatRange(0, min_open=True), help="List at most so many objects a second.")
-@_WAIT
+@TIME_BUDGET
+@RATE_LIMIT
+@WAIT
 def reconcile(
     work: Work,
     backend: str | None,

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from granite_litestar.plugin import GranitePlugin
 
-__all__ = ["DURATION", "YES", "Work", "command"]
+__all__ = ["DURATION", "RATE_LIMIT", "SIZE", "TIME_BUDGET", "WAIT", "YES", "Work", "command"]
 
 T = TypeVar("T")
 
@@ -46,8 +46,35 @@ class _Duration(click.ParamType):  # type: ignore[type-arg]  # generic since cli
             self.fail(f"{value!r} is no length of time; write 90, 90s, 5m, 2h or 1d", param, ctx)
 
 
-DURATION: Final = _Duration()
+class _Size(click.ParamType):  # type: ignore[type-arg]  # generic since click 8.5 only
+    """``1000``, ``500kB``, ``50MB``, ``2GiB``."""
 
+    name = "size"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        if isinstance(value, int):
+            return value
+        number = str(value).rstrip("kKMGTiB ")
+        unit = str(value)[len(number) :].strip().removesuffix("B")
+        try:
+            size = int(float(number) * (1024 if unit.endswith("i") else 1000) ** " KMGT".index(unit[:1].upper() or " "))
+        except (ValueError, OverflowError):
+            self.fail(f"{value!r} is no size; write 1000, 500kB, 50MB or 2GiB", param, ctx)
+        return size
+
+
+DURATION: Final = _Duration()
+SIZE: Final = _Size()
+
+WAIT: Final = click.option(
+    "--wait", type=DURATION, help="Wait so long while another worker holds the lease (90, 5m, 2h)."
+)
+TIME_BUDGET: Final = click.option(
+    "--time-budget", type=DURATION, help="Stop after so long; the next run goes on there."
+)
+RATE_LIMIT: Final = click.option(
+    "--rate-limit", type=click.FloatRange(0, min_open=True), help="Look at so many objects a second at most."
+)
 YES: Final = click.option("--yes", "-y", is_flag=True, help="Do not ask.")
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ from sqlalchemy.orm import Session
 from granite_core import StorageManager, StoredObjectRef
 from granite_core.integrations.sqlalchemy import GraniteTables, db_now, tables_of
 from tests.support.operated_app import Base, Document, make_manager
+from tests.support.s3 import S3Server
 
 APP = "tests.support.operated_app:create_app"
 
@@ -115,3 +117,30 @@ def operated(
         for backend in system.manager.backends.values():
             backend.close()
         engine.dispose()
+
+
+@pytest.fixture(params=["sqlite", "aiosqlite", "asyncpg+ministack"])
+def system(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[System]:
+    stores = {"main": f"file:{tmp_path}/files", "second": f"file:{tmp_path}/second"}
+    if request.param != "asyncpg+ministack":
+        driver = "+aiosqlite" if request.param == "aiosqlite" else ""
+        path = f"///{tmp_path}/db.sqlite3"
+        with operated(monkeypatch, f"sqlite{driver}:{path}", f"sqlite:{path}", stores) as found:
+            yield found
+        return
+    server: S3Server = request.getfixturevalue("ministack")
+    make: Callable[..., tuple[Any, str]] = request.getfixturevalue("s3_bucket")
+    database = request.getfixturevalue("postgres_database")
+    _, bucket = make(server)
+    keys = {"AWS_ACCESS_KEY_ID": server.access_key, "AWS_SECRET_ACCESS_KEY": server.secret_key}
+    stores["main"] = f"s3://{bucket}/main?endpoint_url={server.endpoint}&region={server.region}"
+    with operated(monkeypatch, database.async_url, database.sync_url, stores, **keys) as found:
+        yield found
+
+
+@pytest.fixture
+def local(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[System]:
+    path = f"///{tmp_path}/db.sqlite3"
+    stores = {"main": f"file:{tmp_path}/files", "second": f"file:{tmp_path}/second"}
+    with operated(monkeypatch, f"sqlite+aiosqlite:{path}", f"sqlite:{path}", stores) as found:
+        yield found
