@@ -110,6 +110,12 @@ def problem(description: str, body: Any = RequestProblem) -> ResponseSpec:
     return ResponseSpec(data_container=body, description=description, generate_examples=False)
 
 
+_STORAGE_PROBLEMS: Final = {
+    500: problem("The storage failed, or what it holds is not what was stored."),
+    503: problem("The storage cannot be reached at the moment."),
+}
+
+
 def denials(
     guards: Sequence[object], authorize: object, denied: int, raises: Sequence[type[HTTPException]]
 ) -> dict[int, ResponseSpec]:
@@ -157,9 +163,3 @@ def upload_problems(*, form: bool) -> dict[int, ResponseSpec]:
         422: invalid,
         **_STORAGE_PROBLEMS,
     }
-
-
-_STORAGE_PROBLEMS: Final = {
-    500: problem("The storage failed, or what it holds is not what was stored."),
-    503: problem("The storage cannot be reached at the moment."),
-}

@@ -239,9 +239,9 @@ def _file_schema(policy: StoragePolicy, description: str | None, media_type: str
 
 def _files_schema(spec: FileField, manager: AsyncStorageManager) -> Schema:
     policy = manager.get_policy(spec.storage_key)
-    only = [each for each in policy.content_types or () if "*" not in each]
-    exact = len(policy.content_types or ()) == 1 and bool(only)
-    schema = _file_schema(policy, spec.description, only[0] if exact else BINARY)
+    types = tuple(policy.content_types or ())
+    exact = len(types) == 1 and "*" not in types[0]
+    schema = _file_schema(policy, spec.description, types[0] if exact else BINARY)
     if not spec.many:
         return schema
     listed = Schema(type=OpenAPIType.ARRAY, items=schema, max_items=spec.max_count)

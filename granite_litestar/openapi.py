@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Final
@@ -128,13 +129,17 @@ def describe_download(handler: HTTPRouteHandler, *, subject: str | None = None, 
 def _amend(operation: Operation, *, generated: str, of_storage: Sequence[str], beside: str | None) -> None:
     method = operation.operation_id.method if isinstance(operation.operation_id, OperationId) else "GET"
     responses = dict(operation.responses or {})
-    success = responses.pop(generated, None)
+    success = responses.get(generated)
+    if not beside:
+        del responses[generated]
     body = None if method == "HEAD" else binary_content("*/*")
     if body and beside:
         body[beside] = OpenAPIMediaType(schema=Schema())
     conditional = method in ("GET", "HEAD")
     answers: dict[str, OpenAPIResponse] = {"200": OpenAPIResponse("The whole file.", content=body)}
     add_headers(answers["200"], _FILE if method == "HEAD" else _WHOLE)
+    if beside:  # what may come instead has none of these headers
+        answers["200"].headers = {name: _optional(each) for name, each in (answers["200"].headers or {}).items()}
     if conditional:
         answers["304"] = _bare("The client's copy is still good.", {**_VALIDATORS, "Cache-Control": _CACHE})
         answers["412"] = _bare("The file is not the one that the client's conditions name.", _EMPTY)
@@ -166,6 +171,13 @@ def _bare(description: str, headers: Mapping[str, OpenAPIHeader]) -> OpenAPIResp
     answer = OpenAPIResponse(description)
     add_headers(answer, headers)
     return answer
+
+
+def _optional(described: OpenAPIHeader | Reference) -> OpenAPIHeader | Reference:
+    described = copy(described)  # dataclasses.replace would warn of fields that Litestar deprecates
+    if isinstance(described, OpenAPIHeader):
+        described.required = False
+    return described
 
 
 def _without_body(response: OpenAPIResponse | Reference) -> OpenAPIResponse | Reference:

@@ -39,10 +39,6 @@ class Described:
         content = self.operation(method, template)["requestBody"]["content"]
         return self.resolve(next(iter(content.values()))["schema"])
 
-    def takes(self, method: str, template: str, media_type: str) -> bool:
-        """Whether a request with a body of this type is described."""
-        return _matching(self.operation(method, template)["requestBody"]["content"], media_type) is not None
-
     def check(self, template: str, response: httpx.Response) -> None:
         """Fail where the answer differs from its description in status, headers, media type or body."""
         method, status = response.request.method, str(response.status_code)

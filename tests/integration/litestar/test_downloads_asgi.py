@@ -6,12 +6,13 @@ import asyncio
 from typing import Any
 
 import pytest
-from litestar import Litestar, Response, get, route
+from litestar import Litestar, Response, get, post, route
 from litestar.config.app import AppConfig
 from litestar.config.compression import CompressionConfig
 from litestar.openapi.datastructures import ResponseSpec
 from litestar.params import FromPath
 from litestar.plugins import InitPlugin, ReceiveRoutePlugin
+from litestar.response import Redirect
 from litestar.routes import BaseRoute
 
 from granite_core import AsyncStorageManager, StorageManager, StoragePolicy
@@ -182,7 +183,11 @@ def test_handlers_that_say_they_return_files_are_marked() -> None:
     async def named() -> FileDownload:
         raise NotImplementedError
 
-    handlers = [file, maybe, text, hidden, named]
+    @post("/convert")
+    async def convert() -> FileDownload | Redirect:
+        raise NotImplementedError
+
+    handlers = [file, maybe, text, hidden, named, convert]
     app = Litestar(handlers, plugins=[Marks()], compression_config=CompressionConfig(backend="gzip"))
     marked = {
         handler.fn.__name__: dict(handler.opt)
@@ -192,6 +197,7 @@ def test_handlers_that_say_they_return_files_are_marked() -> None:
     }
     assert marked == {
         "file": {"exclude_from_compression": True},
+        "convert": {"exclude_from_compression": True},
         "hidden": {"exclude_from_compression": True},
         "maybe": {"exclude_from_compression": True},
         "named": {"exclude_from_compression": True},
@@ -200,7 +206,10 @@ def test_handlers_that_say_they_return_files_are_marked() -> None:
     paths = app.openapi_schema.to_schema()["paths"]
     assert "206" in paths["/file/{name}"]["get"]["responses"]
     assert paths["/file/{name}"]["head"]["responses"].keys() == {"200", "304", "400", "412"}
-    assert paths["/maybe"]["get"]["responses"]["200"]["content"].keys() == {"*/*", "application/json"}
+    perhaps = paths["/maybe"]["get"]["responses"]["200"]
+    assert perhaps["content"].keys() == {"*/*", "application/json"}
+    assert not any(header["required"] for header in perhaps["headers"].values())
+    assert paths["/convert"]["post"]["responses"].keys() == {"200", "201", "404", "500", "503"}
     assert paths["/hidden"]["get"]["responses"].keys() == paths["/maybe"]["get"]["responses"].keys()
     assert "206" not in paths["/text"]["get"]["responses"]
     assert paths["/named"]["get"]["operationId"] == "getNamed"
