@@ -34,6 +34,7 @@ from granite_core.errors import (
     StorageError,
     TokenExpiredError,
     TokenInvalidError,
+    ValidationFailedError,
 )
 from granite_core.limited import SizeLimitedStream
 from granite_core.manager import StorageManager
@@ -43,16 +44,19 @@ from granite_core.refs import StagedFile, StoredObjectRef
 from granite_core.sources import unsaved
 from granite_core.staging import StagedWrite
 from granite_core.urls import FileLink, UrlPlan, UrlSettings
+from granite_core.validation import AsyncReadable, Candidate, Validator
 
 __all__ = [
     "NO_OPTIONS",
     "AccessDeniedError",
     "AdaptedStorageBackend",
     "AsyncObjectReader",
+    "AsyncReadable",
     "AsyncStagedWrite",
     "AsyncStorageManager",
     "BackendError",
     "BackendUnavailableError",
+    "Candidate",
     "Capability",
     "ChecksumMismatchError",
     "CollectionRefusedError",
@@ -89,6 +93,8 @@ __all__ = [
     "TokenInvalidError",
     "UrlPlan",
     "UrlSettings",
+    "ValidationFailedError",
+    "Validator",
     "WriteOptions",
     "backend_from_url",
     "unsaved",

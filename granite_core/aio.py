@@ -9,13 +9,17 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Mapping
-from functools import partial
-from typing import TYPE_CHECKING, Final, Literal, ParamSpec, TypeVar, cast
+from contextvars import copy_context
+from inspect import isawaitable
+from typing import TYPE_CHECKING, Final, Literal, cast
 
-from granite_core.backends.base import Capability, ObjectReader, ObjectStat, ReadableStream, StorageBackend
+from granite_core._hops import INLINE_BYTES, AsyncObjectReader, hop, hop_or_undo, joined, open_reader
+from granite_core._pending import PendingFile
+from granite_core.backends.base import ObjectStat, ReadableStream, StorageBackend
 from granite_core.manager import StorageManager
 from granite_core.refs import StagedFile, StoredObjectRef
 from granite_core.staging import StagedWrite
+from granite_core.validation import is_async, naming_the_field
 
 if TYPE_CHECKING:
     from datetime import timedelta
@@ -27,57 +31,6 @@ if TYPE_CHECKING:
     from granite_core.urls import Disposition, UrlPlan
 
 __all__ = ["AsyncObjectReader", "AsyncStagedWrite", "AsyncStorageManager", "hop", "joined"]
-
-P = ParamSpec("P")
-T = TypeVar("T")
-
-INLINE_BYTES: Final = 64 * 1024
-"""A local read of at most so many bytes costs less than the hop to a thread: it is done on the loop."""
-
-
-async def hop(backend: StorageBackend, call: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
-    """Run a blocking call in the backend's threads, and join it even when the caller is cancelled meanwhile."""
-    loop = asyncio.get_running_loop()
-    return await joined(loop.run_in_executor(backend.executor(), partial(call, *args, **kwargs)))
-
-
-async def joined(future: asyncio.Future[T], on_cancel: Callable[[], object] | None = None) -> T:
-    """Wait for work in a thread, and for its end even when the caller is cancelled meanwhile.
-
-    Args:
-        future: The work.
-        on_cancel: Asks the work to end early; called when the caller is cancelled.
-    """
-    try:
-        return await asyncio.shield(future)
-    except asyncio.CancelledError:
-        if on_cancel is not None:
-            on_cancel()
-        while not future.done():
-            try:
-                await asyncio.wait([future])
-            except asyncio.CancelledError:
-                # Told again to stop: the thread cannot be, so its end is still waited for.
-                continue
-        if not future.cancelled():
-            future.exception()  # retrieved: the cancellation is what the caller hears of
-        raise
-
-
-async def _hop_or_undo(backend: StorageBackend, call: Callable[[], T], undo: Callable[[T], object]) -> T:
-    """Hop, and undo what the call made when its caller was cancelled meanwhile: nobody else holds the result."""
-    made: list[T] = []
-
-    def run() -> T:
-        made.append(call())
-        return made[0]
-
-    try:
-        return await hop(backend, run)
-    except asyncio.CancelledError:
-        for each in made:
-            await hop(backend, undo, each)
-        raise
 
 
 class AsyncStorageManager:
@@ -144,19 +97,18 @@ class AsyncStorageManager:
         context: Mapping[str, str] | None = None,
     ) -> StagedFile:
         """Store bytes and return their ref; see ``StorageManager.put_bytes``."""
-        put = partial(
-            self.sync.put_bytes,
+        write = self.stage(
             storage_key,
-            model_name,
-            entity_id,
-            field_name,
-            content=content,
+            filename=original_filename,
             content_type=content_type,
-            original_filename=original_filename,
+            expected_size=memoryview(content).nbytes,
+            model_name=model_name,
+            entity_id=entity_id,
+            field_name=field_name,
             extra=extra,
             context=context,
         )
-        return await self.put_by(storage_key, put)
+        return await write.put(lambda beneath: beneath.write(content))
 
     async def put_stream(
         self,
@@ -175,22 +127,7 @@ class AsyncStorageManager:
 
         Args: as there; ``stream`` may also be asynchronous: an iterable of bytes, or have a ``read`` to be awaited.
         """
-        pull = _async_chunks(stream)
-        if pull is None:
-            put = partial(
-                self.sync.put_stream,
-                storage_key,
-                model_name,
-                entity_id,
-                field_name,
-                stream=cast("ReadableStream", stream),
-                content_type=content_type,
-                original_filename=original_filename,
-                extra=extra,
-                context=context,
-            )
-            return await self.put_by(storage_key, put)
-        async with self.stage(
+        write = self.stage(
             storage_key,
             filename=original_filename,
             content_type=content_type,
@@ -199,29 +136,21 @@ class AsyncStorageManager:
             field_name=field_name,
             extra=extra,
             context=context,
-        ) as write:
+        )
+        pull = _async_chunks(stream)
+        if pull is None:
+            return await write.put(lambda beneath: beneath.write_from(cast("ReadableStream", stream)))
+        async with write:
             async for data in pull:
                 await write.write(data)
             return await write.commit()
-
-    async def put_by(self, storage_key: str, put: Callable[[], StagedFile]) -> StagedFile:
-        """Run a blocking call that stores something under a policy, in its backend's threads.
-
-        What was stored for a caller that was cancelled meanwhile is let go: nobody else holds its ref.
-
-        Args:
-            storage_key: The policy, which names the backend.
-            put: Stores one object with the synchronous manager and returns it.
-        """
-        backend = self.sync.get_backend_for_policy(storage_key)
-        return await _hop_or_undo(backend, put, StagedFile.discard)
 
     async def copy(
         self, ref: StoredObjectRef, storage_key: str | None = None, *, context: Mapping[str, str] | None = None
     ) -> StagedFile:
         """Store the same content again under a new key; see ``StorageManager.copy``."""
-        copy = partial(self.sync.copy, ref, storage_key, context=context)
-        return await self.put_by(storage_key or ref.storage_key, copy)
+        write = AsyncStagedWrite(self.sync.stage_copy(ref, storage_key, context=context))
+        return await write.put(lambda beneath: beneath.copy_from(self.sync.backend_of(ref), ref))
 
     async def get(self, ref: StoredObjectRef) -> bytes:
         """Return the whole content; see ``StorageManager.get``."""
@@ -231,15 +160,7 @@ class AsyncStorageManager:
         """Open the content, or a range of it, for reading from front to back; see ``StorageManager.open``."""
         backend = self.sync.backend_of(ref)
         wanted = max(0, ref.size - offset) if length is None else length
-        inline = wanted <= INLINE_BYTES and Capability.LOCAL_PATH in backend.capabilities
-        if inline:
-            return AsyncObjectReader(backend, backend.open_reader(ref.location, offset=offset, length=length), inline)
-        reader = await _hop_or_undo(
-            backend,
-            partial(backend.open_reader, ref.location, offset=offset, length=length),
-            lambda opened: opened.close(),
-        )
-        return AsyncObjectReader(backend, reader, inline)
+        return await open_reader(backend, ref.location, offset=offset, length=length, wanted=wanted)
 
     async def check(self) -> None:
         """Have every backend look whether it can do what it claims; see ``StorageBackend.check``.
@@ -315,11 +236,25 @@ class AsyncStagedWrite:
             await hop(self._write.backend, self._write.drain)
 
     async def commit(self) -> StagedFile:
-        """Make the object durable and return its ref; see ``StagedWrite.commit``.
+        """Make the object durable, have it validated, and return its ref; see ``StagedWrite.commit``.
 
-        When the caller is cancelled meanwhile, what was stored is let go again.
+        Asynchronous validators are awaited here. When the caller is cancelled meanwhile, what was stored is let go.
         """
-        return await _hop_or_undo(self._write.backend, self._write.commit, StagedFile.discard)
+        return await _accepted(await hop_or_undo(self._write.backend, self._write.store, PendingFile.discard))
+
+    async def put(self, fill: Callable[[StagedWrite], object]) -> StagedFile:
+        """Let a blocking call write everything, in the backend's threads, and commit.
+
+        Args:
+            fill: Is given the write beneath, and neither commits nor aborts it.
+        """
+
+        def store() -> PendingFile:
+            with self._write as write:
+                fill(write)
+                return write.store()
+
+        return await _accepted(await hop_or_undo(self._write.backend, store, PendingFile.discard))
 
     async def abort(self) -> None:
         """Give up; nothing remains. Idempotent, never raises, and runs to its end even when cancelled."""
@@ -332,39 +267,24 @@ class AsyncStagedWrite:
         await self.abort()
 
 
-class AsyncObjectReader:
-    """An object, or a range of it, being read from front to back. Made by ``AsyncStorageManager.open``."""
+async def _accepted(pending: PendingFile) -> StagedFile:
+    """Have the validators look at a stored file: asynchronous ones here, the others in the backend's threads.
 
-    def __init__(self, backend: StorageBackend, reader: ObjectReader, inline: bool) -> None:
-        self._backend = backend
-        self._reader = reader
-        self._inline = inline
-        self.size: Final = reader.size
-        """Length in bytes of the whole object, whatever range is read."""
-
-    async def read(self, size: int = -1, /) -> bytes:
-        """Return up to ``size`` bytes; ``b""`` only at the end of the range; all that is left for -1.
-
-        Raises:
-            ObjectNotFoundError: The object has gone meanwhile.
-            BackendError: The bytes cannot be had.
-        """
-        if self._inline:
-            return self._reader.read(size)
-        return await hop(self._backend, self._reader.read, size)
-
-    async def close(self) -> None:
-        """Free what is held. Idempotent, and runs to its end even when cancelled."""
-        if self._inline:
-            self._reader.close()
-        else:
-            await hop(self._backend, self._reader.close)
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        await self.close()
+    When one refuses, or the caller is cancelled meanwhile, the file is let go.
+    """
+    try:
+        for validator in pending.validators:
+            with naming_the_field(pending.candidate):
+                if is_async(validator):
+                    verdict = validator(pending.candidate)
+                else:
+                    verdict = await hop(pending.backend, copy_context().run, validator, pending.candidate)
+                if isawaitable(verdict):
+                    await verdict
+    except BaseException:
+        await hop(pending.backend, pending.discard)
+        raise
+    return pending.staged
 
 
 def _async_chunks(stream: object) -> AsyncIterator[bytes] | None:

@@ -28,6 +28,7 @@ __all__ = [
     "StorageError",
     "TokenExpiredError",
     "TokenInvalidError",
+    "ValidationFailedError",
 ]
 
 
@@ -45,7 +46,7 @@ class StorageError(Exception):
         value: The value that passed the limit, where there is one.
     """
 
-    code: ClassVar[str] = "storage_error"
+    code: str = "storage_error"
     public: ClassVar[str] = "The file could not be processed."
     retryable: bool = False
 
@@ -130,6 +131,38 @@ class ContentTypeMismatchError(ContentTypeNotAllowedError):
     """The bytes are of another media type than the file's name or its sender says, and the policy minds."""
 
     code = "content_type_mismatch"
+
+
+class ValidationFailedError(ContentRejectedError):
+    """A validator of the policy refused the content."""
+
+    code = "validation_failed"
+
+    def __init__(
+        self,
+        reason: str,
+        *,
+        code: str | None = None,
+        field: str | None = None,
+        limit: object = None,
+        value: object = None,
+    ) -> None:
+        """Refuse a content.
+
+        Args:
+            reason: What is wrong with it; told to whoever sent it.
+            code: A stable, machine-readable name of what is wrong, in place of ``validation_failed``.
+            field: The field it is about; known to whoever called the validator.
+            limit: The limit that was passed, where there is one.
+            value: The value that passed it.
+        """
+        super().__init__(reason, operation="put", field=field, limit=limit, value=value)
+        self.reason = reason
+        if code is not None:
+            self.code = code
+
+    def __str__(self) -> str:
+        return f"{self.field}: {self.reason}" if self.field else self.reason
 
 
 class ChecksumMismatchError(StorageError):

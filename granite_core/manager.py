@@ -11,14 +11,14 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, BinaryIO, Final
 
 from granite_core.backends.adapter import SevenMethodBackend, adapted
-from granite_core.backends.base import Capability, ObjectStat, ReadableStream, StorageBackend
-from granite_core.errors import ChecksumMismatchError, ConfigurationError, TokenInvalidError
+from granite_core.backends.base import ObjectStat, ReadableStream, StorageBackend
+from granite_core.errors import ChecksumMismatchError, ConfigurationError, StorageError, TokenInvalidError
 from granite_core.keys import is_granite_storage_key, suffix_of, unique_part
 from granite_core.media import clean_content_type, clean_filename
 from granite_core.policies import Delivery, StoragePolicy
 from granite_core.refs import StagedFile, StoredObjectRef
-from granite_core.staging import StagedWrite, make_staged
-from granite_core.urls import Disposition, FileLink, Links, UrlPlan, UrlSettings, options_for
+from granite_core.staging import READ_BYTES, StagedWrite
+from granite_core.urls import Disposition, FileLink, Links, UrlPlan, UrlSettings
 
 if TYPE_CHECKING:
     from typing import Any
@@ -28,8 +28,6 @@ __all__ = ["MANAGER_KEY", "StorageManager"]
 
 MANAGER_KEY: Final = "granite_manager"
 """Where ``register`` leaves the manager in a metadata's ``info``."""
-
-READ_BYTES: Final = 1024 * 1024
 
 
 def _utc_now() -> datetime:
@@ -247,7 +245,7 @@ class StorageManager:
             self.get_backend(policy.backend_key),
             location,
             now=self.now,
-            discard=self.delete,
+            discard=self._let_go,
             filename=name,
             claimed_type=clean_content_type(content_type),
             field=field,
@@ -274,14 +272,14 @@ class StorageManager:
         Args: as for ``stage``; ``content`` is what to store, ``original_filename`` the name it came with.
 
         Raises:
-            ContentRejectedError: The policy refuses it.
+            ContentRejectedError: The policy, or one of its validators, refuses it.
             BackendError: It cannot be stored; nothing remains.
         """
         with self.stage(
             storage_key,
             filename=original_filename,
             content_type=content_type,
-            expected_size=len(content) if isinstance(content, (bytes, bytearray)) else content.nbytes,
+            expected_size=memoryview(content).nbytes,
             model_name=model_name,
             entity_id=entity_id,
             field_name=field_name,
@@ -324,10 +322,7 @@ class StorageManager:
             extra=extra,
             context=context,
         ) as write:
-            while data := stream.read(READ_BYTES):
-                if isinstance(data, str):
-                    raise TypeError("the stream must be binary: open the file with mode 'rb'")
-                write.write(data)
+            write.write_from(stream)
             return write.commit()
 
     def copy(
@@ -342,53 +337,32 @@ class StorageManager:
 
         Raises:
             ObjectNotFoundError: The object is gone.
-            ContentRejectedError: The target policy refuses it.
+            ContentRejectedError: The target policy, or one of its validators, refuses it.
             ChecksumMismatchError: What was read is not what the ref says.
             BackendError: The copy failed; nothing remains.
         """
-        policy = self.get_policy(storage_key or ref.storage_key)
-        source, target = self.backend_of(ref), self.get_backend(policy.backend_key)
-        if source is not target or Capability.SERVER_SIDE_COPY not in source.capabilities:
-            with (
-                self.stage(
-                    policy.storage_key,
-                    filename=ref.original_filename,
-                    content_type=ref.content_type,
-                    expected_size=ref.size,
-                    checksum=ref.checksum or None,
-                    context=context,
-                ) as write,
-                source.open_reader(ref.location) as reader,
-            ):
-                while data := reader.read(READ_BYTES):
-                    write.write(data)
-                return write.commit()
-        policy.check_size(ref.size)
-        policy.check_type(ref.content_type or "application/octet-stream")
-        location = policy.new_key(unique_part(), suffix=suffix_of(ref.original_filename), context=context)
-        created_at = self.now()
-        options = options_for(policy, ref.content_type, ref.original_filename)
-        source.copy(ref.location, location, options=options)
-        copy = make_staged(
-            policy,
-            location,
-            ref.size,
-            ref.checksum,
-            ref.content_type,
-            ref.original_filename,
-            created_at,
-            self.delete,
+        with self.stage_copy(ref, storage_key, context=context) as write:
+            write.copy_from(self.backend_of(ref), ref)
+            return write.commit()
+
+    def stage_copy(
+        self, ref: StoredObjectRef, storage_key: str | None = None, *, context: Mapping[str, str] | None = None
+    ) -> StagedWrite:
+        """Begin to store the same content again; arguments as for ``copy``. No I/O happens yet.
+
+        Raises:
+            ConfigurationError: There is no such policy, or a name in its ``key_template`` has no value.
+            ContentTooLargeError: The object is over the policy's limit.
+        """
+        return self.stage(
+            storage_key or ref.storage_key,
+            filename=ref.original_filename,
+            content_type=ref.content_type,
+            expected_size=ref.size,
+            checksum=ref.checksum or None,
+            extra=ref.extra,
+            context=context,
         )
-        size = target.stat(location).size
-        if size != ref.size:
-            copy.discard()
-            raise ChecksumMismatchError(
-                f"the copied object has {size} bytes, its ref says {ref.size}",
-                operation="copy",
-                limit=ref.size,
-                value=size,
-            )
-        return copy
 
     # -- reading -------------------------------------------------------------------------------------------------------
 
@@ -474,6 +448,13 @@ class StorageManager:
             BackendError: It may still be there.
         """
         self.backend_of(ref).delete(ref.location)
+
+    def _let_go(self, ref: StoredObjectRef) -> None:
+        try:
+            self.delete(ref)
+        except StorageError:
+            self.note([ref])
+            raise
 
     def discard(self, staged: StagedFile) -> bool:
         """Let go what was staged and not used. True when it was deleted now; False when something has seen it.

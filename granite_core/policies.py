@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass
 from datetime import timedelta
 from typing import Literal, TypeAlias
@@ -16,6 +16,7 @@ from granite_core.errors import (
 from granite_core.keys import KeyTemplate, build_key
 from granite_core.media import TypeJudgement, matches_type
 from granite_core.options import NO_OPTIONS, WriteOptions
+from granite_core.validation import Validator
 
 __all__ = ["Delivery", "StoragePolicy"]
 
@@ -43,6 +44,8 @@ class StoragePolicy:
         key_template: Folders of the keys below ``key_prefix``, in place of model, row and field; names in braces are
             filled in from the ``context`` that is given when a file is stored, and from ``model_name``, ``entity_id``
             and ``field_name`` where they are known. A random name and the suffix always follow.
+        validators: Functions, synchronous or not, that look at each file once it is stored and before anyone gets its
+            ref; see ``Candidate``. What one of them refuses is let go.
         delivery: How bytes reach clients: ``"stream"`` passes them through the application; ``"redirect"`` sends
             clients to the store, by an address that it signs, and needs a backend that can; ``"auto"`` redirects where
             the backend can, and streams where it cannot, from a laptop's disk for instance.
@@ -70,6 +73,7 @@ class StoragePolicy:
     # What is accepted, and what becomes of it.
     mismatch: Literal["detect", "refuse"] = "detect"
     key_template: str | None = None
+    validators: Sequence[Validator] = ()
 
     # How it is delivered, and for how long copies are good.
     delivery: Delivery = "stream"
@@ -104,6 +108,11 @@ class StoragePolicy:
             )
         if self.key_prefix:
             build_key("x", prefix=self.key_prefix)
+        object.__setattr__(self, "validators", tuple(self.validators))
+        if not all(map(callable, self.validators)):
+            raise ConfigurationError(
+                f"validators of policy {self.storage_key!r} must be functions", value=self.validators
+            )
         if self.key_template is not None:
             KeyTemplate(self.key_template)
 

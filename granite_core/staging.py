@@ -1,15 +1,18 @@
-"""An object on its way in: the intake in front of a backend's writer."""
+"""An object on its way in: the intake in front of a backend's writer, and the validators behind it."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from datetime import datetime
 from typing import TYPE_CHECKING, Final
 
-from granite_core.backends.base import ObjectWriter, StorageBackend
-from granite_core.errors import StorageError
+from granite_core._pending import PendingFile, check_colour
+from granite_core.backends.base import Capability, ObjectWriter, ReadableStream, StorageBackend
+from granite_core.errors import ChecksumMismatchError, StorageError
 from granite_core.intake import Intake
+from granite_core.media import DEFAULT_TYPE
 from granite_core.policies import StoragePolicy
 from granite_core.refs import StagedFile, StoredObjectRef, timestamp
 from granite_core.urls import options_for
@@ -19,7 +22,9 @@ if TYPE_CHECKING:
 
     from typing_extensions import Buffer
 
-__all__ = ["StagedWrite", "make_staged"]
+__all__ = ["StagedWrite"]
+
+READ_BYTES: Final = 1024 * 1024
 
 
 class StagedWrite:
@@ -53,8 +58,11 @@ class StagedWrite:
         self._expected_size = expected_size
         self._expected_checksum = checksum
         self._extra = _plain(extra)
+        self._field = field
         self._intake = Intake(policy, field=field, filename=filename, claimed_type=claimed_type)
         self._writer: ObjectWriter | None = None
+        self._copied: StoredObjectRef | None = None
+        self._copied_at = now()
         self._done = False
 
     @property
@@ -105,8 +113,59 @@ class StagedWrite:
             self.abort()
             raise
 
+    def write_from(self, stream: ReadableStream) -> None:
+        """Take a stream from where it stands to its end. It is not closed, and no more than a buffer of it is held.
+
+        Raises:
+            TypeError: It is a stream of text.
+            ContentRejectedError: The policy refuses it; reading stops as soon as that is known, and nothing remains.
+            BackendError: It cannot be stored; nothing remains.
+        """
+        while data := stream.read(READ_BYTES):
+            if isinstance(data, str):
+                raise TypeError("the stream must be binary: open the file with mode 'rb'")
+            self.write(data)
+
+    def copy_from(self, backend: StorageBackend, ref: StoredObjectRef) -> None:
+        """Take the content of a stored object: the store makes the copy by itself where it can.
+
+        Args:
+            backend: Where the object is.
+            ref: What it is.
+
+        Raises:
+            ObjectNotFoundError: The object is gone.
+            ContentRejectedError: The policy refuses it; nothing remains.
+            BackendError: It cannot be read or stored; nothing remains.
+        """
+        if backend is not self.backend or Capability.SERVER_SIDE_COPY not in backend.capabilities:
+            with backend.open_reader(ref.location) as reader:
+                self.write_from(reader)
+            return
+        self._policy.check_size(ref.size, field=self._field)
+        self._policy.check_type(ref.content_type or DEFAULT_TYPE, field=self._field)
+        self._copied_at = self._now()
+        options = options_for(self._policy, ref.content_type, self._filename)
+        backend.copy(ref.location, self._location, options=options)
+        self._copied = ref
+
     def commit(self) -> StagedFile:
-        """Make the object durable and return its ref.
+        """Make the object durable, have the policy's validators look at it, and return its ref.
+
+        Raises:
+            ChecksumMismatchError: Announced size or checksum differ; nothing remains.
+            ValidationFailedError: A validator refuses it; nothing remains.
+            StorageError: It cannot be stored; nothing remains.
+        """
+        try:
+            check_colour(self._policy)
+        except BaseException:
+            self.abort()
+            raise
+        return self.store().accept()
+
+    def store(self) -> PendingFile:
+        """Make the object durable. Nobody may have its ref before the validators have seen it.
 
         Raises:
             ChecksumMismatchError: Announced size or checksum differ; nothing remains.
@@ -115,27 +174,46 @@ class StagedWrite:
         if self._done:
             raise StorageError("this write has ended already", operation="commit")
         try:
-            self.drain()
-            checksum = self._intake.checksum(expected_size=self._expected_size, expected=self._expected_checksum)
-            # Read before the object becomes visible: its age must never be taken for less than it is.
-            created_at = self._now()
-            if self._writer is None:
-                raise StorageError("nothing was opened", operation="commit")
-            self._writer.commit()
+            staged = self._copied_receipt(self._copied) if self._copied is not None else self._written_receipt()
         except BaseException:
             self.abort()
             raise
         self._done = True
-        return make_staged(
-            self._policy,
+        return PendingFile(staged, self._policy, self.backend, self._field)
+
+    def _written_receipt(self) -> StagedFile:
+        self.drain()
+        checksum = self._intake.checksum(expected_size=self._expected_size, expected=self._expected_checksum)
+        # Read before the object becomes visible: its age must never be taken for less than it is.
+        created_at = self._now()
+        if self._writer is None:
+            raise StorageError("nothing was opened", operation="commit")
+        self._writer.commit()
+        return self._receipt(self._intake.size, checksum, self._intake.content_type, created_at)
+
+    def _copied_receipt(self, ref: StoredObjectRef) -> StagedFile:
+        size = self.backend.stat(self._location).size
+        if size != ref.size:
+            raise ChecksumMismatchError(
+                f"the copied object has {size} bytes, its ref says {ref.size}",
+                operation="copy",
+                limit=ref.size,
+                value=size,
+            )
+        return self._receipt(ref.size, ref.checksum, ref.content_type, self._copied_at)
+
+    def _receipt(self, size: int, checksum: str, content_type: str | None, created_at: datetime) -> StagedFile:
+        return StagedFile(
+            self._policy.storage_key,
+            self._policy.backend_key,
             self._location,
-            self._intake.size,
+            size,
             checksum,
-            self._intake.content_type,
+            content_type,
             self._filename,
-            created_at,
-            self._discard,
+            timestamp(created_at),
             self._extra,
+            discard=self._discard,
         )
 
     def abort(self) -> None:
@@ -145,38 +223,15 @@ class StagedWrite:
         self._done = True
         if self._writer is not None:
             self._writer.abort()
+        if self._copied is not None:
+            with suppress(StorageError):
+                self.backend.delete(self._location)
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.abort()
-
-
-def make_staged(
-    policy: StoragePolicy,
-    location: str,
-    size: int,
-    checksum: str,
-    content_type: str | None,
-    filename: str | None,
-    created_at: datetime,
-    discard: Callable[[StoredObjectRef], None],
-    extra: Mapping[str, Any] | None = None,
-) -> StagedFile:
-    """Write the receipt of an object that was stored just now."""
-    return StagedFile(
-        policy.storage_key,
-        policy.backend_key,
-        location,
-        size,
-        checksum,
-        content_type,
-        filename,
-        timestamp(created_at),
-        extra,
-        discard=discard,
-    )
 
 
 def _plain(extra: Mapping[str, Any] | None) -> Mapping[str, Any] | None:

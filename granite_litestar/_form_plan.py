@@ -12,7 +12,7 @@ from typing import Annotated, Any, ClassVar, Final, Literal, Union, dataclass_tr
 
 import msgspec
 
-from granite_core import ConfigurationError, ContentTooLargeError, StagedFile, StoredObjectRef
+from granite_core import ConfigurationError, ContentTooLargeError, StagedFile, StoredObjectRef, ValidationFailedError
 from granite_litestar.exceptions import FieldError
 from granite_litestar.multipart import FormLimits, PartHead
 
@@ -340,6 +340,10 @@ class FormDraft:
             self._lists.setdefault(spec.name, []).append(staged)
         else:
             self._values[spec.attribute] = staged
+
+    def refuse_file(self, spec: FileField, error: ValidationFailedError) -> None:
+        """Note that a validator refused a file, which is gone again."""
+        self._wrong(spec.name, error.code, error.reason, limit=error.limit, value=error.value)
 
     def admit_text(self, name: str, size: int, added: int) -> None:
         """Count the bytes of a text field.

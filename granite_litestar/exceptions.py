@@ -84,7 +84,7 @@ class FieldError:
     Args:
         field: The field's name in the form; empty where the form as a whole is wrong.
         code: A stable name of the kind of error: ``required``, ``invalid``, ``duplicate``, ``too_many``,
-            ``not_a_file``, ``not_text``, ``unknown``.
+            ``not_a_file``, ``not_text``, ``unknown``; for what a policy's validator refused, the code of its error.
         message: What a person can be told.
         limit: The limit that was passed, where there is one.
         value: The value that passed it.

@@ -22,7 +22,7 @@ from litestar.plugins import ReceiveRoutePlugin, SerializationPlugin
 from litestar.routes import HTTPRoute
 from litestar.types import Empty
 
-from granite_core import AsyncStorageManager, ConfigurationError, StagedFile
+from granite_core import AsyncStorageManager, ConfigurationError, StagedFile, ValidationFailedError
 from granite_litestar._form_plan import FileField, FormDraft, FormPlan, Upload, UploadDTO, plan_form
 from granite_litestar._openapi_uploads import body_schema, describe_upload
 from granite_litestar._raw_body import RawBodyPlan, RawUpload, plan_raw_body
@@ -211,7 +211,12 @@ class _Part:
             # An empty file. One without a name is a browser's file input that was left empty: absence.
             self._open()
         if self._file is not None and isinstance(self._spec, FileField):
-            self._draft.add_file(self._spec, await self._file.commit())
+            try:
+                staged = await self._file.commit()
+            except ValidationFailedError as error:
+                self._draft.refuse_file(self._spec, error)
+            else:
+                self._draft.add_file(self._spec, staged)
 
     async def abort(self) -> None:
         if self._file is not None:

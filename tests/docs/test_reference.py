@@ -25,6 +25,7 @@ PUBLIC = [
     "granite_core.serving",
     "granite_core.signing",
     "granite_core.testing",
+    "granite_core.validators",
     "granite_litestar",
 ]
 

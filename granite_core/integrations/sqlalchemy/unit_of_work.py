@@ -35,7 +35,7 @@ from sqlalchemy.orm import (
 )
 from sqlalchemy.util import await_only
 
-from granite_core.aio import AsyncStorageManager
+from granite_core.aio import AsyncStagedWrite
 from granite_core.errors import ConfigurationError, StaleRefError, StorageError
 from granite_core.integrations.sqlalchemy._greenlet import in_greenlet
 from granite_core.integrations.sqlalchemy._rows import (
@@ -63,7 +63,8 @@ from granite_core.integrations.sqlalchemy.types import StoredObjectRefListType, 
 from granite_core.keys import clean_segment
 from granite_core.manager import MANAGER_KEY, StorageManager
 from granite_core.refs import StagedFile, StoredObjectRef
-from granite_core.sources import UnsavedFile
+from granite_core.sources import Source, UnsavedFile
+from granite_core.staging import StagedWrite
 
 __all__ = ["install"]
 
@@ -212,34 +213,35 @@ def _store(state: Transaction, target: object, each: Field, content: UnsavedFile
     identity = _identity_text(target)
     model_name = type(target).__name__.lower()
 
-    def put() -> StagedFile:
-        with (
-            content.source.open() as stream,
-            manager.stage(
-                storage_key,
-                filename=content.original_filename,
-                content_type=content.content_type,
-                field=each.key,
-                model_name=clean_segment(model_name) if identity else None,
-                entity_id=identity,
-                field_name=clean_segment(each.key) if identity else None,
-                context={**content.context, "model_name": model_name, "field_name": each.key},
-            ) as write,
-        ):
-            while data := stream.read(1024 * 1024):
-                write.write(data)
-            return write.commit()
-
-    stored = _await_put(manager, storage_key, put) if in_greenlet() else put()
+    write = manager.stage(
+        storage_key,
+        filename=content.original_filename,
+        content_type=content.content_type,
+        field=each.key,
+        model_name=clean_segment(model_name) if identity else None,
+        entity_id=identity,
+        field_name=clean_segment(each.key) if identity else None,
+        context={**content.context, "model_name": model_name, "field_name": each.key},
+    )
+    stored = _put(write, content.source)
     content.stored[manager, storage_key] = stored
     stored.mark_used()
     state.flushed.append((manager, stored))
     return stored
 
 
-def _await_put(manager: StorageManager, storage_key: str, put: Any) -> StagedFile:
-    """Store from within SQLAlchemy's greenlet, in the backend's threads."""
-    return await_only(AsyncStorageManager(manager).put_by(storage_key, put))
+def _put(write: StagedWrite, source: Source) -> StagedFile:
+    """Store a content; from within SQLAlchemy's greenlet in the backend's threads."""
+
+    def fill(beneath: StagedWrite) -> None:
+        with source.open() as stream:
+            beneath.write_from(stream)
+
+    if in_greenlet():
+        return await_only(AsyncStagedWrite(write).put(fill))
+    with write:
+        fill(write)
+        return write.commit()
 
 
 def _on_before_commit(session: Session) -> None:

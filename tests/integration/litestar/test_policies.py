@@ -12,7 +12,15 @@ from litestar import Request, post, put
 from litestar.connection import ASGIConnection
 from litestar.exceptions import NotAuthorizedException, PermissionDeniedException
 
-from granite_core import AsyncStorageManager, MemoryStorageBackend, StagedFile, StorageManager, StoragePolicy
+from granite_core import (
+    AsyncStorageManager,
+    Candidate,
+    MemoryStorageBackend,
+    StagedFile,
+    StorageManager,
+    StoragePolicy,
+    ValidationFailedError,
+)
 from granite_litestar import MultipartBody, RawUpload, Upload, UploadDTO
 from tests.support.upload_apps import Conversation, eventually, make_app, serve, stored
 
@@ -22,6 +30,7 @@ PNG = b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR" + bytes(20)
 class Form(UploadDTO):
     title: str
     file: Annotated[StagedFile, Upload("files")]
+    copies: int = 1
 
 
 @post("/form")
@@ -118,3 +127,36 @@ async def test_a_context_without_the_name_is_the_application_s_fault_and_tells_t
         assert answer.status_code == 500
         assert "tenant" not in answer.text
         await eventually(lambda: stored(manager) == [])
+
+
+def too_short(candidate: Candidate) -> None:
+    if candidate.ref.size < 5:
+        raise ValidationFailedError("too short to be read", code="too_short", limit=5, value=candidate.ref.size)
+
+
+async def too_short_later(candidate: Candidate) -> None:
+    async with await candidate.open_async() as reader:
+        too_short(candidate)
+        assert await reader.read() == b"long enough"
+
+
+WRONG = {"field": "file", "code": "too_short", "message": "too short to be read", "limit": 5, "value": 3}
+
+
+@pytest.mark.parametrize("validator", [too_short, too_short_later])
+def test_what_a_validator_refuses_is_told_with_the_form_s_other_errors(validator: Any) -> None:
+    manager = make_manager(validators=[validator])
+    with client_of(manager) as client:
+        answer = client.post("/form", files=[("file", ("a.txt", b"abc")), ("copies", (None, "many"))])
+        assert answer.status_code == 422
+        errors = {each["field"]: each for each in answer.json()["extra"]}
+        assert set(errors) == {"title", "file", "copies"}
+        assert errors["file"] == WRONG
+        raw = client.put("/raw", content=b"abc")
+        assert raw.status_code == 422
+        assert raw.json()["detail"] == "data: too short to be read"
+        assert raw.json()["extra"] == {"code": "too_short", "field": "data", "limit": 5, "value": 3}
+        assert stored(manager) == []
+        ok = client.post("/form", data={"title": "a"}, files={"file": ("a.txt", b"long enough")})
+        assert ok.status_code == 201
+        assert len(stored(manager)) == 1

@@ -1,0 +1,126 @@
+"""Blocking calls on behalf of an event loop: made in a backend's own threads, and joined whatever happens.
+
+A cancelled hop is joined before the cancellation goes on: no thread works on behind a caller's back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING, Final, ParamSpec, TypeVar
+
+from granite_core.backends.base import Capability, ObjectReader, StorageBackend
+
+if TYPE_CHECKING:
+    from typing import Self
+
+__all__ = ["INLINE_BYTES", "AsyncObjectReader", "hop", "hop_or_undo", "joined", "open_reader"]
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+INLINE_BYTES: Final = 64 * 1024
+"""A local read of at most so many bytes costs less than the hop to a thread: it is done on the loop."""
+
+
+async def hop(backend: StorageBackend, call: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+    """Run a blocking call in the backend's threads, and join it even when the caller is cancelled meanwhile."""
+    loop = asyncio.get_running_loop()
+    return await joined(loop.run_in_executor(backend.executor(), partial(call, *args, **kwargs)))
+
+
+async def joined(future: asyncio.Future[T], on_cancel: Callable[[], object] | None = None) -> T:
+    """Wait for work in a thread, and for its end even when the caller is cancelled meanwhile.
+
+    Args:
+        future: The work.
+        on_cancel: Asks the work to end early; called when the caller is cancelled.
+    """
+    try:
+        return await asyncio.shield(future)
+    except asyncio.CancelledError:
+        if on_cancel is not None:
+            on_cancel()
+        while not future.done():
+            try:
+                await asyncio.wait([future])
+            except asyncio.CancelledError:
+                # Told again to stop: the thread cannot be, so its end is still waited for.
+                continue
+        if not future.cancelled():
+            future.exception()  # retrieved: the cancellation is what the caller hears of
+        raise
+
+
+async def hop_or_undo(backend: StorageBackend, call: Callable[[], T], undo: Callable[[T], object]) -> T:
+    """Hop, and undo what the call made when its caller was cancelled meanwhile: nobody else holds the result."""
+    made: list[T] = []
+
+    def run() -> T:
+        made.append(call())
+        return made[0]
+
+    try:
+        return await hop(backend, run)
+    except asyncio.CancelledError:
+        for each in made:
+            await hop(backend, undo, each)
+        raise
+
+
+async def open_reader(
+    backend: StorageBackend, location: str, *, offset: int = 0, length: int | None = None, wanted: int
+) -> AsyncObjectReader:
+    """Open an object, or a range of it, for reading from front to back.
+
+    Args:
+        backend: Where it is.
+        location: Its key.
+        offset: First byte of the range.
+        length: Number of bytes of the range; None for all that follow.
+        wanted: How many bytes that is thought to be: few of them are read on the loop where the disk is local.
+
+    Raises:
+        ObjectNotFoundError: The object is gone.
+        BackendError: It cannot be opened.
+    """
+    opening = partial(backend.open_reader, location, offset=offset, length=length)
+    inline = wanted <= INLINE_BYTES and Capability.LOCAL_PATH in backend.capabilities
+    reader = opening() if inline else await hop_or_undo(backend, opening, lambda opened: opened.close())
+    return AsyncObjectReader(backend, reader, inline)
+
+
+class AsyncObjectReader:
+    """An object, or a range of it, being read from front to back. Made by ``AsyncStorageManager.open``."""
+
+    def __init__(self, backend: StorageBackend, reader: ObjectReader, inline: bool) -> None:
+        self._backend = backend
+        self._reader = reader
+        self._inline = inline
+        self.size: Final = reader.size
+        """Length in bytes of the whole object, whatever range is read."""
+
+    async def read(self, size: int = -1, /) -> bytes:
+        """Return up to ``size`` bytes; ``b""`` only at the end of the range; all that is left for -1.
+
+        Raises:
+            ObjectNotFoundError: The object has gone meanwhile.
+            BackendError: The bytes cannot be had.
+        """
+        if self._inline:
+            return self._reader.read(size)
+        return await hop(self._backend, self._reader.read, size)
+
+    async def close(self) -> None:
+        """Free what is held. Idempotent, and runs to its end even when cancelled."""
+        if self._inline:
+            self._reader.close()
+        else:
+            await hop(self._backend, self._reader.close)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()

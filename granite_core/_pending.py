@@ -1,0 +1,107 @@
+"""A file that is stored and that its policy's validators have not all passed yet."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable
+from contextlib import suppress
+from functools import partial
+from inspect import isawaitable
+from typing import TYPE_CHECKING, Final
+
+from granite_core._hops import open_reader
+from granite_core.backends.base import StorageBackend
+from granite_core.errors import ConfigurationError, StorageError
+from granite_core.refs import StagedFile
+from granite_core.validation import Candidate, Validator, is_async, naming_the_field
+
+if TYPE_CHECKING:
+    from granite_core.policies import StoragePolicy
+
+__all__ = ["PendingFile", "check_colour"]
+
+
+class PendingFile:
+    """A stored file between the last byte and the moment that anyone gets its ref.
+
+    Args:
+        staged: The file.
+        policy: Whose validators look at it.
+        backend: Where it is.
+        field: Name for errors; the ``storage_key`` where absent.
+    """
+
+    def __init__(self, staged: StagedFile, policy: StoragePolicy, backend: StorageBackend, field: str | None) -> None:
+        self.staged: Final = staged
+        self.backend: Final = backend
+        self.validators: Final = tuple(policy.validators)
+        self.candidate: Final = Candidate(
+            staged,
+            field or policy.storage_key,
+            open=partial(backend.open, staged.location),
+            open_async=partial(open_reader, backend, staged.location, wanted=staged.size),
+        )
+
+    def accept(self) -> StagedFile:
+        """Have the validators look at it, one after the other; return it when none refuses.
+
+        Raises:
+            ValidationFailedError: One refuses; nothing remains.
+            ConfigurationError: One is asynchronous, and this thread runs an event loop; nothing remains.
+        """
+        try:
+            for validator in self.validators:
+                with naming_the_field(self.candidate):
+                    verdict = validator(self.candidate)
+                    if isawaitable(verdict):
+                        _run_here(verdict, validator, self.staged.storage_key)
+        except BaseException:
+            self.discard()
+            raise
+        return self.staged
+
+    def discard(self) -> None:
+        """Let it go. Blocks, never raises: what cannot be deleted now is found by the collector."""
+        with suppress(StorageError):
+            self.staged.discard()
+
+
+def check_colour(policy: StoragePolicy) -> None:
+    """Refuse, before anything is stored, what would have to run asynchronous validators where that cannot be done.
+
+    Raises:
+        ConfigurationError: A validator is asynchronous, and this thread runs an event loop.
+    """
+    for validator in policy.validators:
+        if is_async(validator) and _runs_a_loop():
+            raise _wrong_colour(validator, policy.storage_key)
+
+
+def _run_here(verdict: Awaitable[object], validator: Validator, storage_key: str) -> None:
+    if _runs_a_loop():
+        if asyncio.iscoroutine(verdict):
+            verdict.close()
+        raise _wrong_colour(validator, storage_key)
+    asyncio.run(_awaited(verdict))
+
+
+async def _awaited(verdict: Awaitable[object]) -> None:
+    await verdict
+
+
+def _runs_a_loop() -> bool:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
+
+
+def _wrong_colour(validator: Validator, storage_key: str) -> ConfigurationError:
+    name = getattr(validator, "__qualname__", type(validator).__qualname__)
+    return ConfigurationError(
+        f"the validator {name} of policy {storage_key!r} is asynchronous, and this thread runs an event loop: store "
+        "with AsyncStorageManager, flush an AsyncSession, or make the validator synchronous",
+        operation="put",
+        value=name,
+    )
