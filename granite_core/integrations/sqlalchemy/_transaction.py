@@ -14,6 +14,7 @@ from sqlalchemy import Column, Connection, MetaData
 from sqlalchemy.orm import InstanceState, Session
 
 from granite_core.errors import ConfigurationError, StaleRefError
+from granite_core.integrations.sqlalchemy.types import StoredObjectRefListType
 from granite_core.manager import MANAGER_KEY, StorageManager
 from granite_core.refs import StagedFile, StoredObjectRef
 
@@ -46,6 +47,10 @@ class Field:
     @property
     def storage_key(self) -> str | None:
         return cast("str | None", cast("Any", self.column.type).storage_key)
+
+    @property
+    def is_list(self) -> bool:
+        return isinstance(self.column.type, StoredObjectRefListType)
 
     @property
     def manager(self) -> StorageManager:

@@ -23,7 +23,6 @@ from typing import Any, Final
 
 from sqlalchemy import Column, Connection, MetaData, Pool, Result, event, inspect
 from sqlalchemy.exc import InvalidRequestError, StatementError
-from sqlalchemy.ext.mutable import MutableList
 from sqlalchemy.orm import (
     ColumnProperty,
     InstanceState,
@@ -38,6 +37,7 @@ from sqlalchemy.util import await_only
 from granite_core.aio import AsyncStagedWrite
 from granite_core.errors import ConfigurationError, StaleRefError, StorageError
 from granite_core.integrations.sqlalchemy._greenlet import in_greenlet
+from granite_core.integrations.sqlalchemy._lists import begin_with_list, materialize
 from granite_core.integrations.sqlalchemy._rows import (
     is_changed,
     look_up,
@@ -59,7 +59,7 @@ from granite_core.integrations.sqlalchemy._transaction import (
 )
 from granite_core.integrations.sqlalchemy.fields import add_index
 from granite_core.integrations.sqlalchemy.tables import tables_of
-from granite_core.integrations.sqlalchemy.types import StoredObjectRefListType, binding, is_file_column
+from granite_core.integrations.sqlalchemy.types import binding, is_file_column
 from granite_core.keys import clean_segment
 from granite_core.manager import MANAGER_KEY, StorageManager
 from granite_core.refs import StagedFile, StoredObjectRef
@@ -106,10 +106,8 @@ def _on_mapper(mapper: Mapper[Any], class_: type) -> None:
             continue
         tables_of(each.column.table.metadata)
         add_index(each.column)
-        if isinstance(each.column.type, StoredObjectRefListType):
-            event.listen(class_, "init", partial(_begin_with_list, each.key))
-            if mapper.get_property(each.key).parent is mapper:
-                MutableList.associate_with_attribute(getattr(class_, each.key))
+        if each.is_list and mapper.get_property(each.key).parent is mapper:
+            begin_with_list(getattr(class_, each.key))
     if found:
         fields_by_class[class_] = found
 
@@ -124,12 +122,6 @@ def _on_configured(mapper: Mapper[Any], class_: type) -> None:
         event.listen(mapper, "after_insert", _on_after_save)
         event.listen(mapper, "after_update", _on_after_save)
         event.listen(mapper, "after_delete", _on_after_delete)
-
-
-def _begin_with_list(key: str, target: object, args: Any, kwargs: dict[str, Any]) -> None:
-    """A new object begins with an empty list, so that ``row.pages.append(…)`` works before the first flush."""
-    if key not in kwargs and key not in inspect(target).dict:
-        setattr(target, key, [])
 
 
 # -- storing -----------------------------------------------------------------------------------------------------------
@@ -165,6 +157,9 @@ def _on_before_flush(session: Session, context: Any, instances: object) -> None:
 
 
 def _on_before_insert(mapper: Mapper[Any], connection: Connection, target: object) -> None:
+    for each in fields_by_class[mapper.class_]:
+        if each.is_list:
+            materialize(target, each.key, each.column)
     _admit_late(mapper, connection, target, fields_by_class[mapper.class_])
     if mapper.identity_key_from_instance(target) in session_of(target).identity_map:
         # The row of a deleted object, which SQLAlchemy updates instead.
