@@ -12,6 +12,7 @@ from sqlalchemy import Column, Connection, Engine, MetaData, Table, inspect, sel
 
 from granite_core.errors import ConfigurationError, StaleRefError, StorageError
 from granite_core.integrations.sqlalchemy._rows import register_columns
+from granite_core.integrations.sqlalchemy._storing import put
 from granite_core.integrations.sqlalchemy._transaction import Transaction, is_fresh
 from granite_core.integrations.sqlalchemy.tables import OPT_OUT_KEY
 from granite_core.integrations.sqlalchemy.types import portable_storage_ref_type
@@ -200,16 +201,14 @@ class _Backfill:
             return None
         if not isinstance(content, UnsavedFile):
             raise TypeError(f"content must return unsaved(…) or None, not {type(content).__name__}")
-        with content.source.open() as stream:
-            return self._manager.put_stream(
-                self._storage_key,
-                clean_segment(self._place.table.name),
-                clean_segment(row.key),
-                clean_segment(self._place.new.name),
-                stream=stream,
-                content_type=content.content_type,
-                original_filename=content.original_filename,
-            )
+        return put(
+            self._manager,
+            self._storage_key,
+            content,
+            model_name=self._place.table.name,
+            entity_id=clean_segment(row.key),
+            field_name=self._place.new.name,
+        )
 
     def is_late(self, file: StagedFile) -> bool:
         """Whether a batch must not grow any more: half of the time that its first file has is over."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any, TypeGuard
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeGuard, cast
 
 from sqlalchemy import JSON, Dialect
 from sqlalchemy.dialects.postgresql import JSONB
@@ -26,8 +26,11 @@ __all__ = [
     "portable_storage_ref_type",
 ]
 
-binding: ContextVar[Callable[[StoredObjectRef], None] | None] = ContextVar("granite_binding", default=None)
-"""Decides whether a ref may enter a row, while a session executes a statement that passes no flush."""
+Bind: TypeAlias = "Callable[[StoredObjectRef | UnsavedFile, str | None], StoredObjectRef]"
+
+binding: ContextVar[Bind | None] = ContextVar("granite_binding", default=None)
+"""While a session executes a statement that passes no flush: decides whether a value may enter a row, and stores what
+is unsaved by the policy of that name."""
 
 
 def portable_storage_ref_type() -> TypeEngine[Any]:
@@ -104,7 +107,7 @@ class StoredObjectRefType(_RefColumnType):
 
     def process_bind_param(self, value: Any, dialect: Dialect) -> Any:
         """Encode a ref. A staged one is noted as used: from here on only the collector deletes it."""
-        return None if value is None else _to_data(value)
+        return None if value is None else _to_data(value, self.storage_key)
 
     def process_literal_param(self, value: Any, dialect: Dialect) -> Any:
         """Encode as a bound value is."""
@@ -137,7 +140,7 @@ class StoredObjectRefListType(_RefColumnType):
 
     def process_bind_param(self, value: Any, dialect: Dialect) -> Any:
         """Encode the refs; see ``StoredObjectRefType``."""
-        return None if value is None else [_to_data(each) for each in value]
+        return None if value is None else [_to_data(each, self.storage_key) for each in value]
 
     def process_literal_param(self, value: Any, dialect: Dialect) -> Any:
         """Encode as a bound value is."""
@@ -172,20 +175,19 @@ def _encode(value: Any) -> Any:
     return value.to_dict() if isinstance(value, StoredObjectRef) else value
 
 
-def _to_data(value: object) -> dict[str, Any]:
-    if isinstance(value, UnsavedFile):
+def _to_data(value: object, storage_key: str | None) -> dict[str, Any]:
+    bind = binding.get()
+    if isinstance(value, UnsavedFile) and bind is None:
         raise ConfigurationError(
-            "unsaved content is stored when an object is flushed; a Core or bulk statement takes a staged ref: "
-            "store it with the manager first"
+            "unsaved content is stored when a session flushes an object or executes a statement on a mapped class; "
+            "elsewhere a statement takes a staged ref: store it with the manager first"
         )
-    if not isinstance(value, StoredObjectRef):
+    if not isinstance(value, (StoredObjectRef, UnsavedFile)):
         raise TypeError(f"a file column takes a StoredObjectRef, not {type(value).__name__}")
-    if isinstance(value, StagedFile) and not value.mark_used():
+    ref = cast("StoredObjectRef", value) if bind is None else bind(value, storage_key)
+    if isinstance(ref, StagedFile) and not ref.mark_used():
         raise StaleRefError("the staged file was let go already: stage the content again", operation="bind")
-    admit = binding.get()
-    if admit is not None:
-        admit(value)
-    return value.to_dict()
+    return ref.to_dict()
 
 
 def is_file_column(column: Column[Any]) -> TypeGuard[Column[Any]]:

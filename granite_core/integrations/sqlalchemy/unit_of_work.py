@@ -21,22 +21,18 @@ from datetime import timedelta
 from functools import cache, partial
 from typing import Any, Final
 
-from sqlalchemy import Column, Connection, MetaData, Pool, Result, event, inspect
-from sqlalchemy.exc import InvalidRequestError, StatementError
+from sqlalchemy import Column, Connection, MetaData, Pool, event, inspect
+from sqlalchemy.exc import InvalidRequestError
 from sqlalchemy.orm import (
     ColumnProperty,
     InstanceState,
     Mapper,
-    ORMExecuteState,
     Session,
     SessionTransaction,
     object_session,
 )
-from sqlalchemy.util import await_only
 
-from granite_core.aio import AsyncStagedWrite
-from granite_core.errors import ConfigurationError, StaleRefError, StorageError
-from granite_core.integrations.sqlalchemy._greenlet import in_greenlet
+from granite_core.errors import StaleRefError
 from granite_core.integrations.sqlalchemy._lists import begin_with_list, materialize
 from granite_core.integrations.sqlalchemy._rows import (
     is_changed,
@@ -47,6 +43,8 @@ from granite_core.integrations.sqlalchemy._rows import (
     registered,
     write_tombstones,
 )
+from granite_core.integrations.sqlalchemy._statements import execute_by_the_rule
+from granite_core.integrations.sqlalchemy._storing import store_unsaved
 from granite_core.integrations.sqlalchemy._transaction import (
     STATE_KEY,
     Field,
@@ -54,17 +52,13 @@ from granite_core.integrations.sqlalchemy._transaction import (
     Transaction,
     admit,
     fields_by_class,
-    is_fresh,
     transaction_of,
 )
 from granite_core.integrations.sqlalchemy.fields import add_index
 from granite_core.integrations.sqlalchemy.tables import tables_of
-from granite_core.integrations.sqlalchemy.types import binding, is_file_column
-from granite_core.keys import clean_segment
+from granite_core.integrations.sqlalchemy.types import is_file_column
 from granite_core.manager import MANAGER_KEY, StorageManager
-from granite_core.refs import StagedFile, StoredObjectRef
-from granite_core.sources import Source, UnsavedFile
-from granite_core.staging import StagedWrite
+from granite_core.refs import StoredObjectRef
 
 __all__ = ["install"]
 
@@ -84,7 +78,7 @@ def install() -> None:
     event.listen(Session, "after_commit", _on_after_commit)
     event.listen(Session, "after_rollback", _on_after_rollback)
     event.listen(Session, "after_transaction_end", _on_transaction_end)
-    event.listen(Session, "do_orm_execute", _on_execute)
+    event.listen(Session, "do_orm_execute", execute_by_the_rule)
     event.listen(Pool, "checkin", _on_checkin)
 
 
@@ -147,7 +141,7 @@ def _on_before_flush(session: Session, context: Any, instances: object) -> None:
     state = transaction_of(session)
     state.begin_flush(context)
     for target, each in changed:
-        _store_unsaved(state, target, each)
+        store_unsaved(state, target, each)
     by_mapper: dict[Mapper[Any], list[tuple[object, Field]]] = defaultdict(list)
     for target, each in changed:
         by_mapper[inspect(type(target))].append((target, each))
@@ -172,71 +166,13 @@ def _admit_late(mapper: Mapper[Any], connection: Connection, target: object, fie
     state = transaction_of(session)
     late: list[tuple[Field, StoredObjectRef]] = []
     for each in fields:
-        _store_unsaved(state, target, each)
+        store_unsaved(state, target, each)
         refs = [*refs_of(target, each)]
         if refs:
             state.touched[connection].add(each.column)
         late.extend((each, ref) for ref in refs if ref.location not in state.rests_on)
     if late:
         admit(state, late, partial(look_up, session, mapper, [target]))
-
-
-def _store_unsaved(state: Transaction, target: object, each: Field) -> None:
-    value = inspect(target).dict.get(each.key)
-    if isinstance(value, UnsavedFile):
-        setattr(target, each.key, _store(state, target, each, value))
-    elif isinstance(value, list):
-        for index, item in enumerate(value):
-            if isinstance(item, UnsavedFile):
-                value[index] = _store(state, target, each, item)
-
-
-def _store(state: Transaction, target: object, each: Field, content: UnsavedFile) -> StagedFile:
-    """Store content once: a flush that is tried again after a rollback finds what the first one stored."""
-    manager = each.manager
-    storage_key = each.storage_key
-    if storage_key is None:
-        raise ConfigurationError(
-            f"{each.column.table.name}.{each.column.name} names no policy: declare it with file_field(storage_key) or "
-            "StoredObjectRefType(storage_key), or assign a staged ref",
-            field=each.key,
-        )
-
-    known = content.stored.get((manager, storage_key))
-    if known is not None and is_fresh(known, manager):
-        return known
-    identity = _identity_text(target)
-    model_name = type(target).__name__.lower()
-
-    write = manager.stage(
-        storage_key,
-        filename=content.original_filename,
-        content_type=content.content_type,
-        field=each.key,
-        model_name=clean_segment(model_name) if identity else None,
-        entity_id=identity,
-        field_name=clean_segment(each.key) if identity else None,
-        context={**content.context, "model_name": model_name, "field_name": each.key},
-    )
-    stored = _put(write, content.source)
-    content.stored[manager, storage_key] = stored
-    stored.mark_used()
-    state.flushed.append((manager, stored))
-    return stored
-
-
-def _put(write: StagedWrite, source: Source) -> StagedFile:
-    """Store a content; from within SQLAlchemy's greenlet in the backend's threads."""
-
-    def fill(beneath: StagedWrite) -> None:
-        with source.open() as stream:
-            beneath.write_from(stream)
-
-    if in_greenlet():
-        return await_only(AsyncStagedWrite(write).put(fill))
-    with write:
-        fill(write)
-        return write.commit()
 
 
 def _on_before_commit(session: Session) -> None:
@@ -419,41 +355,6 @@ def _on_checkin(dbapi_connection: Any, record: Any) -> None:
         record.invalidate(error)
 
 
-# -- statements past the flush -----------------------------------------------------------------------------------------
-
-
-def _on_execute(execution: ORMExecuteState) -> Result[Any] | None:
-    """Apply the flush's rule to refs that an ``insert()`` or ``update()`` of the session writes."""
-    if not (execution.is_insert or execution.is_update):
-        return None
-    statement: Any = execution.statement
-    table = (statement.element if execution.is_from_statement else statement).table
-    mapper = execution.bind_mapper
-    fields = fields_by_class.get(mapper.class_, ()) if mapper is not None else ()
-    fields = fields or tuple(Field(column.name, column) for column in table.columns if is_file_column(column))
-    if not fields:
-        return None
-    session = execution.session
-    connection = session.connection(bind_arguments=execution.bind_arguments)
-    state = transaction_of(session)
-    options = {k: v for k, v in execution.execution_options.items() if k == "schema_translate_map"}
-
-    def admit_bound(ref: StoredObjectRef) -> None:
-        admit(state, [(fields[0], ref)], partial(look_up, session, None, [], options=options))
-
-    token = binding.set(admit_bound)
-    try:
-        result = execution.invoke_statement()
-    except StatementError as error:
-        if isinstance(error.orig, StorageError):
-            raise error.orig from None
-        raise
-    finally:
-        binding.reset(token)
-    register_columns(state, connection, [each.column for each in fields], options)
-    return result
-
-
 # -- small things ------------------------------------------------------------------------------------------------------
 
 
@@ -462,10 +363,3 @@ def session_of(target: object) -> Session:
     if session is None:
         raise InvalidRequestError("the object is in no session")
     return session
-
-
-def _identity_text(target: object) -> str | None:
-    """The primary key as one key segment, where it is known before the row is written."""
-    mapper: Mapper[Any] = inspect(type(target))
-    values = inspect(target).identity or mapper.primary_key_from_instance(target)
-    return clean_segment(",".join(map(str, values))) if all(value is not None for value in values) else None

@@ -1,7 +1,7 @@
 """An application on advanced-alchemy whose one route runs what a test hands it, in a session of the plugin.
 
-A program is written once, as a coroutine function that takes a service. For a synchronous configuration it gets one whose
-methods answer at once, and runs in the handler's thread.
+A program is written once, as a coroutine function that takes a service. For a synchronous configuration it gets one
+whose methods answer at once, and runs in the handler's thread.
 """
 
 from __future__ import annotations
@@ -141,7 +141,9 @@ class Alchemy:
     @contextmanager
     def running(self, *handlers: Any, **granite: Any) -> Iterator[Alchemy]:
         plugin = GranitePlugin(GraniteConfig(self.manager, gc=None, **granite))
-        app = Litestar([self.handler(), *handlers], plugins=[SQLAlchemyPlugin(self.config), plugin], logging_config=None)
+        app = Litestar(
+            [self.handler(), *handlers], plugins=[SQLAlchemyPlugin(self.config), plugin], logging_config=None
+        )
         with TestClient(app, raise_server_exceptions=False) as self.client:
             yield self
 

@@ -36,9 +36,7 @@ def given(alchemy: Alchemy, title: str = "given") -> Any:
 
     async def create(service: Any) -> Any:
         pages = [alchemy.stage(b"1"), alchemy.stage(b"2")]
-        return await service.create(
-            {"title": title, "file": alchemy.stage(b"file"), "pages": pages}, auto_commit=True
-        )
+        return await service.create({"title": title, "file": alchemy.stage(b"file"), "pages": pages}, auto_commit=True)
 
     return alchemy.run(create)
 
@@ -106,7 +104,9 @@ def test_update_and_upsert_replace_files_and_let_the_old_ones_go(alchemy: Alchem
 
     async def update(service: Any) -> Any:
         return await service.update(
-            {"file": unsaved(b"updated"), "pages": [report.pages[0], unsaved(b"3")]}, item_id=report.id, auto_commit=True
+            {"file": unsaved(b"updated"), "pages": [report.pages[0], unsaved(b"3")]},
+            item_id=report.id,
+            auto_commit=True,
         )
 
     async def update_model(service: Any) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import uuid
 from collections.abc import Iterator
 from typing import Any
@@ -304,6 +305,91 @@ def test_tables_that_were_reflected_before_the_first_model(world: World) -> None
         assert len(world.tombstones()) == 1
 
     world.run(scenario)
+
+
+class TestTheListOfANewObject:
+    """It is there for who asks, and says nothing about the row until it is changed."""
+
+    def test_is_one_list_that_becomes_the_row_s_when_it_is_changed(self, world: World) -> None:
+        def scenario() -> None:
+            row = Mixed()
+            pages = row.pages
+            assert pages == []
+            assert row.pages is pages
+            assert "pages" not in vars(row)
+            pages.append(world.stage(b"1"))
+            assert vars(row)["pages"] is pages
+            with world.session() as session:
+                session.add(row)
+                session.commit()
+                row.pages.append(world.stage(b"2"))
+                session.commit()
+                session.expire_all()
+                assert len(row.pages) == 2
+            world.check_laws()
+
+        world.run(scenario)
+
+    def test_is_still_the_row_s_after_a_flush_that_came_before_its_change(self, world: World) -> None:
+        def scenario() -> None:
+            with world.session() as session:
+                row = Mixed()
+                pages = row.pages
+                session.add(row)
+                session.flush()
+                pages.append(world.stage())
+                session.commit()
+                session.expire_all()
+                assert len(row.pages) == 1
+
+        world.run(scenario)
+
+    def test_that_nobody_asked_for_is_written_as_empty(self, world: World) -> None:
+        def scenario() -> None:
+            with world.session() as session:
+                session.add_all([Mixed(), Renamed(), Imperative(), Apart()])
+                session.commit()
+                for model in (Mixed, Renamed, Imperative, Apart):
+                    row: Any = session.scalars(select(model)).first()
+                    assert row.pages == []
+                    row.pages.append(world.stage())
+                session.commit()
+            assert len(world.held()) == 4
+
+        world.run(scenario)
+
+    def test_does_not_empty_a_row_that_a_partial_object_is_merged_into(self, world: World) -> None:
+        def scenario() -> None:
+            with world.session() as session:
+                row = Mixed(pages=[world.stage()])
+                session.add(row)
+                session.commit()
+                file = world.stage(b"file")
+                for partial in (Mixed(id=row.id, file=file), Mixed(id=row.id)):
+                    assert partial.pages == []
+                    session.merge(partial)
+                    session.commit()
+                session.expire_all()
+                assert (row.file, len(row.pages)) == (file, 1)
+                session.merge(Mixed(id=row.id, pages=[]))
+                session.commit()
+                assert row.pages == []
+            world.check_laws()
+
+        world.run(scenario)
+
+    def test_that_was_replaced_meanwhile_is_the_row_s_no_more(self, world: World) -> None:
+        def scenario() -> None:
+            row = Mixed()
+            pages = row.pages
+            row.pages = [world.stage(b"1")]
+            pages.append(world.stage(b"2"))
+            assert len(row.pages) == 1
+            again = pickle.loads(pickle.dumps(Mixed()))
+            again.pages.append(world.stage(b"3"))
+            assert len(again.pages) == 1
+
+        world.run(scenario)
 
 
 class TestContentOfSeveralFields:

@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 from sqlalchemy import bindparam, event, insert, or_, select, update
 from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.exc import StatementError
 
-from granite_core import StaleRefError, StoredObjectRef
+from granite_core import ContentTooLargeError, StaleRefError, StoredObjectRef, unsaved
 from tests.integration.sqlalchemy.test_transactions import given_document, the_document
 from tests.integration.sqlalchemy.world import QUARTER, Account, Company, Document, World
 
@@ -190,3 +191,71 @@ def test_a_bulk_update_may_name_its_rows_by_parameters(world: World) -> None:
         world.check_laws()
 
     world.run(scenario)
+
+
+class TestUnsavedContentInStatements:
+    def test_is_stored_in_every_form_of_insert(self, world: World) -> None:
+        def scenario() -> None:
+            with world.session() as session:
+                session.execute(insert(Document).values(file=unsaved(b"1"), pages=[unsaved(b"2")]))
+                session.execute(insert(Document).values([{"file": unsaved(b"3"), "pages": []}]))
+                rows = [{"file": unsaved(b"%d" % n), "pages": [unsaved(b"p")]} for n in range(4, 6)]
+                made = session.scalars(insert(Document).returning(Document), rows).all()
+                session.execute(dialect_insert(world).values(title="x", file=unsaved(b"6"), pages=[]))
+                assert {world.manager.get(each.file) for each in made if each.file} == {b"4", b"5"}
+                session.commit()
+            assert len(world.held()) == 8
+            world.check_laws()
+
+        world.run(scenario)
+
+    def test_is_stored_by_updates_and_seen_in_objects_that_are_loaded(self, world: World) -> None:
+        def scenario() -> None:
+            given_document(world)
+            with world.session(expire_on_commit=False) as session:
+                document = the_document(session)
+                assert document.pages == []
+                new = {"file": unsaved(b"1"), "pages": [unsaved(b"2")]}
+                session.execute(update(Document).where(Document.id == document.id).values(**new))
+                assert world.manager.get(document.file) == b"1"
+                session.execute(update(Document), [{"id": document.id, "pages": [unsaved(b"3"), unsaved(b"4")]}])
+                assert [world.manager.get(page) for page in document.pages] == [b"3", b"4"]
+                document.pages.append(world.stage(b"5"))  # still tracked
+                session.commit()
+                session.expire_all()
+                assert [world.manager.get(page) for page in document.pages] == [b"3", b"4", b"5"]
+            world.check_laws(left_to_reconcile=2)
+
+        world.run(scenario)
+
+    def test_is_stored_once_however_often_it_is_written(self, world: World) -> None:
+        def scenario() -> None:
+            with world.session() as session:
+                content = unsaved(b"once")
+                session.execute(insert(Document), [{"file": content, "pages": []} for _ in range(3)])
+                session.commit()
+            assert len(world.rows()) == 3
+            assert len(world.stored()) == 1
+
+        world.run(scenario)
+
+    def test_that_a_policy_refuses_is_told_and_a_rollback_leaves_a_note(self, world: World) -> None:
+        def scenario() -> None:
+            with world.session() as session:
+                with pytest.raises(ContentTooLargeError):
+                    session.execute(insert(Document).values(file=unsaved(b"x" * 1001), pages=[]))
+                session.rollback()
+                session.execute(insert(Document).values(file=unsaved(b"x"), pages=[]))
+                session.rollback()
+            assert world.held() == set()
+            world.check_laws()
+
+        world.run(scenario)
+
+    def test_is_refused_on_a_bare_connection(self, world: World) -> None:
+        def scenario() -> None:
+            with world.engine.begin() as connection, pytest.raises(StatementError, match="a session"):
+                connection.execute(insert(Document.__table__).values(file=unsaved(b"x"), pages=[]))
+            assert world.stored() == set()
+
+        world.run(scenario)

@@ -182,13 +182,6 @@ class TestUnsaved:
 
         world.run(scenario)
 
-    def test_core_statements_refuse_unsaved_content(self, world: World) -> None:
-        def scenario() -> None:
-            with world.session() as session, pytest.raises(Exception, match="staged ref"):
-                session.execute(insert(Document).values(title="x", file=unsaved(b"hello"), pages=[]))
-
-        world.run(scenario)
-
 
 class TestLists:
     def test_changes_in_place_are_tracked(self, world: World) -> None:
