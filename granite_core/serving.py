@@ -24,15 +24,19 @@ from granite_core._preconditions import (
     if_range_holds,
 )
 from granite_core._ranges import DEFAULT_MAX_RANGES, ByteRange, select_ranges
+from granite_core.caching import Address, cache_control
 from granite_core.media import clean_content_type
 
 __all__ = [
     "EXPOSED_HEADERS",
+    "NO_STORE",
     "PRIVATE_NO_CACHE",
+    "Address",
     "BodyPart",
     "Servable",
     "ServePlan",
     "ServeSettings",
+    "cache_control",
     "content_disposition",
     "content_security_policy",
     "entity_tag",
@@ -42,8 +46,11 @@ __all__ = [
     "served_type",
 ]
 
-PRIVATE_NO_CACHE: Final = "private, no-cache"
+PRIVATE_NO_CACHE: Final = cache_control(Address.ROW)
 """What guarded downloads say: one user's browser may keep a copy and asks each time whether it is still good."""
+
+NO_STORE: Final = cache_control(Address.ROW_REDIRECT)
+"""What the way from a row's address to the store's says: ask each time."""
 
 EXPOSED_HEADERS: Final = (
     "Accept-Ranges",

@@ -323,7 +323,7 @@ class Links:
         token = self._sealer.seal(purpose, claims, expires=ends)
         base = (self.settings.public_url or "").rstrip("/")
         # The name is for people, and for programs that save what they fetch under it; nothing is read from it.
-        return f"{base}{self.settings.path}/{token}" + (f"/{quote(filename, safe='')}" if filename else "")
+        return f"{base}{self.settings.path}/{token}/{quote(filename or 'file', safe='')}"
 
 
 def options_for(policy: StoragePolicy, content_type: str | None, filename: str | None) -> WriteOptions:

@@ -71,7 +71,7 @@ def expose_headers(app_config: AppConfig) -> None:
     app_config.cors_config = replace(config, expose_headers=[*config.expose_headers, *missing])
 
 
-def mark_downloads(route: BaseRoute, opt_key: str) -> None:
+def mark_downloads(route: BaseRoute, opt_key: str, *, redirects: bool = False) -> None:
     """Mark the handlers of a route whose return type says that they return files.
 
     They are not compressed, and the API's description tells of ranges and validators. Idempotent.
@@ -79,6 +79,7 @@ def mark_downloads(route: BaseRoute, opt_key: str) -> None:
     Args:
         route: As ``ReceiveRoutePlugin.receive_route`` gets it.
         opt_key: What `compression_opt_key` answered.
+        redirects: Whether there are files that clients are sent to the store for.
     """
     for handler in getattr(route, "route_handlers", ()):
         if not isinstance(handler, HTTPRouteHandler):
@@ -89,7 +90,8 @@ def mark_downloads(route: BaseRoute, opt_key: str) -> None:
         if one_of_several or marked or returned.is_subclass_of(FileDownload):
             handler.opt.setdefault(opt_key, True)
             other = str(getattr(handler.media_type, "value", handler.media_type)) or "application/json"
-            describe_download(handler, beside=other if one_of_several or marked else None)
+            beside = other if one_of_several or marked else None
+            describe_download(handler, beside=beside, redirects=redirects)
 
 
 def _sparing_byte_ranges(base: type[CompressionMiddleware]) -> type[CompressionMiddleware]:

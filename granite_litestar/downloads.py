@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from litestar import Request
@@ -12,7 +13,7 @@ from litestar.exceptions import NotFoundException, PermissionDeniedException
 from litestar.handlers import HTTPRouteHandler
 
 from granite_core import ConfigurationError, StoredObjectRef
-from granite_core.serving import PRIVATE_NO_CACHE, ServeSettings
+from granite_core.serving import Address, ServeSettings, cache_control
 from granite_litestar._middleware import DEFAULT_COMPRESSION_OPT_KEY
 from granite_litestar._openapi_problems import denials, problem
 from granite_litestar._rows import AnySession, Authorize, RowLookup, check_access, path_parameters, session_of
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     from litestar.types import Guard
     from sqlalchemy.orm import InstrumentedAttribute
     from sqlalchemy.sql.base import ExecutableOption
+
+    from granite_core import Delivery, StoragePolicy
 
 __all__ = ["FileRoute", "build_handlers", "item_id"]
 
@@ -61,6 +64,8 @@ class FileRoute:
         disposition: ``"auto"`` or ``"attachment"``; by default what the policy of each file says.
         cache_control: Value of ``Cache-Control``; by default ``private, no-cache``, and ``public, no-cache`` for
             public files.
+        delivery: ``"stream"``, ``"redirect"`` or ``"auto"``: whether clients are sent to the store, guards and
+            ``authorize`` permitting; by default what the policy of each file says. The way there is asked each time.
         cross_origin_resource_policy: Which sites may embed the files.
         options: SQLAlchemy's loader options for what an asynchronous ``authorize`` looks at.
         session: Opens a session for a connection, where it is not to come from ``SQLAlchemyPlugin``.
@@ -84,6 +89,7 @@ class FileRoute:
     name: str | None = None
     disposition: Literal["auto", "attachment"] | None = None
     cache_control: str | None = None
+    delivery: Delivery | None = None
     cross_origin_resource_policy: Literal["same-origin", "same-site", "cross-origin"] = "same-origin"
     options: Sequence[ExecutableOption] = ()
     session: Callable[[ASGIConnection[Any, Any, Any, Any]], AnySession] | None = None
@@ -103,17 +109,22 @@ class FileRoute:
     @property
     def resolved_cache_control(self) -> str:
         """The value of ``Cache-Control`` on this route."""
-        return self.cache_control or ("public, no-cache" if self.public else PRIVATE_NO_CACHE)
+        return self.cache_control or cache_control(Address.ROW, everybody=self.public)
 
     def parameters(self) -> dict[str, type]:
         """Names of the path's parameters, and the types Litestar makes of them."""
         return path_parameters(self.path)
 
-    def handler(self, compression_opt_key: str = DEFAULT_COMPRESSION_OPT_KEY) -> HTTPRouteHandler:
+    def handler(
+        self,
+        compression_opt_key: str = DEFAULT_COMPRESSION_OPT_KEY,
+        policies: Mapping[str, StoragePolicy] = MappingProxyType({}),
+    ) -> HTTPRouteHandler:
         """Make the route's handler.
 
         Args:
             compression_opt_key: Key in a handler's ``opt`` that the application's compression heeds.
+            policies: The application's, by which the API's description knows how files are delivered.
 
         Raises:
             ConfigurationError: The field holds no files, or the path does not name one row, or one of its files.
@@ -134,6 +145,7 @@ class FileRoute:
                 ref,
                 disposition="attachment" if _wants_download(request) else self.disposition,
                 cache_control=self.resolved_cache_control,
+                delivery=self.delivery,
                 cross_origin_resource_policy=self.cross_origin_resource_policy,
             )
 
@@ -153,7 +165,9 @@ class FileRoute:
             include_in_schema=self.include_in_schema,
             summary=f"Download {subject}",
         )(download)
-        describe_download(handler, subject=self.name or subject)
+        policy = policies.get(getattr(self.field.type, "storage_key", None) or "")
+        delivery = self.delivery or (policy.delivery if policy else "stream")
+        describe_download(handler, subject=self.name or subject, redirects=delivery != "stream")
         return handler
 
     async def _find(self, lookup: RowLookup, request: Request[Any, Any, Any]) -> StoredObjectRef:
@@ -176,20 +190,23 @@ class FileRoute:
 
 
 def build_handlers(
-    routes: Iterable[FileRoute], compression_opt_key: str = DEFAULT_COMPRESSION_OPT_KEY
+    routes: Iterable[FileRoute],
+    compression_opt_key: str = DEFAULT_COMPRESSION_OPT_KEY,
+    policies: Mapping[str, StoragePolicy] = MappingProxyType({}),
 ) -> list[HTTPRouteHandler]:
     """Make the handlers of several routes.
 
     Args:
         routes: The application's downloads.
         compression_opt_key: Key in a handler's ``opt`` that the application's compression heeds.
+        policies: As for ``FileRoute.handler``.
 
     Raises:
         ConfigurationError: A route cannot work, or two have one name.
     """
     handlers: dict[str, HTTPRouteHandler] = {}
     for route in routes:
-        handler = route.handler(compression_opt_key)
+        handler = route.handler(compression_opt_key, policies)
         if handler.name in handlers:
             raise ConfigurationError(f"{route.path}: there is a route named {handler.name!r} already: give it a name=")
         handlers[str(handler.name)] = handler

@@ -53,6 +53,9 @@ __all__ = [
 
 logger = logging.getLogger("granite")
 
+UNLOGGED_PATH_OPT_KEY: Final = "granite_unlogged_path"
+"""Handlers with this in their ``opt`` have permissions in their paths, which must not end in logs."""
+
 RETRY_AFTER_SECONDS: Final = 5
 """What a 503 advises a client to wait (RFC 9110 section 10.2.3)."""
 
@@ -165,14 +168,28 @@ def handle_storage_error(request: Request[Any, Any, Any], error: StorageError) -
         extra = {"code": error.code} | _given(field=error.field)
         if isinstance(error, _CLIENTS_OWN):
             extra |= _given(limit=error.limit, value=error.value)
-    unavailable = status == HTTPStatus.SERVICE_UNAVAILABLE
     return ExceptionResponseContent(
         status_code=int(status),
         detail="Internal Server Error" if status == HTTPStatus.INTERNAL_SERVER_ERROR else error.public_message,
         media_type=MediaType.JSON,
-        headers={"Retry-After": str(RETRY_AFTER_SECONDS)} if unavailable else None,
+        headers=_headers_of(error, status),
         extra=extra,
     ).to_response(request)
+
+
+def _headers_of(error: StorageError, status: HTTPStatus) -> dict[str, str] | None:
+    if status == HTTPStatus.SERVICE_UNAVAILABLE:
+        return {"Retry-After": str(RETRY_AFTER_SECONDS)}
+    if isinstance(error, (TokenExpiredError, TokenInvalidError)):
+        # Caches may keep a 404 or 410 as they see fit (RFC 9110 section 15.1); secrets come and go.
+        return {"Cache-Control": "no-store"}
+    return None
+
+
+def _path_of(request: Request[Any, Any, Any]) -> str:
+    handler = request.scope.get("route_handler")
+    unlogged = handler is not None and handler.opt.get(UNLOGGED_PATH_OPT_KEY)
+    return request.scope["path_template"] if unlogged else request.scope["path"]
 
 
 def _report(request: Request[Any, Any, Any], error: StorageError, status: HTTPStatus) -> None:
@@ -184,7 +201,7 @@ def _report(request: Request[Any, Any, Any], error: StorageError, status: HTTPSt
         level,
         "%s %r answered %d: %s: %s (operation=%s backend=%s location=%s)",
         request.method,
-        request.scope["path"],
+        _path_of(request),
         status,
         error.code,
         error,

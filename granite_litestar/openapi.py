@@ -43,6 +43,7 @@ _MODIFIED: Final = header(
 )
 _RANGES: Final = header("Ranges of bytes can be asked for.", always=True, const="bytes")
 _CACHE: Final = header("Who may keep a copy, and for how long (RFC 9111).", always=True, example="private, no-cache")
+_LOCATION: Final = header("Where the store gives the file.", always=True)
 _LENGTH: Final = header("Exact length of the body in bytes.", always=True, of=OpenAPIType.INTEGER)
 _DIGEST: Final = r"^sha-256=:[A-Za-z0-9+/]{43}=:$"
 
@@ -104,7 +105,9 @@ class DownloadOperation(Operation):
     """
 
 
-def describe_download(handler: HTTPRouteHandler, *, subject: str | None = None, beside: str | None = None) -> None:
+def describe_download(
+    handler: HTTPRouteHandler, *, subject: str | None = None, beside: str | None = None, redirects: bool = False
+) -> None:
     """Have the API's description tell of the ranges, conditions and refusals of a handler that answers with a file.
 
     Idempotent. What the handler itself says of its statuses and headers stays.
@@ -113,6 +116,7 @@ def describe_download(handler: HTTPRouteHandler, *, subject: str | None = None, 
         handler: The handler.
         subject: For a ``FileRoute``, what it serves: gives its operations their ids.
         beside: Media type of what the handler may answer with instead of a file.
+        redirects: Whether clients may be sent to the store.
     """
     if isinstance(handler.operation_id, OperationIds):
         return
@@ -123,6 +127,8 @@ def describe_download(handler: HTTPRouteHandler, *, subject: str | None = None, 
     handler.operation_class = amended(handler.operation_class, amend)
     if subject is not None:
         handler.operation_class = amended(handler.operation_class, _amend_file_route)
+    if redirects:
+        handler.operation_class = amended(handler.operation_class, _amend_redirect)
     handler.responses = ours | said
 
 
@@ -165,6 +171,13 @@ def _amend(operation: Operation, *, generated: str, of_storage: Sequence[str], b
     for status, headers in PROBLEM_HEADERS.items():
         if status in operation.responses:
             add_headers(operation.responses[status], headers)
+
+
+def _amend_redirect(operation: Operation) -> None:
+    method = operation.operation_id.method if isinstance(operation.operation_id, OperationId) else "GET"
+    status = "302" if method in ("GET", "HEAD") else "303"
+    sent = _bare("The store gives the file, for a while.", {"Location": _LOCATION, "Cache-Control": _CACHE})
+    operation.responses = dict(sorted({**(operation.responses or {}), status: sent}.items()))
 
 
 def _bare(description: str, headers: Mapping[str, OpenAPIHeader]) -> OpenAPIResponse:

@@ -12,6 +12,7 @@ from sqlalchemy import inspect
 
 from granite_core import (
     AsyncStorageManager,
+    Capability,
     ConfigurationError,
     StagedFile,
     StorageError,
@@ -29,6 +30,7 @@ from granite_litestar.dependencies import provide_managers
 from granite_litestar.downloads import build_handlers
 from granite_litestar.exceptions import exception_handlers
 from granite_litestar.forms import StreamingUploads
+from granite_litestar.links import build_link_handler
 from granite_litestar.upload_routes import build_upload_handlers
 
 if TYPE_CHECKING:
@@ -73,6 +75,7 @@ class GranitePlugin(InitPlugin, ReceiveRoutePlugin, CLIPlugin):
             raise ConfigurationError("GranitePlugin is among the plugins twice: one manager can have many policies")
         metadatas = self._found = self._metadatas(app_config)
         _check_fields(metadatas, config.manager)
+        _check_delivery(config)
         config.manager.register(*metadatas)
         _protect_columns(metadatas)
 
@@ -96,7 +99,12 @@ class GranitePlugin(InitPlugin, ReceiveRoutePlugin, CLIPlugin):
         exempt_from_compression(app_config)
         expose_headers(app_config)
         self._compression_opt_key = compression_opt_key(app_config)
-        app_config.route_handlers.extend(build_handlers(config.downloads, self._compression_opt_key))
+        app_config.route_handlers.extend(
+            build_handlers(config.downloads, self._compression_opt_key, config.manager.policies)
+        )
+        links = build_link_handler(config.manager, app_config.path or "/", self._compression_opt_key)
+        if links is not None:
+            app_config.route_handlers.append(links)
         app_config.route_handlers.extend(build_upload_handlers(config.uploads))
         return app_config
 
@@ -128,7 +136,8 @@ class GranitePlugin(InitPlugin, ReceiveRoutePlugin, CLIPlugin):
 
     def receive_route(self, route: BaseRoute) -> None:
         """Keep compression off the application's own handlers that answer with files."""
-        mark_downloads(route, self._compression_opt_key)
+        redirects = any(policy.delivery != "stream" for policy in self.config.manager.policies.values())
+        mark_downloads(route, self._compression_opt_key, redirects=redirects)
 
     def _collect(self, app_config: AppConfig, metadatas: Sequence[MetaData]) -> None:
         gc, engines = self.config.gc, self.config.engines
@@ -165,6 +174,24 @@ def _check_fields(metadatas: Sequence[MetaData], manager: StorageManager) -> Non
                     field=column.name,
                     value=key,
                 )
+
+
+def _check_delivery(config: GraniteConfig) -> None:
+    """Refuse to send clients where they cannot go."""
+    policies = config.manager.policies
+    wanted = [(f"policy {each.storage_key!r}", each) for each in policies.values() if each.delivery == "redirect"]
+    for route in config.downloads:
+        policy = policies.get(getattr(route.field.type, "storage_key", None) or "")
+        if route.delivery == "redirect" and policy is not None:
+            wanted.append((route.path, policy))
+    for name, policy in wanted:
+        offered = config.manager.get_backend_for_policy(policy).capabilities
+        if Capability.PRESIGNED_GET not in offered and not (policy.public and Capability.PUBLIC_ADDRESS in offered):
+            raise ConfigurationError(
+                f'{name}: delivery="redirect" needs a backend that signs addresses, and {policy.backend_key!r} does '
+                'not: say "auto" to redirect where it can be done and to stream elsewhere',
+                value=policy.backend_key,
+            )
 
 
 def _protect_columns(metadatas: Sequence[MetaData]) -> None:

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable
-from contextlib import suppress
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from litestar.exceptions import ImproperlyConfiguredException, NotFoundException
 from litestar.response import Response
 from litestar.response.base import ASGIResponse
 
-from granite_core import ChecksumMismatchError, ConfigurationError, ObjectNotFoundError, StorageError
-from granite_core.serving import PRIVATE_NO_CACHE, BodyPart, ServePlan, ServeSettings, plan_download
+from granite_core import ChecksumMismatchError, ObjectNotFoundError, StorageError
+from granite_core.serving import NO_STORE, PRIVATE_NO_CACHE, BodyPart, ServePlan, ServeSettings, plan_download
+from granite_litestar._redirects import ASGIFileRedirect
 from granite_litestar._state import async_manager_of
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from litestar.enums import MediaType
     from litestar.types import Receive, ResponseCookies, ResponseHeaders, Scope, Send, TypeEncodersMap
 
-    from granite_core import AsyncObjectReader, AsyncStorageManager, StoredObjectRef
+    from granite_core import AsyncObjectReader, AsyncStorageManager, Delivery, StoredObjectRef, UrlPlan
 
 __all__ = ["ASGIFileDownload", "ChunkPacer", "FileDownload"]
 
@@ -90,6 +90,9 @@ class FileDownload(Response[None]):
             offers everything for download. By default what the policy of the ref says.
         filename: Name to offer instead of the one the file came with.
         cache_control: Value of ``Cache-Control``.
+        delivery: ``"stream"``, ``"redirect"`` or ``"auto"``: whether clients are sent to the store. By default what the
+            policy of the ref says. Where the store has no address to send them to, the file is streamed.
+        redirect_cache_control: Value of ``Cache-Control`` of the way there. By default it is asked each time.
         cross_origin_resource_policy: Which sites may embed the file.
         background: Task to run after the response.
         cookies: Cookies to set.
@@ -99,7 +102,7 @@ class FileDownload(Response[None]):
         ValueError: A value that cannot stand in a header.
     """
 
-    __slots__ = ("_disposition", "_settings", "ref")
+    __slots__ = ("_delivery", "_disposition", "_redirect_cache_control", "_settings", "ref")
 
     def __init__(
         self,
@@ -108,6 +111,8 @@ class FileDownload(Response[None]):
         disposition: Literal["auto", "attachment"] | None = None,
         filename: str | None = None,
         cache_control: str = PRIVATE_NO_CACHE,
+        delivery: Delivery | None = None,
+        redirect_cache_control: str = NO_STORE,
         cross_origin_resource_policy: Literal["same-origin", "same-site", "cross-origin"] = "same-origin",
         background: BackgroundTask | BackgroundTasks | None = None,
         cookies: ResponseCookies | None = None,
@@ -115,7 +120,9 @@ class FileDownload(Response[None]):
     ) -> None:
         super().__init__(content=None, background=background, cookies=cookies, headers=headers)
         self.ref = ref
+        self._delivery = delivery
         self._disposition = disposition
+        self._redirect_cache_control = redirect_cache_control
         self._settings = ServeSettings(
             disposition=disposition or "attachment",
             filename=filename,
@@ -136,7 +143,7 @@ class FileDownload(Response[None]):
         media_type: MediaType | str | None = None,
         status_code: int | None = None,
         type_encoders: TypeEncodersMap | None = None,
-    ) -> ASGIFileDownload:
+    ) -> ASGIFileDownload | ASGIFileRedirect:
         """Plan the answer to a request. No I/O.
 
         Args:
@@ -160,6 +167,17 @@ class FileDownload(Response[None]):
                 "remove `cache` from this handler and say `cache_control=` on FileDownload"
             )
         manager = async_manager_of(request.app)
+        cookies = [*self.cookies, *(cookies or ())]
+        background = self.background or background
+        if (target := self._target(manager)) is not None:
+            policy = ("Cross-Origin-Resource-Policy", self._settings.cross_origin_resource_policy)
+            planned = (("Cache-Control", self._redirect_cache_control), policy)
+            # How long the file may be kept says nothing about the way to it.
+            own = {name: value for name, value in self.headers.items() if name.lower() != "cache-control"}
+            merged = _merged(planned, layered=headers or {}, own=own)
+            return ASGIFileRedirect(
+                manager, target, request.method, headers=merged, cookies=cookies, background=background
+            )
         conditional = request.method in ("GET", "HEAD")
         plan = plan_download(
             request.method if conditional else "GET",
@@ -174,32 +192,37 @@ class FileDownload(Response[None]):
             manager,
             self.ref,
             plan,
-            headers=_merged(plan, layered=headers or {}, own=self.headers),
-            cookies=[*self.cookies, *(cookies or ())],
-            background=self.background or background,
+            headers=_merged(plan.headers, layered=headers or {}, own=self.headers),
+            cookies=cookies,
+            background=background,
         )
+
+    def _target(self, manager: AsyncStorageManager) -> UrlPlan | None:
+        """Where to send the client, or None to stream."""
+        if (self._delivery or manager.sync.policy_of(self.ref).delivery) == "stream":
+            return None
+        return manager.sync.plan_redirect(self.ref, disposition=self._disposition, filename=self._settings.filename)
 
     def _resolved_settings(self, manager: AsyncStorageManager) -> ServeSettings:
         if self._disposition is None:
-            # A policy that rows still name but that the application dropped: nothing is known of it, so attachment.
-            with suppress(ConfigurationError):
-                if manager.get_policy(self.ref.storage_key).disposition == "auto":
-                    return self._settings.with_disposition("auto")
+            return self._settings.with_disposition(manager.sync.policy_of(self.ref).disposition)
         return self._settings
 
 
-def _merged(plan: ServePlan, *, layered: dict[str, str], own: dict[str, Any]) -> list[tuple[str, str]]:
+def _merged(
+    planned: Sequence[tuple[str, str]], *, layered: dict[str, str], own: dict[str, Any]
+) -> list[tuple[str, str]]:
     """Put the plan's headers and the application's together.
 
     Headers of the response itself override the plan's, those of its layers (``response_headers``, ``cache_control``)
     do not: an application that lets its pages be cached in public has not meant its private files.
     """
-    planned = {name.lower() for name, _ in plan.headers} | _DECIDED_BY_THE_PLAN
+    decided = {name.lower() for name, _ in planned} | _DECIDED_BY_THE_PLAN
     override = {name.lower() for name in own} - _DECIDED_BY_THE_PLAN - {"content-security-policy"}
-    headers = [(name, value) for name, value in plan.headers if name.lower() not in override]
+    headers = [(name, value) for name, value in planned if name.lower() not in override]
     for name, value in {**layered, **own}.items():
         key = name.lower()
-        if key == "content-security-policy" or key in override or key not in planned:
+        if key == "content-security-policy" or key in override or key not in decided:
             headers.append((name, str(value)))
     return headers
 
