@@ -46,6 +46,8 @@ class StoragePolicy:
             and ``field_name`` where they are known. A random name and the suffix always follow.
         validators: Functions, synchronous or not, that look at each file once it is stored and before anyone gets its
             ref; see ``Candidate``. What one of them refuses is let go.
+        retention: How much longer than the manager's ``grace`` a file stays that rows have let go, for an undo or for
+            backups of the database that still name it. What no row ever held does not wait for it.
         delivery: How bytes reach clients: ``"stream"`` passes them through the application; ``"redirect"`` sends
             clients to the store, by an address that it signs, and needs a backend that can; ``"auto"`` redirects where
             the backend can, and streams where it cannot, from a laptop's disk for instance.
@@ -74,6 +76,7 @@ class StoragePolicy:
     mismatch: Literal["detect", "refuse"] = "detect"
     key_template: str | None = None
     validators: Sequence[Validator] = ()
+    retention: timedelta = timedelta(0)
 
     # How it is delivered, and for how long copies are good.
     delivery: Delivery = "stream"
@@ -108,6 +111,10 @@ class StoragePolicy:
             )
         if self.key_prefix:
             build_key("x", prefix=self.key_prefix)
+        if self.retention < timedelta(0):
+            raise ConfigurationError(
+                f"retention of policy {self.storage_key!r} must not be negative", value=self.retention
+            )
         object.__setattr__(self, "validators", tuple(self.validators))
         if not all(map(callable, self.validators)):
             raise ConfigurationError(

@@ -77,6 +77,11 @@ class Reconcile(Run):
         self.not_within = timedelta(0) if not_within is None else not_within
         self.found: list[BackendReconcile] = []
         self.refusals: list[str] = []
+        self.retentions = [
+            (f"{prefix}/" if (prefix := (policy.key_prefix or "").strip("/")) else "", milliseconds(policy.retention))
+            for policy in collector.manager.policies.values()
+            if policy.retention
+        ]
 
     def run(self) -> ReconcileReport:
         try:
@@ -149,7 +154,7 @@ class Reconcile(Run):
             if page:
                 locations = [each.location for each in page]
                 accounted = self.ledger.accounted(locations) | self.held_elsewhere(locations)
-                plan = plan_page(place.state, page, accounted, place.key)
+                plan = plan_page(place.state, page, accounted, place.key, self.retentions)
                 if self.dry_run:
                     pass
                 elif not self.ledger.durable:

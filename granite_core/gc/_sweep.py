@@ -37,6 +37,7 @@ class Sweep(Run):
         super().__init__(collector, dry_run, stop)
         self.counts = dict.fromkeys(("examined", "deleted", "held", "younger", "failed"), 0)
         self.examples: list[str] = []
+        self.waiting = 0
 
     def run(self) -> SweepReport:
         try:
@@ -48,6 +49,7 @@ class Sweep(Run):
         try:
             for database in self.ledger.databases:
                 self.sweep_database(database)
+                self.count_waiting(database)
             if not self.ledger.durable:
                 self.sweep_memory()
         except LedgerBusyError as busy:
@@ -61,6 +63,7 @@ class Sweep(Run):
         return SweepReport(
             dry_run=self.dry_run,
             **self.counts,
+            waiting=self.waiting,
             notes=self.notes,
             examples=tuple(self.examples),
             problems=tuple(self.problems),
@@ -83,6 +86,10 @@ class Sweep(Run):
             if not batch.locations:
                 return
             self.settle(batch.locations)
+
+    def count_waiting(self, database: int) -> None:
+        if not self.stopped and (found := self.ledger.waiting(database, grace=self.grace)) is not None:
+            self.waiting += found.waiting - found.due
 
     def settle(self, locations: Sequence[str]) -> None:
         """Look, decide, act."""
@@ -155,7 +162,7 @@ class Sweep(Run):
                     seen = collector._memory.get(location)
                 if seen is None or seen.retry_at > now:
                     continue
-                due = location in held or seen.written_at <= now - self.grace
+                due = location in held or seen.written_at + seen.note.retention <= now - self.grace
                 note = seen.note
                 row = Tombstone(MEMORY, 0, location, note.backend, due, seen.attempts, note.storage_key)
                 for plan in plan_sweep([self.placed(row)], held, self.usable).objects:

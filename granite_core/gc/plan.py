@@ -58,11 +58,19 @@ class Tombstone:
 
 @dataclass(frozen=True, slots=True)
 class Note:
-    """A tombstone to be written, by someone who saw that probably nobody points at an object."""
+    """A tombstone to be written, by someone who saw that probably nobody points at an object.
+
+    Args:
+        location: The object's key.
+        backend: ``backend_key`` of the backend that holds it.
+        storage_key: Its policy, where known.
+        retention: How many milliseconds longer than the grace it stays.
+    """
 
     location: str
     backend: str
     storage_key: str = ""
+    retention: int = 0
 
 
 class Verdict(Enum):
@@ -176,18 +184,28 @@ class PagePlan:
     state: RunState
 
 
-def plan_page(state: RunState, page: Sequence[ObjectStat], accounted: Collection[str], backend: str) -> PagePlan:
+def plan_page(
+    state: RunState,
+    page: Sequence[ObjectStat],
+    accounted: Collection[str],
+    backend: str,
+    retentions: Collection[tuple[str, int]] = (),
+) -> PagePlan:
     """Decide which objects of a page get a note, and count.
+
+    Whether a row ever held them, and under which policy, cannot be seen: each stays for the longest retention of the
+    policies whose files have such keys, since a statement that passed the session may have let it go.
 
     Args:
         state: Where the run stood before the page.
         page: The objects, at least one.
         accounted: Locations that a row, an upload or a tombstone holds.
         backend: ``backend_key`` for the notes.
+        retentions: First characters of keys, and how many milliseconds longer than the grace such objects stay.
     """
     loose = [each for each in page if each.location not in accounted]
     return PagePlan(
-        tuple(Note(each.location, backend) for each in loose),
+        tuple(Note(each.location, backend, retention=_retention_of(each.location, retentions)) for each in loose),
         replace(
             state,
             after=page[-1].location,
@@ -196,6 +214,10 @@ def plan_page(state: RunState, page: Sequence[ObjectStat], accounted: Collection
             noted_bytes=state.noted_bytes + sum(max(0, each.size) for each in loose),
         ),
     )
+
+
+def _retention_of(location: str, retentions: Collection[tuple[str, int]]) -> int:
+    return max((retention for prefix, retention in retentions if location.startswith(prefix)), default=0)
 
 
 @dataclass(frozen=True, slots=True)

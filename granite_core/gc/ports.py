@@ -95,6 +95,7 @@ class Waiting:
     Args:
         waiting: All that a sweep will look at, due or not.
         due: Those a sweep would take now.
+        retained: Those that only their policy's retention keeps: the grace has passed.
         failing: Those whose object could not be deleted so far.
         unreleased: Notes of a reconcile that has not ended.
         oldest: When the oldest of ``waiting`` was written; None where there is none.
@@ -102,6 +103,7 @@ class Waiting:
 
     waiting: int
     due: int
+    retained: int
     failing: int
     unreleased: int
     oldest: int | None

@@ -66,6 +66,7 @@ class SweepReport:
         held: Objects that a row holds: they stay, their tombstones are dropped.
         younger: Objects that somebody let go again since: they wait.
         failed: Objects that could not be deleted: they are tried again.
+        waiting: Tombstones whose time is still to come, after the grace and their policy's retention.
         notes: Notes of this process that were written down.
         examples: The first of the objects that are gone, by location.
         problems: The first of what failed.
@@ -81,6 +82,7 @@ class SweepReport:
     held: int = 0
     younger: int = 0
     failed: int = 0
+    waiting: int = 0
     notes: int = 0
     examples: tuple[str, ...] = ()
     problems: tuple[Problem, ...] = ()

@@ -44,6 +44,7 @@ class DatabaseStatus:
         usage: What its rows hold, by policy and backend.
         waiting: Tombstones a sweep will look at.
         due: Those of them whose time has come.
+        retained: Those of them that only their policy's retention keeps.
         failing: Those of them whose object could not be deleted so far.
         unreleased: Notes of a reconcile that has not ended.
         oldest_seconds: How old the oldest of ``waiting`` is.
@@ -55,6 +56,7 @@ class DatabaseStatus:
     usage: tuple[Usage, ...] = ()
     waiting: int = 0
     due: int = 0
+    retained: int = 0
     failing: int = 0
     unreleased: int = 0
     oldest_seconds: float | None = None
@@ -208,6 +210,7 @@ def _database(manager: StorageManager, ledger: Ledger, number: int, label: str) 
         usage=usage,
         waiting=waiting.waiting,
         due=waiting.due,
+        retained=waiting.retained,
         failing=waiting.failing,
         unreleased=waiting.unreleased,
         oldest_seconds=None if waiting.oldest is None else max(0.0, (now - waiting.oldest) / 1000),

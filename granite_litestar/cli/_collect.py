@@ -115,7 +115,7 @@ def _tell_sweep(out: Output, report: SweepReport) -> Exit:
         would = "would be deleted" if report.dry_run else "deleted"
         out.say(
             f"{report.deleted} objects {would}, {report.held} are held by rows, {report.younger} wait for a younger "
-            f"tombstone, {report.failed} failed ({report.seconds:g} s)."
+            f"tombstone, {report.failed} failed, {report.waiting} wait for their time ({report.seconds:g} s)."
         )
         _show_examples(out, report.examples, report.deleted)
         _show_problems(out, report.problems)
@@ -210,11 +210,15 @@ def _show_status(out: Output, report: StatusReport, work: Work) -> None:
     )
     out.table(
         "Waiting to be deleted",
-        ["database", "#waiting", "#due", "#failing", "#unreleased notes", "oldest", "problem"],
+        ["database", "#waiting", "#due", "#retained", "#failing", "#unreleased notes", "oldest", "problem"],
         [
             (
                 each.database,
-                *((each.waiting, each.due, each.failing, each.unreleased) if each.has_tables else (None,) * 4),
+                *(
+                    (each.waiting, each.due, each.retained, each.failing, each.unreleased)
+                    if each.has_tables
+                    else (None,) * 5
+                ),
                 as_age(each.oldest_seconds),
                 each.problem,
             )

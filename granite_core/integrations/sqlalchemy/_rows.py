@@ -27,6 +27,7 @@ from granite_core.integrations.sqlalchemy._transaction import (
 )
 from granite_core.integrations.sqlalchemy.references import file_columns, held_locations, refs_in
 from granite_core.integrations.sqlalchemy.tables import db_now, tables_of
+from granite_core.manager import MANAGER_KEY, StorageManager
 from granite_core.refs import StoredObjectRef
 
 __all__ = [
@@ -107,9 +108,23 @@ def write_tombstones(state: Transaction, connection: Connection, metadata: Any, 
         return
     connection.execute(
         tables.tombstone.insert().values(written_at=db_now()),
-        [{"location": ref.location, "backend": ref.backend, "storage_key": ref.storage_key} for ref in refs],
+        [
+            {
+                "location": ref.location,
+                "backend": ref.backend,
+                "storage_key": ref.storage_key,
+                "retention": _retention_of(ref, metadata.info.get(MANAGER_KEY)),
+            }
+            for ref in refs
+        ],
     )
     state.tombstones.append(Tombstones(connection, metadata, time.monotonic(), refs))
+
+
+def _retention_of(ref: StoredObjectRef, manager: object) -> int:
+    """How many milliseconds longer than the grace a file stays; none where its policy is not known any more."""
+    policy = manager.policies.get(ref.storage_key) if isinstance(manager, StorageManager) else None
+    return 0 if policy is None else int(policy.retention.total_seconds() * 1000)
 
 
 def register_columns(

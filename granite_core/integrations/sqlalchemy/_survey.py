@@ -97,9 +97,11 @@ class Survey:
         t = tables.tombstone.c
         released, now = t.run.is_(None), db_now()
         due = and_(released, t.written_at + t.retention <= now - grace, t.retry_at <= now)
+        retained = and_(released, t.written_at <= now - grace, t.written_at + t.retention > now - grace)
         query = select(
             func.count(case((released, 1))),
             func.count(case((due, 1))),
+            func.count(case((retained, 1))),
             func.count(case((and_(released, t.attempts > 0), 1))),
             func.count(case((t.run.is_not(None), 1))),
             func.min(case((released, t.written_at))),

@@ -496,7 +496,15 @@ def _execute(statement: Executable, values: Any, connection: Connection) -> None
 def _insert_notes(connection: Connection, t: Table, notes: Collection[Note], run: str | None) -> None:
     connection.execute(
         t.insert().values(written_at=db_now(), run=run),
-        [{"location": each.location, "backend": each.backend, "storage_key": each.storage_key} for each in notes],
+        [
+            {
+                "location": each.location,
+                "backend": each.backend,
+                "storage_key": each.storage_key,
+                "retention": each.retention,
+            }
+            for each in notes
+        ],
     )
 
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import replace
+from datetime import timedelta
 from typing import Any
 
 import pytest
-from sqlalchemy import func, select
+from sqlalchemy import delete, func, select
 
 from granite_core import Candidate, StorageManager, ValidationFailedError, unsaved
-from tests.integration.sqlalchemy.collecting import age_everything, reconcile, sweep
+from granite_core.integrations.sqlalchemy._transaction import transaction_of
+from tests.integration.sqlalchemy.collecting import GRACE_MS, MINUTE, age_everything, bury, keep, reconcile, sweep
 from tests.integration.sqlalchemy.world import GRACE, Base, Document, World
 
 
@@ -105,5 +107,101 @@ class TestValidators:
             age_everything(world)
             assert sweep(world).deleted == 1
             assert world.stored() == set()
+
+        world.run(scenario)
+
+
+DAY = timedelta(days=1)
+DAY_MS = 24 * 60 * MINUTE
+
+
+class TestRetention:
+    @pytest.mark.parametrize("how", ["replaced", "cleared", "deleted"])
+    def test_what_is_let_go_stays_for_the_grace_and_the_retention(self, world: World, how: str) -> None:
+        with_policy(world, retention=DAY)
+
+        def scenario() -> None:
+            old = keep(world, title="a")
+            with world.session() as session:
+                document = session.scalars(select(Document)).one()
+                if how == "deleted":
+                    session.delete(document)
+                else:
+                    document.file = unsaved(b"new") if how == "replaced" else None
+                session.commit()
+            age_everything(world, GRACE_MS + MINUTE)
+            waits = sweep(world)
+            assert (waits.examined, waits.waiting) == (0, 1)
+            assert old.location in world.stored()
+            age_everything(world, DAY_MS)
+            gone = sweep(world)
+            assert (gone.deleted, gone.waiting) == (1, 0)
+            assert old.location not in world.stored()
+            world.check_laws()
+
+        world.run(scenario)
+
+    def test_of_several_tombstones_the_latest_due_counts(self, world: World) -> None:
+        with_policy(world, retention=DAY)
+
+        def scenario() -> None:
+            ref = keep(world, title="a")
+            with world.session() as session:
+                session.delete(session.scalars(select(Document)).one())
+                session.commit()
+            bury(world, ref.location)  # an older one, of a note, is due
+            age_everything(world)
+            assert sweep(world).younger == 1
+            assert world.stored() == {ref.location}
+            assert world.tombstones() == [ref.location]
+            age_everything(world, DAY_MS)
+            assert sweep(world).deleted == 1
+
+        world.run(scenario)
+
+    def test_what_was_never_attached_goes_after_the_grace(self, world: World) -> None:
+        with_policy(world, retention=DAY)
+
+        def scenario() -> None:
+            with world.session() as session:
+                session.add(Document(file=unsaved(b"x")))
+                session.flush()
+                session.rollback()
+            sweep(world)  # writes the note down
+            age_everything(world)
+            assert sweep(world).deleted == 1
+            assert world.stored() == set()
+
+        world.run(scenario)
+
+    def test_what_a_statement_past_the_session_let_go_stays_as_long(self, world: World) -> None:
+        with_policy(world, retention=DAY, key_prefix="docs")
+
+        def scenario() -> None:
+            ref = keep(world, title="a")
+            world.store.put_bytes("docs-of-others/x", b"")
+            with world.engine.begin() as connection:
+                connection.execute(delete(Document))
+            assert reconcile(world).noted == 2
+            age_everything(world)
+            assert sweep(world).deleted == 1
+            assert world.stored() == {ref.location}
+            age_everything(world, DAY_MS)
+            assert sweep(world).deleted == 1
+
+        world.run(scenario)
+
+    def test_a_renewed_tombstone_keeps_its_retention(self, world: World) -> None:
+        with_policy(world, retention=DAY)
+
+        def scenario() -> None:
+            keep(world, title="a")
+            with world.session() as session:
+                session.delete(session.scalars(select(Document)).one())
+                session.flush()
+                transaction_of(session).tombstones[0].written -= GRACE.total_seconds()
+                session.commit()
+            age_everything(world)
+            assert sweep(world).waiting == 2
 
         world.run(scenario)

@@ -104,7 +104,7 @@ class TestWaiting:
             bury(world, "young", age=60_000)
             bury(world, "noted", run="r")
             (found,) = status(world).databases
-            assert (found.waiting, found.due, found.failing, found.unreleased) == (5, 2, 2, 1)
+            assert (found.waiting, found.due, found.retained, found.failing, found.unreleased) == (5, 2, 1, 2, 1)
             assert found.oldest_seconds == pytest.approx(7260, abs=60)
 
         world.run(scenario)

@@ -89,6 +89,11 @@ class TestReconcile:
         assert [each.location for each in plan.notes] == ["a", "c"]
         assert plan.state == RunState("r", "c", 8, 3, 27)
 
+    def test_a_note_has_the_longest_retention_of_the_policies_whose_keys_begin_alike(self) -> None:
+        retentions = [("", 1), ("docs/", 5), ("docs/a/", 3), ("other/", 9)]
+        plan = plan_page(RunState("r"), self.page("docs/a/1", "docs2/1", "other/1"), (), "main", retentions)
+        assert [each.retention for each in plan.notes] == [5, 1, 9]
+
     @pytest.mark.parametrize(("noted", "released"), [(50, True), (51, False), (10, True), (100, False)])
     def test_a_run_that_would_take_more_than_its_share_is_refused(self, noted: int, released: bool) -> None:
         plan = plan_release(RunState("r", None, 100, noted), "main", max_share=0.5, always_allowed=10)
