@@ -14,13 +14,13 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from tests.benchmarks.harness import Case, run_case
-from tests.benchmarks.report import as_json, as_text, machine
+from tests.benchmarks.harness import Case, Result, run_case
+from tests.benchmarks.report import as_json, as_markdown, as_text, machine
 from tests.support.broker import VARIABLE, Broker
 
 __all__ = ["SUBJECTS", "cases_of", "main"]
 
-SUBJECTS = ("local_put", "row_loading", "download", "upload", "collection", "s3")
+SUBJECTS = ("local_put", "listing", "row_loading", "row_writing", "download", "upload", "collection", "s3")
 RESULTS = Path(__file__).parent / "results"
 
 
@@ -36,8 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     where = machine()
     print(f"{where['date']}, Python {where['python']}, {where['processors']} processors, load {where['load']}")
     print(", ".join(f"{name} {version}" for name, version in where["packages"].items()), flush=True)
-    results: list[dict[str, Any]] = []
-    failed = False
+    results: list[Result] = []
     with _servers():
         for subject in options.subjects or SUBJECTS:
             for case in cases_of(subject, quick=options.quick):
@@ -47,14 +46,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 result = run_case(chosen, rounds=options.rounds or (1 if options.quick else None), say=say)
                 say("")
                 print(f"\n{as_text(result)}", flush=True)
-                results.append(as_json(result))
-                failed = failed or any(each.error for each in result.outcomes)
+                results.append(result)
     path = options.json or RESULTS / f"{datetime.now(UTC).strftime('%Y%m%d-%H%M%S')}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     where["load_after"] = [round(each, 2) for each in os.getloadavg()]
-    path.write_text(json.dumps({"machine": where, "quick": options.quick, "results": results}, indent=1))
-    print(f"\nwritten to {path}")
-    return 1 if failed else 0
+    figures = {"machine": where, "quick": options.quick, "results": [as_json(each) for each in results]}
+    path.write_text(json.dumps(figures, indent=1))
+    print(f"\nload {where['load_after']} afterwards; written to {path}")
+    if options.markdown:
+        options.markdown.write_text(as_markdown(results, where))
+    return 1 if any(outcome.error for each in results for outcome in each.outcomes) else 0
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -65,6 +66,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--only", metavar="WORD", action="append", help="contenders with this in their name")
     parser.add_argument("--case", metavar="WORDS", help="cases with this in their name")
     parser.add_argument("--json", type=Path, metavar="FILE", help="where the figures go; a new file in results/")
+    parser.add_argument("--markdown", type=Path, metavar="FILE", help="write tables for the documentation, too")
     return parser
 
 

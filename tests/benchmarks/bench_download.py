@@ -30,7 +30,7 @@ def store_files(folder: Path, values: Mapping[str, Any]) -> dict[str, Any]:
         source = folder / name
         sha256 = make_file(source, values["sizes"][name])
         with source.open("rb") as stream:
-            ref = manager.put_stream("files", stream=stream, original_filename="a.bin")
+            ref = manager.put_stream("files", stream=stream, original_filename="a.jpg")
         source.unlink()
         found[name] = {"path": str(store / ref.location), "ref": ref.to_dict(), "sha256": sha256}
     return found

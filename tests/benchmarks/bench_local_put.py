@@ -32,10 +32,10 @@ def granite(store: Path, *, durable: bool, whole: bool, by_entity: bool = False)
     def put(source: Path) -> None:
         key = ("document", uuid4().hex, "file") if by_entity else ()
         if whole:
-            manager.put_bytes("files", *key, content=held(source), original_filename="a.bin")
+            manager.put_bytes("files", *key, content=held(source), original_filename="a.jpg")
         else:
             with source.open("rb") as stream:
-                manager.put_stream("files", *key, stream=stream, original_filename="a.bin")
+                manager.put_stream("files", *key, stream=stream, original_filename="a.jpg")
 
     return put
 
@@ -123,7 +123,7 @@ def granite_storage(store: Path, *, whole: bool) -> Put:
     of: dict[str, Any] = {"storage_key": "files", "model_name": "document", "field_name": "file"}
 
     def put(source: Path) -> None:
-        key = {**of, "entity_id": uuid4().hex, "original_filename": "a.bin"}
+        key = {**of, "entity_id": uuid4().hex, "original_filename": "a.jpg"}
         if whole:
             manager.put_bytes(**key, content=held(source))
         else:
@@ -143,12 +143,12 @@ def sqlalchemy_file(store: Path, *, how: str) -> Put:
 
     def put(source: Path) -> None:
         if how == "path":
-            File(content_path=str(source), filename="a.bin").save_to_storage("files")
+            File(content_path=str(source), filename="a.jpg").save_to_storage("files")
         elif how == "bytes":
-            File(content=held(source), filename="a.bin").save_to_storage("files")
+            File(content=held(source), filename="a.jpg").save_to_storage("files")
         else:
             with source.open("rb") as stream:
-                File(content=stream, filename="a.bin").save_to_storage("files")
+                File(content=stream, filename="a.jpg").save_to_storage("files")
 
     return put
 
@@ -215,7 +215,7 @@ def contender(name: str, open_store: Open, **options: Any) -> Contender:
     return Contender(name, partial(storing, open_store=open_store), **options)
 
 
-def small(size: int, *, durable: bool, quick: bool) -> Case:
+def small(size: int, *, durable: bool, quick: bool, known: bool = True) -> Case:
     durability = "durable" if durable else "not durable"
     ours = [
         contender("granite", partial(granite, durable=durable, whole=True), kind="ours"),
@@ -244,14 +244,14 @@ def small(size: int, *, durable: bool, quick: bool) -> Case:
     ]
     return Case(
         "local put",
-        f"{size // KIB} KiB at hand, {durability}",
+        f"{size // KIB} KiB at hand{'' if known else ' of no known kind'}, {durability}",
         [
             contender("floor", partial(floor, durable=durable, whole=True), kind="floor"),
             *ours,
             *([] if durable else peers),  # none of them syncs
         ],
         baseline="floor",
-        values={"size": size, "whole": True, "repeat": (repeat := 10 if quick else 300)},
+        values={"size": size, "known": known, "whole": True, "repeat": (repeat := 10 if quick else 300)},
         repeat=repeat,
         rounds=9,
         size=size,
@@ -379,6 +379,7 @@ def cases(*, quick: bool) -> list[Case]:
         ]
     return [
         small(KIB, durable=False, quick=False),
+        small(KIB, durable=False, quick=False, known=False),
         small(KIB, durable=True, quick=False),
         large(10 * MIB, durable=False, rounds=9),
         large(10 * MIB, durable=True, rounds=9),

@@ -32,7 +32,7 @@ def make_bodies(folder: Path, values: Mapping[str, Any]) -> dict[str, Any]:
 
 def _wrap(content: Path, target: Path) -> Path:
     head = (
-        f'--{BOUNDARY}\r\nContent-Disposition: form-data; name="file"; filename="a.bin"\r\n'
+        f'--{BOUNDARY}\r\nContent-Disposition: form-data; name="file"; filename="a.jpg"\r\n'
         "Content-Type: application/octet-stream\r\n\r\n"
     )
     with target.open("wb") as file, content.open("rb") as stream:

@@ -5,42 +5,38 @@ from __future__ import annotations
 import hashlib
 import os
 import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-__all__ = ["GIB", "KIB", "MIB", "check_stored", "clean", "digest_of", "make_file", "payload", "with_source"]
+__all__ = ["GIB", "KIB", "MIB", "check_stored", "clean", "digest_of", "make_file", "with_source"]
 
 KIB, MIB, GIB = 1024, 1024**2, 1024**3
 BLOCK = MIB
+JPEG = b"\xff\xd8\xff\xe0\x00\x10JFIF"
 
 
-def payload(size: int) -> bytes:
-    """The content of that size: the same in every process."""
-    return b"".join(_blocks(size))
+def make_file(path: Path, size: int, *, known: bool = True) -> str:
+    """Write a content of that size, the same each time, to a file, and return its SHA-256.
 
-
-def make_file(path: Path, size: int) -> str:
-    """Write the content of that size to a file, and return its SHA-256."""
+    It begins as a JPEG does, unless it is to be of no `known` kind: what a file is seen to be is looked for there.
+    """
     digest = hashlib.sha256()
-    with path.open("wb") as file:
-        for block in _blocks(size):
-            digest.update(block)
-            file.write(block)
-    return digest.hexdigest()
-
-
-def _blocks(size: int) -> Iterator[bytes]:
     block = random.Random(size).randbytes(min(size, BLOCK))
-    for start in range(0, size, BLOCK):
-        # No two blocks alike, so that parts in the wrong order are noticed.
-        yield (start.to_bytes(8, "big") + block[8:])[: size - start]
+    with path.open("wb") as file:
+        for start in range(0, size, BLOCK):
+            # No two blocks alike, so that parts in the wrong order are noticed.
+            head = JPEG if known and not start else start.to_bytes(len(JPEG), "big")
+            data = (head + block[len(head) :])[: size - start]
+            digest.update(data)
+            file.write(data)
+    return digest.hexdigest()
 
 
 def with_source(folder: Path, values: Mapping[str, Any]) -> dict[str, Any]:
     """Set a case up that stores a file of `size` bytes."""
     source = folder / "source.bin"
-    return {"source": str(source), "sha256": make_file(source, values["size"])}
+    return {"source": str(source), "sha256": make_file(source, values["size"], known=values.get("known", True))}
 
 
 def digest_of(path: Path) -> str:

@@ -1,11 +1,11 @@
-"""What rounds come to: medians, ratios, goals; as text and as JSON."""
+"""What rounds come to: medians, ratios, goals; as text, as JSON, and as tables for the documentation."""
 
 from __future__ import annotations
 
 import importlib.metadata
 import os
 import platform
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from statistics import median
@@ -13,10 +13,11 @@ from typing import Any
 
 from tests.benchmarks.harness import Goal, Outcome, Result
 
-__all__ = ["as_json", "as_text", "machine"]
+__all__ = ["as_json", "as_markdown", "as_text", "machine"]
 
+OURS = "granite-litestar"
 PACKAGES = (
-    *("granite-litestar", "granite-storage", "sqlalchemy-file", "advanced-alchemy", "obstore", "fsspec", "s3fs"),
+    *(OURS, "granite-storage", "sqlalchemy-file", "advanced-alchemy", "obstore", "fsspec", "s3fs"),
     *("boto3", "SQLAlchemy", "litestar", "starlette", "uvicorn", "uvloop", "httptools", "granian", "multipart"),
 )
 
@@ -94,6 +95,46 @@ def as_text(result: Result) -> str:
     return "\n".join([title, *_table(rows), *(_goal(result, goal) for goal in case.goals), *failures])
 
 
+def as_markdown(results: Sequence[Result], where: Mapping[str, Any]) -> str:
+    """All cases as a part of a page: goals first, then a table for each case, ours in bold."""
+    versions = ", ".join(f"{name} {version}" for name, version in where["packages"].items() if name != OURS)
+    here = f"{where['processors']} processors, {platform.system()} {platform.machine()}, Python {where['python']}"
+    lines = [
+        f"Measured on {where['date'][:10]}: {here}; {versions}.",
+        "",
+        "| work | who | goal | found |",
+        "|---|---|---|---|",
+    ]
+    for result in results:
+        work = f"{result.case.subject}: {result.case.name}"
+        lines += [f"| {' | '.join([work, *_goal_cells(result, goal)])} |" for goal in result.case.goals]
+    subject = ""
+    for result in results:
+        case = result.case
+        if case.subject != subject:
+            subject = case.subject
+            lines += ["", f"### {subject.capitalize()}"]
+        lines += ["", f"{case.name[:1].upper()}{case.name[1:]}; for one {case.unit}, ratios to {case.baseline}:", ""]
+        lines += ["| | time | cpu | median | cpu | memory | |", "|---|---|---|---|---|---|---|"]
+        for each in result.outcomes:
+            name = f"**{each.contender.name}**" if each.contender.kind == "ours" else each.contender.name
+            if not each.samples or each.error:
+                lines.append(f"| {name} | | | | | | {'failed' if each.error else each.absent} |")
+                continue
+            figures = _figures(result, each)
+            cells = [
+                name,
+                _ratio(figures["ratio"]),
+                _ratio(figures["cpu_ratio"]),
+                _seconds(figures["median"]),
+                _seconds(figures["cpu"]),
+                f"+{figures['memory'] / 1024**2:.1f} MiB",
+                each.contender.note,
+            ]
+            lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join([*lines, ""])
+
+
 def reached(result: Result, goal: Goal) -> float | None:
     """The figure a goal speaks of; None where somebody it needs took no part."""
     of = _find(result, goal.of)
@@ -141,17 +182,23 @@ def _cpu(samples: Sequence[Any]) -> list[float]:
 
 
 def _goal(result: Result, goal: Goal) -> str:
+    of, meant, found = _goal_cells(result, goal)
+    return f"  goal: {of}: {meant}: {found}"
+
+
+def _goal_cells(result: Result, goal: Goal) -> tuple[str, str, str]:
+    """Who, what is meant, and what was found."""
     found = reached(result, goal)
     if goal.metric == "memory":
-        text = f"  goal: {goal.of}: at most +{goal.at_most / 1024**2:g} MiB"
+        meant = f"at most +{goal.at_most / 1024**2:g} MiB"
         figure = "" if found is None else f"+{found / 1024**2:.1f} MiB"
     else:
-        of = "time" if goal.metric == "wall" else "cpu"
-        text = f"  goal: {goal.of}: at most {goal.at_most:.2g} of the {of} of {goal.to or result.case.baseline}"
+        what = "time" if goal.metric == "wall" else "cpu"
+        meant = f"at most {goal.at_most:.2f} of the {what} of {goal.to or result.case.baseline}"
         figure = "" if found is None else f"{found:.2f}"
     if found is None:
-        return f"{text}: not known here"
-    return f"{text}: {figure}{'' if found <= goal.at_most else ', not reached'}"
+        return goal.of, meant, "not known here"
+    return goal.of, meant, figure if found <= goal.at_most else f"{figure}, not reached"
 
 
 def _table(rows: Sequence[Sequence[str]]) -> Iterable[str]:

@@ -39,7 +39,7 @@ def litestar_file() -> Any:
 
     @get("/{name:str}")
     async def download(name: FromPath[str]) -> File:
-        return File(PATHS[name], filename="a.bin")
+        return File(PATHS[name], filename="a.jpg")
 
     return Litestar([download], openapi_config=None)
 
@@ -62,7 +62,7 @@ def starlette_file() -> Any:
     from starlette.routing import Route
 
     async def download(request: Any) -> FileResponse:
-        return FileResponse(PATHS[request.path_params["name"]], filename="a.bin")
+        return FileResponse(PATHS[request.path_params["name"]], filename="a.jpg")
 
     return Starlette(routes=[Route("/{name}", download)])
 

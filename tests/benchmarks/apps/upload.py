@@ -226,7 +226,7 @@ def sqlalchemy_file_form() -> Any:
     StorageManager.add_storage("files", LocalStorageDriver(str(STORE)).get_container("files"))
 
     def store(stream: Any) -> dict[str, str]:
-        file = File(content=stream, filename="a.bin")
+        file = File(content=stream, filename="a.jpg")
         file.save_to_storage("files")
         return {"path": str(STORE / "files" / file["file_id"])}
 
