@@ -14,8 +14,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from tests.benchmarks.harness import Case, Result, run_case
-from tests.benchmarks.report import as_json, as_markdown, as_text, machine
+from tests.benchmarks.harness import Case, run_case
+from tests.benchmarks.report import Summary, as_text, machine, summarize
 from tests.support.broker import VARIABLE, Broker
 
 __all__ = ["SUBJECTS", "cases_of", "main"]
@@ -36,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     where = machine()
     print(f"{where['date']}, Python {where['python']}, {where['processors']} processors, load {where['load']}")
     print(", ".join(f"{name} {version}" for name, version in where["packages"].items()), flush=True)
-    results: list[Result] = []
+    summaries: list[Summary] = []
     with _servers():
         for subject in options.subjects or SUBJECTS:
             for case in cases_of(subject, quick=options.quick):
@@ -45,17 +45,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 chosen = _chosen(case, options.only)
                 result = run_case(chosen, rounds=options.rounds or (1 if options.quick else None), say=say)
                 say("")
-                print(f"\n{as_text(result)}", flush=True)
-                results.append(result)
+                summaries.append(summarize(result))
+                print(f"\n{as_text(summaries[-1])}", flush=True)
     path = options.json or RESULTS / f"{datetime.now(UTC).strftime('%Y%m%d-%H%M%S')}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     where["load_after"] = [round(each, 2) for each in os.getloadavg()]
-    figures = {"machine": where, "quick": options.quick, "results": [as_json(each) for each in results]}
-    path.write_text(json.dumps(figures, indent=1))
+    path.write_text(json.dumps({"machine": where, "quick": options.quick, "results": summaries}, indent=1))
     print(f"\nload {where['load_after']} afterwards; written to {path}")
-    if options.markdown:
-        options.markdown.write_text(as_markdown(results, where))
-    return 1 if any(outcome.error for each in results for outcome in each.outcomes) else 0
+    return 1 if any(each["error"] for summary in summaries for each in summary["contenders"]) else 0
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -66,7 +63,6 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--only", metavar="WORD", action="append", help="contenders with this in their name")
     parser.add_argument("--case", metavar="WORDS", help="cases with this in their name")
     parser.add_argument("--json", type=Path, metavar="FILE", help="where the figures go; a new file in results/")
-    parser.add_argument("--markdown", type=Path, metavar="FILE", help="write tables for the documentation, too")
     return parser
 
 

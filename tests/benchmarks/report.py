@@ -1,24 +1,32 @@
-"""What rounds come to: medians, ratios, goals; as text, as JSON, and as tables for the documentation."""
+"""What rounds come to: medians, ratios, goals; as data, as text, and as tables for the documentation.
+
+python -m tests.benchmarks.report FILE.json … prints the tables of results that were written down earlier.
+"""
 
 from __future__ import annotations
 
 import importlib.metadata
+import json
 import os
 import platform
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
+from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, TypeAlias
 
 from tests.benchmarks.harness import Goal, Outcome, Result
 
-__all__ = ["as_json", "as_markdown", "as_text", "machine"]
+__all__ = ["Summary", "as_markdown", "as_text", "machine", "summarize"]
+
+Summary: TypeAlias = dict[str, Any]
 
 OURS = "granite-litestar"
 PACKAGES = (
-    *(OURS, "granite-storage", "sqlalchemy-file", "advanced-alchemy", "obstore", "fsspec", "s3fs"),
-    *("boto3", "SQLAlchemy", "litestar", "starlette", "uvicorn", "uvloop", "httptools", "granian", "multipart"),
+    *(OURS, "granite-storage", "sqlalchemy-file", "advanced-alchemy", "obstore", "fsspec", "s3fs", "boto3"),
+    *("SQLAlchemy", "litestar", "starlette", "uvicorn", "uvloop", "httptools", "granian", "multipart"),
 )
 
 
@@ -33,19 +41,21 @@ def machine() -> dict[str, Any]:
     return {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "python": platform.python_version(),
-        "system": f"{platform.system()} {platform.release()} {platform.machine()}",
+        "system": f"{platform.system()} {platform.machine()}",
         "processors": os.cpu_count(),
         "load": [round(each, 2) for each in os.getloadavg()],
         "packages": versions,
     }
 
 
-def as_json(result: Result) -> dict[str, Any]:
-    """A case's figures: seconds for one operation, bytes."""
+# ----------------------------------------------------------------------------------------------------------- figures
+def summarize(result: Result) -> Summary:
+    """A case's figures as JSON has them: seconds for one operation, bytes."""
     case = result.case
     return {
         "subject": case.subject,
         "case": case.name,
+        "unit": case.unit,
         "baseline": case.baseline,
         "size": case.size,
         "contenders": [
@@ -60,90 +70,10 @@ def as_json(result: Result) -> dict[str, Any]:
             }
             for each in result.outcomes
         ],
-        "goals": [{**asdict(goal), "found": reached(result, goal)} for goal in case.goals],
+        "goals": [
+            {**asdict(goal), "to": goal.to or case.baseline, "found": _found(result, goal)} for goal in case.goals
+        ],
     }
-
-
-def as_text(result: Result) -> str:
-    """A case as a table."""
-    case = result.case
-    served = any(each.samples and each.samples[0].server_cpu is not None for each in result.outcomes)
-    head = ["", "median", "min", "ratio", "rate", "cpu", "cpu ratio", *(["client cpu"] if served else []), "memory", ""]
-    rows = [head]
-    for each in result.outcomes:
-        name = f"{each.contender.name} *" if each.contender.kind == "ours" else each.contender.name
-        if not each.samples or each.error:
-            rows.append([name, *[""] * (len(head) - 2), "FAILED" if each.error else f"({each.absent})"])
-            continue
-        figures = _figures(result, each)
-        rows.append(
-            [
-                name,
-                _seconds(figures["median"]),
-                _seconds(figures["min"]),
-                _ratio(figures["ratio"]),
-                _rate(figures["median"], case.size),
-                _seconds(figures["cpu"]),
-                _ratio(figures["cpu_ratio"]),
-                *([_seconds(figures["client_cpu"])] if served else []),
-                f"+{figures['memory'] / 1024**2:.1f} MiB",
-                each.contender.note,
-            ]
-        )
-    title = f"{case.subject}: {case.name}  (for one {case.unit}; ratios to {case.baseline})"
-    failures = [f"\n{each.contender.name}: {each.error}" for each in result.outcomes if each.error]
-    return "\n".join([title, *_table(rows), *(_goal(result, goal) for goal in case.goals), *failures])
-
-
-def as_markdown(results: Sequence[Result], where: Mapping[str, Any]) -> str:
-    """All cases as a part of a page: goals first, then a table for each case, ours in bold."""
-    versions = ", ".join(f"{name} {version}" for name, version in where["packages"].items() if name != OURS)
-    here = f"{where['processors']} processors, {platform.system()} {platform.machine()}, Python {where['python']}"
-    lines = [
-        f"Measured on {where['date'][:10]}: {here}; {versions}.",
-        "",
-        "| work | who | goal | found |",
-        "|---|---|---|---|",
-    ]
-    for result in results:
-        work = f"{result.case.subject}: {result.case.name}"
-        lines += [f"| {' | '.join([work, *_goal_cells(result, goal)])} |" for goal in result.case.goals]
-    subject = ""
-    for result in results:
-        case = result.case
-        if case.subject != subject:
-            subject = case.subject
-            lines += ["", f"### {subject.capitalize()}"]
-        lines += ["", f"{case.name[:1].upper()}{case.name[1:]}; for one {case.unit}, ratios to {case.baseline}:", ""]
-        lines += ["| | time | cpu | median | cpu | memory | |", "|---|---|---|---|---|---|---|"]
-        for each in result.outcomes:
-            name = f"**{each.contender.name}**" if each.contender.kind == "ours" else each.contender.name
-            if not each.samples or each.error:
-                lines.append(f"| {name} | | | | | | {'failed' if each.error else each.absent} |")
-                continue
-            figures = _figures(result, each)
-            cells = [
-                name,
-                _ratio(figures["ratio"]),
-                _ratio(figures["cpu_ratio"]),
-                _seconds(figures["median"]),
-                _seconds(figures["cpu"]),
-                f"+{figures['memory'] / 1024**2:.1f} MiB",
-                each.contender.note,
-            ]
-            lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join([*lines, ""])
-
-
-def reached(result: Result, goal: Goal) -> float | None:
-    """The figure a goal speaks of; None where somebody it needs took no part."""
-    of = _find(result, goal.of)
-    if of is None:
-        return None
-    if goal.metric == "memory":
-        return float(_figures(result, of)["memory"])
-    to = _find(result, goal.to or result.case.baseline)
-    return None if to is None else _compare(of, to, goal.metric)
 
 
 def _figures(result: Result, outcome: Outcome) -> dict[str, Any]:
@@ -158,8 +88,20 @@ def _figures(result: Result, outcome: Outcome) -> dict[str, Any]:
         "cpu": median(_cpu(samples)),
         "cpu_ratio": None if base is None else _compare(outcome, base, "cpu"),
         "client_cpu": median(each.cpu for each in samples),
+        "served": samples[0].server_cpu is not None,
         "memory": max(each.memory for each in samples),
     }
+
+
+def _found(result: Result, goal: Goal) -> float | None:
+    """The figure a goal speaks of; None where somebody it needs took no part."""
+    of = _find(result, goal.of)
+    if of is None:
+        return None
+    if goal.metric == "memory":
+        return float(_figures(result, of)["memory"])
+    to = _find(result, goal.to or result.case.baseline)
+    return None if to is None else _compare(of, to, goal.metric)
 
 
 def _find(result: Result, name: str) -> Outcome | None:
@@ -181,24 +123,35 @@ def _cpu(samples: Sequence[Any]) -> list[float]:
     return [each.cpu if each.server_cpu is None else each.server_cpu for each in samples]
 
 
-def _goal(result: Result, goal: Goal) -> str:
-    of, meant, found = _goal_cells(result, goal)
-    return f"  goal: {of}: {meant}: {found}"
-
-
-def _goal_cells(result: Result, goal: Goal) -> tuple[str, str, str]:
-    """Who, what is meant, and what was found."""
-    found = reached(result, goal)
-    if goal.metric == "memory":
-        meant = f"at most +{goal.at_most / 1024**2:g} MiB"
-        figure = "" if found is None else f"+{found / 1024**2:.1f} MiB"
-    else:
-        what = "time" if goal.metric == "wall" else "cpu"
-        meant = f"at most {goal.at_most:.2f} of the {what} of {goal.to or result.case.baseline}"
-        figure = "" if found is None else f"{found:.2f}"
-    if found is None:
-        return goal.of, meant, "not known here"
-    return goal.of, meant, figure if found <= goal.at_most else f"{figure}, not reached"
+# -------------------------------------------------------------------------------------------------------------- text
+def as_text(summary: Summary) -> str:
+    """A case as a table."""
+    served = any(each.get("served") for each in summary["contenders"])
+    head = ["", "median", "min", "ratio", "rate", "cpu", "cpu ratio", *(["client cpu"] if served else []), "memory", ""]
+    rows = [head]
+    for each in summary["contenders"]:
+        name = f"{each['name']} *" if each["kind"] == "ours" else each["name"]
+        if "median" not in each or each["error"]:
+            rows.append([name, *[""] * (len(head) - 2), "FAILED" if each["error"] else f"({each['absent']})"])
+            continue
+        rows.append(
+            [
+                name,
+                _seconds(each["median"]),
+                _seconds(each["min"]),
+                _ratio(each["ratio"]),
+                _rate(each["median"], summary["size"]),
+                _seconds(each["cpu"]),
+                _ratio(each["cpu_ratio"]),
+                *([_seconds(each["client_cpu"])] if served else []),
+                _memory(each["memory"]),
+                each["note"],
+            ]
+        )
+    title = f"{_work(summary)}  (for one {summary['unit']}; ratios to {summary['baseline']})"
+    goals = [f"  goal: {of}: {meant}: {found}" for of, meant, found in map(_goal, summary["goals"])]
+    failures = [f"\n{each['name']}: {each['error']}" for each in summary["contenders"] if each["error"]]
+    return "\n".join([title, *_table(rows), *goals, *failures])
 
 
 def _table(rows: Sequence[Sequence[str]]) -> Iterable[str]:
@@ -207,6 +160,53 @@ def _table(rows: Sequence[Sequence[str]]) -> Iterable[str]:
         first, *middle, last = row
         cells = [first.ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(middle, widths[1:], strict=False))]
         yield f"  {'  '.join(cells)}  {last}".rstrip()
+
+
+# ---------------------------------------------------------------------------------------------------------- markdown
+def as_markdown(summaries: Sequence[Summary], where: Mapping[str, Any]) -> str:
+    """Cases as a part of a page: goals first, then a table for each case, ours in bold."""
+    versions = ", ".join(f"{name} {version}" for name, version in where["packages"].items() if name != OURS)
+    here = f"{where['processors']} processors, {where['system']}, Python {where['python']}"
+    lines = [f"Measured on {where['date'][:10]} with {here}; {versions}."]
+    lines += ["", "| work | who | goal | found |", "|---|---|---|---|"]
+    lines += [f"| {_work(each)} | {' | '.join(_goal(goal))} |" for each in summaries for goal in each["goals"]]
+    subject = ""
+    for summary in summaries:
+        if summary["subject"] != subject:
+            subject = summary["subject"]
+            lines += ["", f"### {subject.capitalize()}"]
+        name = f"{summary['case'][:1].upper()}{summary['case'][1:]}"
+        lines += ["", f"{name}; for one {summary['unit']}, ratios to {summary['baseline']}:", ""]
+        lines += ["| | time | cpu | median | cpu | memory | |", "|---|---|---|---|---|---|---|"]
+        lines += [f"| {' | '.join(_cells(each))} |" for each in summary["contenders"]]
+    return "\n".join([*lines, ""])
+
+
+def _cells(each: Mapping[str, Any]) -> list[str]:
+    name = f"**{each['name']}**" if each["kind"] == "ours" else each["name"]
+    if "median" not in each or each["error"]:
+        return [name, *[""] * 5, "failed" if each["error"] else each["absent"] or ""]
+    times = [_ratio(each["ratio"]), _ratio(each["cpu_ratio"]), _seconds(each["median"]), _seconds(each["cpu"])]
+    return [name, *times, _memory(each["memory"]), each["note"]]
+
+
+# ------------------------------------------------------------------------------------------------------------- words
+def _work(summary: Summary) -> str:
+    return f"{summary['subject']}: {summary['case']}"
+
+
+def _goal(goal: Mapping[str, Any]) -> tuple[str, str, str]:
+    """Who, what is meant, and what was found."""
+    found, at_most = goal["found"], goal["at_most"]
+    if goal["metric"] == "memory":
+        meant = f"at most {_memory(at_most)}"
+        figure = "" if found is None else _memory(found)
+    else:
+        what = "time" if goal["metric"] == "wall" else "cpu"
+        meant, figure = f"at most {at_most:.2f} of the {what} of {goal['to']}", _ratio(found)
+    if found is None:
+        return goal["of"], meant, "not known here"
+    return goal["of"], meant, figure if found <= at_most else f"{figure}, not reached"
 
 
 def _seconds(value: float) -> str:
@@ -220,7 +220,16 @@ def _ratio(value: float | None) -> str:
     return "" if value is None else f"{value:.2f}"
 
 
+def _memory(value: float) -> str:
+    return f"+{value / 1024**2:.1f} MiB"
+
+
 def _rate(seconds: float, size: int | None) -> str:
     if size is not None and size >= 1024**2:
         return f"{size / 1024**2 / seconds:.0f} MiB/s"
     return f"{1 / seconds:.0f}/s" if seconds < 0.1 else ""
+
+
+if __name__ == "__main__":
+    runs = [json.loads(Path(each).read_text()) for each in sys.argv[1:]]
+    print(as_markdown([summary for run in runs for summary in run["results"]], runs[0]["machine"]), end="")

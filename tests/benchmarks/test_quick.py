@@ -8,7 +8,7 @@ import pytest
 
 from tests.benchmarks.__main__ import SUBJECTS, cases_of
 from tests.benchmarks.harness import run_case
-from tests.benchmarks.report import as_json, as_text
+from tests.benchmarks.report import as_markdown, as_text, machine, summarize
 from tests.support.parts import promised
 
 
@@ -20,8 +20,10 @@ def test_the_benchmark_runs(subject: str) -> None:
     for case in cases:
         some = [each for each in case.contenders if each.kind == "ours" or each.name == case.baseline]
         result = run_case(replace(case, contenders=some), rounds=1)
-        print(as_text(result))
+        summary = summarize(result)
+        print(as_text(summary))
         assert [each.error for each in result.outcomes if each.error] == []
         absent = [each.absent for each in result.outcomes if each.absent]
         assert not absent or not promised(), absent
-        assert absent or len(as_json(result)["contenders"]) == len(some)
+        table = as_markdown([summary], machine())
+        assert all(each.name in table for each in some)
