@@ -567,6 +567,11 @@ class StorageManager:
         """
         self._notes.extend(refs)
 
+    @property
+    def has_notes(self) -> bool:
+        """Whether anything was noted since the notes were last taken."""
+        return bool(self._notes)
+
     def take_notes(self) -> list[StoredObjectRef]:
         """Return the objects noted since the last call."""
         taken: list[StoredObjectRef] = []

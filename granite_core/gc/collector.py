@@ -24,6 +24,7 @@ from granite_core.gc.ports import Ledger, ReferenceSource
 from granite_core.gc.reports import Progress, ReconcileReport, SweepReport, VerifyReport
 from granite_core.gc.status import StatusReport, last_name, look_around, shortened
 from granite_core.manager import StorageManager
+from granite_core.refs import StoredObjectRef
 
 __all__ = ["Collector"]
 
@@ -258,6 +259,21 @@ class Collector:
                 self._ledger.record(last_name(run.lease), json.dumps(shortened(report)))
 
     # -- notes ---------------------------------------------------------------------------------------------------------
+
+    def keep_notes(self, refs: Collection[StoredObjectRef] = ()) -> int:
+        """Write down what this process has noted and not written down yet, and what is given here besides.
+
+        A run does so by itself; this is for a program that ends without one. Blocks as ``sweep`` does: on an
+        asynchronous engine ``await collector.ledger.arun(collector.keep_notes, threading.Event())``.
+
+        Args:
+            refs: Objects that probably nobody points at. The sweep looks before it deletes.
+
+        Returns:
+            How many were written down.
+        """
+        self.manager.note(refs)
+        return self._take_notes()
 
     def _take_notes(self) -> int:
         """Write down what this process noted; where there are no tables, keep it here."""

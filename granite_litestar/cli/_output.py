@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import IO, Any, BinaryIO, Final, cast
 
 import click
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, SpinnerColumn, TextColumn
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    MofNCompleteColumn,
+    SpinnerColumn,
+    TextColumn,
+    TransferSpeedColumn,
+)
 from rich.progress import Progress as Bar
 from rich.table import Table
 
@@ -87,6 +95,20 @@ class Output:
                 bar.update(task, description=f"{what}{place}", completed=sum(ended.values()), rest=rest)
 
             yield show
+
+    @contextmanager
+    def reading(self, file: IO[bytes], what: str) -> Iterator[IO[bytes]]:
+        """Show on a terminal how far a file has been read."""
+        if not self._err.is_terminal:
+            yield file
+            return
+        try:
+            total = os.fstat(file.fileno()).st_size or None  # a pipe has none
+        except OSError:
+            total = None
+        columns = [SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), DownloadColumn()]
+        with Bar(*columns, TransferSpeedColumn(), console=self._err, transient=True) as bar:
+            yield bar.wrap_file(cast("BinaryIO", file), total=total, description=what)
 
     def confirm(self, question: str) -> bool | None:
         """Ask; None where nobody can answer."""

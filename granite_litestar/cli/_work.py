@@ -15,6 +15,7 @@ import rich_click
 
 from granite_core import StorageManager
 from granite_core.gc import Collector, GCConfig
+from granite_core.integrations.sqlalchemy import SQLAlchemyLedger
 from granite_litestar.cli._exits import CommandError, Exit, exit_code, explain
 from granite_litestar.cli._output import Output
 
@@ -118,9 +119,28 @@ class Work:
 
         return asyncio.run(main())
 
-    def call(self, collector: Collector, call: Callable[[], T]) -> T:
-        """Run what blocks, and asks the ledger, on either colour of engine."""
-        return self.run(collector, lambda: collector.ledger.arun(call, threading.Event()))
+    def with_rows(self, call: Callable[[SQLAlchemyLedger], T]) -> T:
+        """Run what blocks and looks into the databases, on either colour of engine."""
+        collector = self.collector()
+        ledger = collector.ledger
+        assert isinstance(ledger, SQLAlchemyLedger)  # noqa: S101 - what the plugin makes
+
+        def work() -> T:
+            try:
+                return call(ledger)
+            finally:
+                if self.manager.has_notes:
+                    collector.keep_notes()  # what a failed commit left behind: nobody else would look at it soon
+
+        return self.run(collector, lambda: ledger.arun(work, threading.Event()))
+
+    def without_rows(self, call: Callable[[], T]) -> T:
+        """Run what asks a backend only: no database is needed."""
+        try:
+            return call()
+        finally:
+            for backend in self.manager.backends.values():
+                backend.close()
 
     def must_confirm(self, question: str, *, yes: bool) -> None:
         """Ask before bytes go away.
@@ -135,15 +155,19 @@ class Work:
             raise CommandError(Exit.REFUSED, "nothing was done")
 
 
-def command(name: str) -> Callable[[Callable[..., Exit | None]], click.Command]:
+def command(name: str, *, json: bool = True) -> Callable[[Callable[..., Exit | None]], click.Command]:
     """Make a function a command that has ``--json``, typed errors without a traceback, and an exit code.
 
     The function takes a ``Work``, then its options.
+
+    Args:
+        name: What it is called.
+        json: Whether it has ``--json``: not where stdout is a file's content.
     """
 
     def decorate(function: Callable[..., Exit | None]) -> click.Command:
         @functools.wraps(function)
-        def run(context: click.Context, /, as_json: bool, **options: Any) -> None:
+        def run(context: click.Context, /, as_json: bool = False, **options: Any) -> None:
             out = Output(as_json=as_json)
             try:
                 ended = function(_work(context, out), **options)
@@ -157,7 +181,8 @@ def command(name: str) -> Callable[[Callable[..., Exit | None]], click.Command]:
             context.exit(ended or Exit.DONE)
 
         as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON, and nothing else, on stdout.")
-        return rich_click.command(name)(as_json(click.pass_context(run)))
+        made = click.pass_context(run)
+        return rich_click.command(name)(as_json(made) if json else made)
 
     return decorate
 

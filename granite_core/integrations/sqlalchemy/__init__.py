@@ -1,5 +1,6 @@
 """Files as columns of SQLAlchemy models, kept in step with the session's transactions."""
 
+from granite_core.integrations.sqlalchemy._row_files import RowFile
 from granite_core.integrations.sqlalchemy.backfill import BackfillReport, backfill_files
 from granite_core.integrations.sqlalchemy.fields import file_field, files_field
 from granite_core.integrations.sqlalchemy.ledger import SQLAlchemyLedger
@@ -16,6 +17,7 @@ from granite_core.integrations.sqlalchemy.unit_of_work import install
 __all__ = [
     "BackfillReport",
     "GraniteTables",
+    "RowFile",
     "SQLAlchemyLedger",
     "StoredObjectRefListType",
     "StoredObjectRefType",

@@ -35,12 +35,12 @@ from sqlalchemy.types import TypeDecorator
 from granite_core.errors import ConfigurationError
 from granite_core.gc.ports import FileColumn, RefPage, RefRow, State, Usage, Waiting
 from granite_core.integrations.sqlalchemy._database import Database
-from granite_core.integrations.sqlalchemy.references import refs_in
+from granite_core.integrations.sqlalchemy.references import element_in, refs_in
 from granite_core.integrations.sqlalchemy.tables import db_now
 from granite_core.integrations.sqlalchemy.types import StoredObjectRefListType, portable_storage_ref_type
 from granite_core.refs import StoredObjectRef
 
-__all__ = ["Survey"]
+__all__ = ["LenientRefs", "Survey", "key_text", "named_columns", "python_type"]
 
 _PARTS: Final = ("storage_key", "backend", "location", "size")
 _ADDED_UP_BY: Final = ("postgresql", "sqlite")
@@ -125,30 +125,30 @@ class Survey:
 
     def columns(self) -> Sequence[FileColumn]:
         """Return every file column of every database, in a stable order."""
-        return [FileColumn(number, *name) for number, each in enumerate(self._all) for name in _named(each)]
+        return [FileColumn(number, *name) for number, each in enumerate(self._all) for name in named_columns(each)]
 
     def refs(self, column: FileColumn, *, after: str | None, limit: int) -> RefPage:
         """Read a page of a file column, in the order of the primary key."""
         database = self._all[column.database]
-        found = _named(database)[column.table, column.column]
+        found = named_columns(database)[column.table, column.column]
         keys = [*found.table.primary_key.columns]
         if not keys:
             raise ConfigurationError(f"table {column.table} has no primary key: its rows cannot be read page by page")
-        refs = type_coerce(found, _Lenient(found.type))
+        refs = type_coerce(found, LenientRefs(found.type))
         query = select(*keys, refs).where(found.is_not(None)).order_by(*keys).limit(limit)
         if after is not None:
             query = query.where(_greater(keys, _decode(keys, after)))
 
         def read(connection: Connection) -> RefPage:
             rows = connection.execute(query).all()
-            page = tuple(RefRow(_text(row[:-1]), *row[-1]) for row in rows)
+            page = tuple(RefRow(key_text(row[:-1]), *row[-1]) for row in rows)
             at_end = len(rows) < limit
             return RefPage(page, None if at_end else _encode(rows[-1][:-1]))
 
         return database.read(read)
 
 
-def _named(database: Database) -> dict[tuple[str, str], Column[Any]]:
+def named_columns(database: Database) -> dict[tuple[str, str], Column[Any]]:
     """The columns by the names they are shown under, schemas translated."""
     found = {}
     for column in database.columns:
@@ -163,22 +163,12 @@ def _named(database: Database) -> dict[tuple[str, str], Column[Any]]:
 def _parts_of(column: Column[Any], dialect: str) -> Select[Any]:
     """Select what is to be added up of a column's refs; anything that is no ref is passed over."""
     part, number = (_part_postgresql, _number_postgresql) if dialect == "postgresql" else (_part_sqlite, _number_sqlite)
-    query = select().select_from(column.table)
-    value: Any = column
+    value: Any = element_in(column, dialect) if isinstance(column.type, StoredObjectRefListType) else column
     if dialect == "postgresql":
-        value = cast(column, JSONB)  # a table whose migration said JSON
-    if isinstance(column.type, StoredObjectRefListType):
-        if dialect == "postgresql":
-            # A JSON null or a stray scalar is no array: taken for an empty one, it hides no row.
-            array = case((func.jsonb_typeof(value) == "array", value), else_=func.jsonb_build_array())
-            elements = func.jsonb_array_elements(array, type_=JSONB)
-            element = elements.table_valued("value", joins_implicitly=True).c
-            value = type_coerce(element.value, JSONB)
-        else:
-            element = func.json_each(value).table_valued("value", "type", joins_implicitly=True).c
-            value = case((element.type == "object", element.value), else_="{}")  # a bare text is no JSON
+        value = cast(value, JSONB)  # for a table whose migration said JSON
     wanted = [part(value, name).label(name) for name in _PARTS[:3]]
-    return query.add_columns(*wanted, number(value, "size").label("size")).where(part(value, "location").is_not(None))
+    query = select(*wanted, number(value, "size").label("size")).select_from(column.table)
+    return query.where(part(value, "location").is_not(None))
 
 
 def _part_postgresql(value: Any, name: str) -> Any:
@@ -214,7 +204,7 @@ def _count(columns: Sequence[Column[Any]], connection: Connection) -> list[Usage
 # -- reading page by page ----------------------------------------------------------------------------------------------
 
 
-class _Lenient(TypeDecorator[Any]):
+class LenientRefs(TypeDecorator[Any]):
     """Reads a column's refs as ``(refs, error)``: one row that cannot be decoded must not hide the others."""
 
     impl = portable_storage_ref_type()
@@ -260,16 +250,16 @@ def _decode(keys: Sequence[Column[Any]], text: str) -> list[Any]:
     if not isinstance(found, list) or len(found) != len(keys):
         raise ValueError(f"not a key of {keys[0].table.name}: {text}")
     return [
-        msgspec.convert(value, kind, strict=False) for value, kind in zip(found, map(_python_type, keys), strict=True)
+        msgspec.convert(value, kind, strict=False) for value, kind in zip(found, map(python_type, keys), strict=True)
     ]
 
 
-def _python_type(key: Column[Any]) -> Any:
+def python_type(key: Column[Any]) -> Any:
     try:
         return key.type.python_type
     except NotImplementedError:  # a user's own type: its values are bound as they were read
         return Any
 
 
-def _text(values: Sequence[Any]) -> str:
+def key_text(values: Sequence[Any]) -> str:
     return ", ".join(map(str, values))

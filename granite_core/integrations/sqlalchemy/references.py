@@ -14,7 +14,7 @@ from sqlalchemy.sql.functions import FunctionElement
 from granite_core.integrations.sqlalchemy.types import StoredObjectRefListType, is_file_column
 from granite_core.refs import StoredObjectRef
 
-__all__ = ["file_columns", "held_locations", "ref_location"]
+__all__ = ["element_in", "file_columns", "held_locations", "location_in", "ref_location", "refs_in"]
 
 LOOK_UP_BATCH: Final = 500
 _ARROWS_SINCE: Final = (3, 38, 0)
@@ -88,29 +88,37 @@ def held_locations(
 def _held_in(
     connection: Connection, column: Column[Any], wanted: Sequence[str], options: dict[str, Any]
 ) -> Iterator[str]:
-    if not isinstance(column.type, StoredObjectRefListType):
-        location: Any = ref_location(column)
-        query: Select[Any] = select(location).where(location.in_(wanted))
-    elif connection.dialect.name == "postgresql":
-        # A JSON null or a stray scalar in the column is no array: taken for an empty one, it hides no row. The cast is
-        # for a table whose migration said JSON.
-        data = cast(column, JSONB)
-        array = case((func.jsonb_typeof(data) == "array", data), else_=func.jsonb_build_array())
-        location = (
-            func.jsonb_array_elements(array, type_=String)
-            .table_valued("value", joins_implicitly=True)
-            .c.value.op("->>")("location")
-        )
-        query = select(location).select_from(column.table).where(location.in_(wanted))
-    elif connection.dialect.name == "sqlite":
-        element = func.json_each(column).table_valued("value", "type", joins_implicitly=True).c
-        # A text in the array comes without its quotes, and is no JSON any more.
-        location = func.json_extract(case((element.type == "object", element.value), else_="{}"), "$.location")
-        query = select(location).select_from(column.table).where(location.in_(wanted))
-    else:
+    location = location_in(column, connection.dialect.name)
+    if location is None:
         yield from _held_in_scan(connection, column, frozenset(wanted), options)
         return
+    query: Select[Any] = select(location).select_from(column.table).where(location.in_(wanted))
     yield from connection.execute(query.distinct(), execution_options=options).scalars()
+
+
+def location_in(column: Column[Any], dialect: str) -> Any:
+    """Return the location of each ref in a file column; None where the database cannot look into an array."""
+    if not isinstance(column.type, StoredObjectRefListType):
+        return ref_location(column)
+    element = element_in(column, dialect)
+    if element is None:
+        return None
+    return element.op("->>")("location") if dialect == "postgresql" else func.json_extract(element, "$.location")
+
+
+def element_in(column: Column[Any], dialect: str) -> Any:
+    """Return each ref of a list column as JSON, joined to its row; None where the database cannot look into an array.
+
+    A JSON null or a stray scalar in the column is no array: taken for an empty one, it hides no row.
+    """
+    if dialect == "postgresql":
+        data = cast(column, JSONB)  # for a table whose migration said JSON
+        array = case((func.jsonb_typeof(data) == "array", data), else_=func.jsonb_build_array())
+        return func.jsonb_array_elements(array, type_=String).table_valued("value", joins_implicitly=True).c.value
+    if dialect == "sqlite":
+        element = func.json_each(column).table_valued("value", "type", joins_implicitly=True).c
+        return case((element.type == "object", element.value), else_="{}")  # a bare text is no JSON
+    return None
 
 
 def _held_in_scan(
