@@ -159,6 +159,19 @@ class ObjectReader(ABC):
             BackendError: The bytes cannot be had; nothing was returned in their place.
         """
 
+    def readinto(self, buffer: memoryview, /) -> int:
+        """Put the next bytes into a writable buffer and return how many; 0 only at the end of the range.
+
+        Override it where they can be put there without a copy.
+
+        Raises:
+            ObjectNotFoundError: The object has gone meanwhile.
+            BackendError: The bytes cannot be had; what the buffer holds then means nothing.
+        """
+        data = self.read(len(buffer))
+        buffer[: len(data)] = data
+        return len(data)
+
     @abstractmethod
     def close(self) -> None:
         """Free what is held. Idempotent, never raises. Never called while another thread's ``read`` is under way."""
@@ -507,10 +520,9 @@ class _RawObject(io.RawIOBase):
             self._reader = self._backend.open_reader(
                 self._location, offset=self._start + self._position, length=self._length - self._position
             )
-        data = self._reader.read(len(view))
-        view[: len(data)] = data
-        self._position += len(data)
-        return len(data)
+        count = self._reader.readinto(view)
+        self._position += count
+        return count
 
     def _drop(self) -> None:
         if self._reader is not None:

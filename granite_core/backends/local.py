@@ -526,6 +526,21 @@ class _LocalReader(ObjectReader):
             return data + self._read_once(size - len(data))
         return data
 
+    def readinto(self, buffer: memoryview, /) -> int:
+        size = min(len(buffer), max(0, self._end - self._position))
+        if not size:
+            return 0
+        try:
+            if self._descriptor < 0:
+                raise OSError(errno.EBADF, "the reader is closed")
+            count = os.preadv(self._descriptor, [buffer[:size]], self._position)
+            if not count:
+                raise OSError(errno.EIO, "the file is shorter than it was")
+        except OSError as error:
+            raise _failure(error, "read", self._location, absent=False) from error
+        self._position += count
+        return count
+
     def send_to(self, descriptor: int) -> int:
         """Copy what is left to the end of another file as far as the kernel can; return how many bytes it did."""
         done = 0

@@ -407,3 +407,13 @@ def test_a_file_that_shrinks_under_a_reader_is_an_error_and_no_end(backend: Loca
         os.truncate(root / "a", 3)
         with pytest.raises(BackendError, match="shorter"):
             reader.read(3)
+
+
+def test_a_file_that_shrinks_under_an_open_file_is_an_error_and_no_end(
+    backend: LocalStorageBackend, root: Path
+) -> None:
+    backend.put_bytes("a", b"12345")
+    with backend.open("a") as file:
+        os.truncate(root / "a", 3)
+        with pytest.raises(BackendError, match="shorter"):
+            file.read()
