@@ -1,5 +1,7 @@
 """Granite: file attachments for SQLAlchemy models, independent of any web framework."""
 
+from typing import TYPE_CHECKING, Final
+
 from granite_core.aio import AsyncObjectReader, AsyncStagedWrite, AsyncStorageManager
 from granite_core.backends.adapter import AdaptedStorageBackend, SevenMethodBackend
 from granite_core.backends.base import (
@@ -46,6 +48,15 @@ from granite_core.staging import StagedWrite
 from granite_core.urls import FileLink, UrlPlan, UrlSettings
 from granite_core.validation import AsyncReadable, Candidate, Validator
 
+if TYPE_CHECKING:
+    from granite_core.integrations.sqlalchemy import (
+        ReplaceContentResult,
+        StorageJSONType,
+        StoredContentMixin,
+        StoredObjectRefType,
+        portable_storage_ref_type,
+    )
+
 __all__ = [
     "NO_OPTIONS",
     "AccessDeniedError",
@@ -78,6 +89,7 @@ __all__ = [
     "ObjectStat",
     "ObjectWriter",
     "ReadableStream",
+    "ReplaceContentResult",
     "S3StorageBackend",
     "SevenMethodBackend",
     "SizeLimitedStream",
@@ -86,9 +98,12 @@ __all__ = [
     "StaleRefError",
     "StorageBackend",
     "StorageError",
+    "StorageJSONType",
     "StorageManager",
     "StoragePolicy",
+    "StoredContentMixin",
     "StoredObjectRef",
+    "StoredObjectRefType",
     "TokenExpiredError",
     "TokenInvalidError",
     "UrlPlan",
@@ -97,5 +112,33 @@ __all__ = [
     "Validator",
     "WriteOptions",
     "backend_from_url",
+    "portable_storage_ref_type",
     "unsaved",
 ]
+
+_OF_SQLALCHEMY: Final = frozenset(
+    {
+        "ReplaceContentResult",
+        "StorageJSONType",
+        "StoredContentMixin",
+        "StoredObjectRefType",
+        "portable_storage_ref_type",
+    }
+)
+
+
+def __getattr__(name: str) -> object:
+    """Import what belongs to SQLAlchemy when it is asked for: without it the rest works all the same."""
+    if name not in _OF_SQLALCHEMY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    try:
+        from granite_core.integrations import sqlalchemy as room
+    except ModuleNotFoundError as error:
+        if error.name != "sqlalchemy":
+            raise
+        raise ImportError(f'granite_core.{name} needs SQLAlchemy: pip install "SQLAlchemy>=2.0.41"') from error
+    return getattr(room, name)
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *_OF_SQLALCHEMY]

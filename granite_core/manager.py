@@ -12,7 +12,13 @@ from typing import TYPE_CHECKING, BinaryIO, Final
 
 from granite_core.backends.adapter import SevenMethodBackend, adapted
 from granite_core.backends.base import ObjectStat, ReadableStream, StorageBackend
-from granite_core.errors import ChecksumMismatchError, ConfigurationError, StorageError, TokenInvalidError
+from granite_core.errors import (
+    ChecksumMismatchError,
+    ConfigurationError,
+    ObjectNotFoundError,
+    StorageError,
+    TokenInvalidError,
+)
 from granite_core.keys import is_granite_storage_key, suffix_of, unique_part
 from granite_core.media import clean_content_type, clean_filename
 from granite_core.policies import Delivery, StoragePolicy
@@ -154,7 +160,10 @@ class StorageManager:
 
         Raises:
             ConfigurationError: The ref names a backend and a policy that are not there.
+            ObjectNotFoundError: The ref names no object; see its ``inline_text``.
         """
+        if not ref.location:
+            raise ObjectNotFoundError("the row holds a text, and no stored object", operation="open")
         return self.get_backend(self.backend_key_of(ref.backend, ref.storage_key, ref.location))
 
     def register(self, *bases: Any) -> None:

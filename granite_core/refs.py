@@ -24,6 +24,9 @@ _FIELDS: Final = (
 )
 
 
+_INLINE_TEXT: Final = "legacy_inline_text"
+
+
 class _RefRecord(msgspec.Struct):
     """How a ref looks in a column; unknown keys are passed over, so rows of other versions load."""
 
@@ -104,7 +107,11 @@ class StoredObjectRef:
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, StoredObjectRef):
             return NotImplemented
-        return self.location == other.location and self.backend == other.backend
+        return (
+            self.location == other.location
+            and self.backend == other.backend
+            and (bool(self.location) or self.extra == other.extra)
+        )
 
     def __hash__(self) -> int:
         return hash((self.backend, self.location))
@@ -144,6 +151,8 @@ class StoredObjectRef:
         Raises:
             ValueError: A required key is absent or of the wrong type.
         """
+        if _INLINE_TEXT in data and "location" not in data:
+            return _from_inline(data)
         return _from_record(msgspec.convert(data, _RefRecord))
 
     @classmethod
@@ -153,7 +162,13 @@ class StoredObjectRef:
         Raises:
             ValueError: The text is no JSON, or a required key is absent or of the wrong type.
         """
-        return _from_record(_decode_one(data))
+        try:
+            return _from_record(_decode_one(data))
+        except msgspec.ValidationError:
+            found = msgspec.json.decode(data)
+            if isinstance(found, dict) and _INLINE_TEXT in found:
+                return cls.from_dict(found)
+            raise
 
     @classmethod
     def list_from_json(cls, data: str | bytes) -> list[StoredObjectRef]:
@@ -163,6 +178,16 @@ class StoredObjectRef:
             ValueError: The text is no JSON list of refs.
         """
         return [_from_record(record) for record in _decode_many(data)]
+
+    @property
+    def inline_text(self) -> str | None:
+        """The text of a row that has no stored object; None for every other ref.
+
+        Such rows come from the migration that granite-storage shows for a text column: ``{"legacy_inline_text": …}``.
+        Their location is empty.
+        """
+        text = None if self.location else (self.extra or {}).get(_INLINE_TEXT)
+        return text if isinstance(text, str) else None
 
     def to_json(self) -> bytes:
         """Return the JSON text that is kept in the column."""
@@ -181,6 +206,12 @@ def _from_record(record: _RefRecord) -> StoredObjectRef:
         record.created_at,
         record.extra,
     )
+
+
+def _from_inline(data: Mapping[str, Any]) -> StoredObjectRef:
+    text = data[_INLINE_TEXT]
+    size = len(text.encode()) if isinstance(text, str) else 0
+    return StoredObjectRef("", "", "", size, content_type="text/plain", extra=dict(data))
 
 
 def timestamp(moment: datetime) -> str:

@@ -6,6 +6,7 @@ import io
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from inspect import iscoroutinefunction
 from pathlib import Path
 from typing import Any, Final, Protocol, TypeAlias, cast, runtime_checkable
 
@@ -41,7 +42,8 @@ class Source:
     """
 
     def __init__(self, content: SourceInput) -> None:
-        if isinstance(content, _HasFile) and not hasattr(content, "seek"):
+        # An upload's own verbs are to be awaited; a named temporary file has a ``file`` too, and is a stream itself.
+        if isinstance(content, _HasFile) and (not hasattr(content, "seek") or iscoroutinefunction(content.seek)):
             content = cast("ReadableStream", content.file)
         if isinstance(content, (bytearray, memoryview)):
             content = bytes(content)

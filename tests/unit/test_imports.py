@@ -51,3 +51,39 @@ def test_the_core_works_where_only_sqlalchemy_msgspec_and_puremagic_are_installe
     done = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("report.csv text/csv")
+
+
+WITHOUT_SQLALCHEMY = """
+import sys
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] == "sqlalchemy":
+            raise ModuleNotFoundError(f"No module named {name!r}", name="sqlalchemy")
+sys.meta_path.insert(0, Absent())
+import granite_core
+assert "StoredContentMixin" in dir(granite_core)
+manager = granite_core.StorageManager(
+    {"main": granite_core.MemoryStorageBackend()}, [granite_core.StoragePolicy("documents", "main")]
+)
+assert manager.get(manager.put_bytes("documents", content=b"x")) == b"x"
+try:
+    from granite_core import StoredContentMixin
+except ImportError as error:
+    print(error)
+"""
+
+
+def test_without_sqlalchemy_the_core_works_and_the_mixin_says_what_it_needs() -> None:
+    argv = [sys.executable, "-c", WITHOUT_SQLALCHEMY]
+    done = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("granite_core.StoredContentMixin needs SQLAlchemy: pip install")
+
+
+def test_what_belongs_to_sqlalchemy_is_exported_as_it_is() -> None:
+    import granite_core
+    from granite_core.integrations import sqlalchemy
+
+    for name in ("StoredContentMixin", "StoredObjectRefType", "portable_storage_ref_type", "ReplaceContentResult"):
+        assert getattr(granite_core, name) is getattr(sqlalchemy, name)
+    assert not hasattr(granite_core, "StoredContentMixing")

@@ -4,9 +4,16 @@ from granite_core.integrations.sqlalchemy._row_files import RowFile
 from granite_core.integrations.sqlalchemy.backfill import BackfillReport, backfill_files
 from granite_core.integrations.sqlalchemy.fields import file_field, files_field
 from granite_core.integrations.sqlalchemy.ledger import SQLAlchemyLedger
-from granite_core.integrations.sqlalchemy.references import file_columns, held_locations, ref_location
+from granite_core.integrations.sqlalchemy.mixin import ReplaceContentResult, StoredContentMixin, UploadedFile
+from granite_core.integrations.sqlalchemy.references import (
+    file_columns,
+    held_locations,
+    iter_model_storage_refs,
+    ref_location,
+)
 from granite_core.integrations.sqlalchemy.tables import GraniteTables, db_now, tables_of
 from granite_core.integrations.sqlalchemy.types import (
+    StorageJSONType,
     StoredObjectRefListType,
     StoredObjectRefType,
     is_file_column,
@@ -17,10 +24,14 @@ from granite_core.integrations.sqlalchemy.unit_of_work import install
 __all__ = [
     "BackfillReport",
     "GraniteTables",
+    "ReplaceContentResult",
     "RowFile",
     "SQLAlchemyLedger",
+    "StorageJSONType",
+    "StoredContentMixin",
     "StoredObjectRefListType",
     "StoredObjectRefType",
+    "UploadedFile",
     "backfill_files",
     "db_now",
     "file_columns",
@@ -28,6 +39,7 @@ __all__ = [
     "files_field",
     "held_locations",
     "is_file_column",
+    "iter_model_storage_refs",
     "portable_storage_ref_type",
     "ref_location",
     "tables_of",

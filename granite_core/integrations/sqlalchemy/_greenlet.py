@@ -8,10 +8,12 @@ from typing import ParamSpec, TypeVar
 
 from sqlalchemy.util import await_only
 
-from granite_core.aio import hop
+from granite_core.aio import AsyncStagedWrite, hop
 from granite_core.backends.base import StorageBackend
+from granite_core.refs import StagedFile
+from granite_core.staging import StagedWrite
 
-__all__ = ["in_greenlet", "run_blocking"]
+__all__ = ["in_greenlet", "run_blocking", "run_put"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -28,3 +30,12 @@ def run_blocking(backend: StorageBackend, call: Callable[P, T], /, *args: P.args
     if in_greenlet():
         return await_only(hop(backend, call, *args, **kwargs))
     return call(*args, **kwargs)
+
+
+def run_put(write: StagedWrite, fill: Callable[[StagedWrite], object]) -> StagedFile:
+    """Fill and commit a write: in its backend's threads where there is an event loop beneath, else here."""
+    if in_greenlet():
+        return await_only(AsyncStagedWrite(write).put(fill))
+    with write:
+        fill(write)
+        return write.commit()

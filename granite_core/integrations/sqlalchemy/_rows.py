@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
@@ -11,7 +12,7 @@ from types import MappingProxyType
 from typing import Any, Final
 from weakref import WeakKeyDictionary
 
-from sqlalchemy import Column, Connection, MetaData, and_, inspect, literal, or_, select
+from sqlalchemy import Column, Connection, MetaData, Table, and_, inspect, literal, or_, select
 from sqlalchemy.exc import UnboundExecutionError
 from sqlalchemy.orm import Mapper, Session
 from sqlalchemy.orm.attributes import get_history
@@ -27,11 +28,12 @@ from granite_core.integrations.sqlalchemy._transaction import (
 )
 from granite_core.integrations.sqlalchemy.references import file_columns, held_locations, refs_in
 from granite_core.integrations.sqlalchemy.tables import db_now, tables_of
-from granite_core.manager import MANAGER_KEY, StorageManager
+from granite_core.manager import StorageManager
 from granite_core.refs import StoredObjectRef
 
 __all__ = [
     "is_changed",
+    "is_there",
     "look_up",
     "read_rows",
     "refs_of",
@@ -45,6 +47,10 @@ _NO_OPTIONS: Final[Mapping[str, Any]] = MappingProxyType({})
 
 registered: WeakKeyDictionary[Any, set[Place]] = WeakKeyDictionary()
 """Columns that are known to be registered, by engine."""
+present: WeakKeyDictionary[Any, set[tuple[str | None, str]]] = WeakKeyDictionary()
+"""Tables of Granite's that are known to be there, by engine."""
+
+logger = logging.getLogger("granite")
 
 
 def is_changed(target: object, each: Field) -> bool:
@@ -102,9 +108,15 @@ def read_rows(
     return rows
 
 
-def write_tombstones(state: Transaction, connection: Connection, metadata: Any, refs: list[StoredObjectRef]) -> None:
+def write_tombstones(
+    state: Transaction,
+    connection: Connection,
+    metadata: MetaData,
+    manager: StorageManager | None,
+    refs: list[StoredObjectRef],
+) -> None:
     tables = tables_of(metadata)
-    if tables is None:
+    if tables is None or not is_there(connection, tables.tombstone):
         return
     connection.execute(
         tables.tombstone.insert().values(written_at=db_now()),
@@ -113,17 +125,35 @@ def write_tombstones(state: Transaction, connection: Connection, metadata: Any, 
                 "location": ref.location,
                 "backend": ref.backend,
                 "storage_key": ref.storage_key,
-                "retention": _retention_of(ref, metadata.info.get(MANAGER_KEY)),
+                "retention": _retention_of(ref, manager),
             }
             for ref in refs
         ],
     )
-    state.tombstones.append(Tombstones(connection, metadata, time.monotonic(), refs))
+    state.tombstones.append(Tombstones(connection, metadata, manager, time.monotonic(), refs))
 
 
-def _retention_of(ref: StoredObjectRef, manager: object) -> int:
+def is_there(connection: Connection, table: Table, options: Mapping[str, Any] = _NO_OPTIONS) -> bool:
+    """Tell whether the database has one of Granite's tables: after an upgrade its migration may be yet to come."""
+    schemas = {**connection.get_execution_options(), **options}.get("schema_translate_map") or {}
+    schema = schemas.get(table.schema, table.schema)
+    known = present.setdefault(connection.engine, set())
+    if (schema, table.name) in known:
+        return True
+    if inspect(connection).has_table(table.name, schema=schema):
+        known.add((schema, table.name))
+        return True
+    logger.warning(
+        "the database has no table %s: files are kept in step with their rows all the same, and nothing is collected; "
+        "create Granite's tables (create_all or a migration), or opt out of them",
+        table.name if schema is None else f"{schema}.{table.name}",
+    )
+    return False
+
+
+def _retention_of(ref: StoredObjectRef, manager: StorageManager | None) -> int:
     """How many milliseconds longer than the grace a file stays; none where its policy is not known any more."""
-    policy = manager.policies.get(ref.storage_key) if isinstance(manager, StorageManager) else None
+    policy = None if manager is None else manager.policies.get(ref.storage_key)
     return 0 if policy is None else int(policy.retention.total_seconds() * 1000)
 
 
@@ -138,7 +168,7 @@ def register_columns(
     known = registered.get(connection.engine, set())
     for column in columns:
         tables = tables_of(column.table.metadata)
-        if tables is None or (schemas, column) in known:
+        if tables is None or (schemas, column) in known or not is_there(connection, tables.column, options):
             continue
         t = tables.column
         names = (column.table.schema or "", column.table.name, column.name)

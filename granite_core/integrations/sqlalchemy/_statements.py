@@ -13,7 +13,7 @@ from sqlalchemy.orm import ORMExecuteState, Session
 from granite_core.errors import StorageError
 from granite_core.integrations.sqlalchemy._rows import look_up, register_columns
 from granite_core.integrations.sqlalchemy._storing import store
-from granite_core.integrations.sqlalchemy._transaction import Field, admit, fields_by_class, transaction_of
+from granite_core.integrations.sqlalchemy._transaction import Field, admit, field_of, fields_by_class, transaction_of
 from granite_core.integrations.sqlalchemy.types import binding, is_file_column
 from granite_core.refs import StoredObjectRef
 from granite_core.sources import UnsavedFile
@@ -42,7 +42,7 @@ def execute_by_the_rule(execution: ORMExecuteState) -> Result[Any] | None:
     stored: list[UnsavedFile] = []
 
     def bind(value: StoredObjectRef | UnsavedFile, storage_key: str | None) -> StoredObjectRef:
-        each = next((field for field in fields if field.storage_key == storage_key), fields[0])
+        each = next((field for field in fields if field.declared_key == storage_key), fields[0])
         if isinstance(value, UnsavedFile):
             stored.append(value)
             value = store(state, each, value, model_name=model_name)
@@ -70,7 +70,7 @@ def _fields_of(execution: ORMExecuteState) -> tuple[Field, ...]:
     table = (statement.element if execution.is_from_statement else statement).table
     mapper = execution.bind_mapper
     fields = fields_by_class.get(mapper.class_, ()) if mapper is not None else ()
-    return fields or tuple(Field(column.name, column) for column in table.columns if is_file_column(column))
+    return fields or tuple(field_of(column) for column in table.columns if is_file_column(column))
 
 
 def _settle(session: Session, class_: type, fields: Iterable[Field]) -> None:

@@ -6,11 +6,9 @@ from typing import Any
 
 from sqlalchemy import inspect
 from sqlalchemy.orm import Mapper
-from sqlalchemy.util import await_only
 
-from granite_core.aio import AsyncStagedWrite
 from granite_core.errors import ConfigurationError
-from granite_core.integrations.sqlalchemy._greenlet import in_greenlet
+from granite_core.integrations.sqlalchemy._greenlet import run_put
 from granite_core.integrations.sqlalchemy._transaction import Field, Transaction, is_fresh
 from granite_core.keys import clean_segment
 from granite_core.manager import StorageManager
@@ -18,7 +16,7 @@ from granite_core.refs import StagedFile
 from granite_core.sources import UnsavedFile
 from granite_core.staging import StagedWrite
 
-__all__ = ["put", "store", "store_unsaved"]
+__all__ = ["identity_text", "put", "store", "store_unsaved"]
 
 
 def store_unsaved(state: Transaction, target: object, each: Field) -> None:
@@ -35,7 +33,7 @@ def store_unsaved(state: Transaction, target: object, each: Field) -> None:
 
 
 def _store_for(state: Transaction, target: object, each: Field, content: UnsavedFile) -> StagedFile:
-    return store(state, each, content, model_name=type(target).__name__.lower(), entity_id=_identity_text(target))
+    return store(state, each, content, model_name=type(target).__name__.lower(), entity_id=identity_text(target))
 
 
 def store(
@@ -107,14 +105,10 @@ def put(
         with content.source.open() as stream:
             beneath.write_from(stream)
 
-    if in_greenlet():
-        return await_only(AsyncStagedWrite(write).put(fill))
-    with write:
-        fill(write)
-        return write.commit()
+    return run_put(write, fill)
 
 
-def _identity_text(target: object) -> str | None:
+def identity_text(target: object) -> str | None:
     """The primary key as one key segment, where it is known before the row is written."""
     mapper: Mapper[Any] = inspect(type(target))
     values = inspect(target).identity or mapper.primary_key_from_instance(target)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import weakref
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -26,6 +27,7 @@ __all__ = [
     "Tombstones",
     "Transaction",
     "admit",
+    "field_of",
     "fields_by_class",
     "is_fresh",
     "transaction_of",
@@ -43,10 +45,26 @@ class Field:
 
     key: str
     column: Column[Any]
+    owner: weakref.ref[type] | None = field(default=None, compare=False, repr=False)
 
     @property
     def storage_key(self) -> str | None:
+        """The policy for unsaved content: what the column's type names, else what the mixin's class does."""
+        named = self.declared_key
+        if named is None and self._said("__stored_content_field_name__") == self.key:
+            named = cast("str | None", self._said("__stored_content_storage_key__"))
+        return named
+
+    @property
+    def declared_key(self) -> str | None:
+        """The policy that the column's type names."""
         return cast("str | None", cast("Any", self.column.type).storage_key)
+
+    @property
+    def bound_manager(self) -> StorageManager | None:
+        """The manager of the mixin's class, else of the metadata; None where there is none."""
+        manager = self._said("__storage_manager__") or self.column.table.metadata.info.get(MANAGER_KEY)
+        return manager if isinstance(manager, StorageManager) else None
 
     @property
     def is_list(self) -> bool:
@@ -54,14 +72,17 @@ class Field:
 
     @property
     def manager(self) -> StorageManager:
-        manager = self.column.table.metadata.info.get(MANAGER_KEY)
-        if not isinstance(manager, StorageManager):
+        manager = self.bound_manager
+        if manager is None:
             raise ConfigurationError(
                 f"no storage manager is bound to the models of {self.column.table.name}.{self.column.name}: "
                 "call manager.register(Base) once, where the manager is made",
                 field=self.key,
             )
         return manager
+
+    def _said(self, name: str) -> object:
+        return getattr(self.owner and self.owner(), name, None)
 
 
 Held: TypeAlias = dict[Field, list[StoredObjectRef]]
@@ -76,6 +97,7 @@ class Tombstones:
 
     connection: Connection
     metadata: Any
+    manager: StorageManager | None
     written: float
     refs: list[StoredObjectRef]
 
@@ -98,9 +120,7 @@ class Transaction:
     # of the flush that is under way
     context: Any = None
     held: dict[InstanceState[Any], Held] = field(default_factory=dict)
-    released: dict[Connection, list[tuple[Column[Any], StoredObjectRef]]] = field(
-        default_factory=lambda: defaultdict(list)
-    )
+    released: dict[Connection, list[tuple[Field, StoredObjectRef]]] = field(default_factory=lambda: defaultdict(list))
     touched: dict[Connection, set[Column[Any]]] = field(default_factory=lambda: defaultdict(set))
 
     def begin_flush(self, context: Any) -> None:
@@ -121,6 +141,12 @@ class Transaction:
 
 fields_by_class: WeakKeyDictionary[type, tuple[Field, ...]] = WeakKeyDictionary()
 """The file columns of mapped classes."""
+
+
+def field_of(column: Column[Any]) -> Field:
+    """A file column as an attribute of whichever class has it; as one of no class where none has."""
+    found = (each for fields in [*fields_by_class.values()] for each in fields if each.column is column)
+    return next(found, Field(column.name, column))
 
 
 def transaction_of(session: Session) -> Transaction:

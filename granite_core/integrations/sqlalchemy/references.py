@@ -6,15 +6,25 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any, Final
 
-from sqlalchemy import Column, Connection, MetaData, Select, String, case, cast, func, select
+from sqlalchemy import Column, Connection, MetaData, Select, String, case, cast, func, inspect, select
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.orm import Mapper, Session
 from sqlalchemy.sql.functions import FunctionElement
 
+from granite_core.errors import ConfigurationError
 from granite_core.integrations.sqlalchemy.types import StoredObjectRefListType, is_file_column
 from granite_core.refs import StoredObjectRef
 
-__all__ = ["element_in", "file_columns", "held_locations", "location_in", "ref_location", "refs_in"]
+__all__ = [
+    "element_in",
+    "file_columns",
+    "held_locations",
+    "iter_model_storage_refs",
+    "location_in",
+    "ref_location",
+    "refs_in",
+]
 
 LOOK_UP_BATCH: Final = 500
 _ARROWS_SINCE: Final = (3, 38, 0)
@@ -131,12 +141,37 @@ def _held_in_scan(
         yield from (ref.location for ref in refs if ref.location in wanted)
 
 
+def iter_model_storage_refs(db: Session, model: Any, ref_attr_name: str) -> Iterator[StoredObjectRef]:
+    """Yield the refs that the rows of a model hold, as a session sees them; what is pending is flushed first.
+
+    Every row of the model's table counts, whatever ORM criteria hide.
+
+    Args:
+        db: The session.
+        model: A mapped class.
+        ref_attr_name: Name of its attribute with a ref or a list of them.
+
+    Raises:
+        ConfigurationError: The attribute is no file column: its refs could not be told.
+    """
+    mapper: Mapper[Any] = inspect(model)
+    column = mapper.columns.get(ref_attr_name)
+    if not isinstance(column, Column) or not is_file_column(column):
+        raise ConfigurationError(
+            f"{mapper.class_.__name__}.{ref_attr_name} is no column of StoredObjectRefType", field=ref_attr_name
+        )
+    if db.autoflush:
+        db.flush()
+    query = select(column).where(column.is_not(None)).execution_options(yield_per=LOOK_UP_BATCH)
+    for value in db.execute(query, bind_arguments={"mapper": mapper}).scalars():
+        yield from refs_in(value)
+
+
 def refs_in(value: object) -> Iterator[StoredObjectRef]:
-    """Yield the refs in a file column's value, be it one ref, a list or None."""
-    if isinstance(value, StoredObjectRef):
-        yield value
-    elif isinstance(value, (list, tuple)):
-        yield from (each for each in value if isinstance(each, StoredObjectRef))
+    """Yield the refs to stored objects in a file column's value, be it one ref, a list or None."""
+    for each in value if isinstance(value, (list, tuple)) else (value,):
+        if isinstance(each, StoredObjectRef) and each.location:
+            yield each
 
 
 def _batches(items: Iterable[str], size: int) -> Iterator[list[str]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any, TypeAlias, TypeGuard, cast
+from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeGuard, cast
 
 from sqlalchemy import JSON, Dialect
 from sqlalchemy.dialects.postgresql import JSONB
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from sqlalchemy.schema import Column
 
 __all__ = [
+    "StorageJSONType",
     "StoredObjectRefListType",
     "StoredObjectRefType",
     "binding",
@@ -36,6 +37,10 @@ is unsaved by the policy of that name."""
 def portable_storage_ref_type() -> TypeEngine[Any]:
     """Return the plain type beneath a file column, for migrations: JSON, on PostgreSQL JSONB; None is SQL NULL."""
     return JSON(none_as_null=True).with_variant(JSONB(none_as_null=True), "postgresql")
+
+
+StorageJSONType: Final = portable_storage_ref_type()
+"""The plain type beneath a file column, as one object."""
 
 
 class _RefColumnType(TypeDecorator[Any]):

@@ -14,6 +14,7 @@ need no case of their own; what was flushed and not committed is noted for the c
 from __future__ import annotations
 
 import time
+import weakref
 from collections import defaultdict
 from collections.abc import Iterable
 from contextlib import suppress
@@ -57,7 +58,7 @@ from granite_core.integrations.sqlalchemy._transaction import (
 from granite_core.integrations.sqlalchemy.fields import add_index
 from granite_core.integrations.sqlalchemy.tables import tables_of
 from granite_core.integrations.sqlalchemy.types import is_file_column
-from granite_core.manager import MANAGER_KEY, StorageManager
+from granite_core.manager import StorageManager
 from granite_core.refs import StoredObjectRef
 
 __all__ = ["install"]
@@ -89,7 +90,7 @@ def _on_mapper(mapper: Mapper[Any], class_: type) -> None:
     """Find the file columns of a mapped class; add Granite's tables and the look-up's indexes to its metadata."""
     known = fields_by_class.get(class_, ())
     found = tuple(
-        Field(prop.key, column)
+        Field(prop.key, column, weakref.ref(class_))
         for prop in mapper.iterate_properties
         if isinstance(prop, ColumnProperty)
         for column in prop.columns[:1]
@@ -203,11 +204,10 @@ def check(state: Transaction) -> None:
                 value=manager.now() - since,
             )
     for written in [*state.tombstones]:
-        manager = written.metadata.info.get(MANAGER_KEY)
-        limit = manager.attach_within if isinstance(manager, StorageManager) else _TOMBSTONE_AGE
+        limit = written.manager.attach_within if written.manager is not None else _TOMBSTONE_AGE
         if timedelta(seconds=time.monotonic() - written.written) >= limit:
             state.tombstones.remove(written)
-            write_tombstones(state, written.connection, written.metadata, written.refs)
+            write_tombstones(state, written.connection, written.metadata, written.manager, written.refs)
 
 
 # -- letting go --------------------------------------------------------------------------------------------------------
@@ -251,7 +251,7 @@ def _on_after_delete(mapper: Mapper[Any], connection: Connection, target: object
 
 def _release(state: Transaction, connection: Connection, held: Held, kept: set[str]) -> None:
     """Remember what the row held and holds no more; the tombstones are written when the flush has ended."""
-    gone = [(each.column, ref) for each, refs in held.items() for ref in refs if ref.location not in kept]
+    gone = [(each, ref) for each, refs in held.items() for ref in refs if ref.location not in kept]
     if gone:
         state.released[connection].extend(gone)
 
@@ -284,15 +284,15 @@ def _on_after_flush(session: Session, context: Any) -> None:
     for connection, columns in state.touched.items():
         register_columns(state, connection, columns)
     for connection, released in state.released.items():
-        by_metadata: dict[Any, list[StoredObjectRef]] = defaultdict(list)
-        for column, ref in released:
-            by_metadata[column.table.metadata].append(ref)
-            # Its row was read, and locked, in this transaction: good since that began.
-            manager = column.table.metadata.info.get(MANAGER_KEY)
-            if isinstance(manager, StorageManager):
+        by_owner: dict[tuple[MetaData, StorageManager | None], list[StoredObjectRef]] = defaultdict(list)
+        for each, ref in released:
+            manager = each.bound_manager
+            by_owner[each.column.table.metadata, manager].append(ref)
+            if manager is not None:
+                # Its row was read, and locked, in this transaction: good since that began.
                 state.good.setdefault(ref.location, state.began_at(manager))
-        for metadata, refs in by_metadata.items():
-            write_tombstones(state, connection, metadata, refs)
+        for (metadata, manager), refs in by_owner.items():
+            write_tombstones(state, connection, metadata, manager, refs)
     state.begin_flush(None)
     if state.committing:
         check(state)

@@ -82,6 +82,16 @@ def test_what_is_no_ref_is_refused(data: Any) -> None:
         StoredObjectRef.from_dict(data)
 
 
+def test_a_text_that_a_migration_left_in_a_row_is_a_ref_to_no_object() -> None:
+    data = {"legacy_inline_text": "# Grüße"}
+    one, other = StoredObjectRef.from_json(msgspec.json.encode(data)), StoredObjectRef.from_dict(data)
+    assert one == other != StoredObjectRef.from_dict({"legacy_inline_text": "else"})
+    assert (one.location, one.size, one.inline_text) == ("", 9, "# Grüße")
+    assert StoredObjectRef.from_dict(one.to_dict()).inline_text == "# Grüße"
+    assert REF.inline_text is None
+    assert StoredObjectRef.from_dict({**REF.to_dict(), **data}).inline_text is None
+
+
 @pytest.fixture
 def manager() -> StorageManager:
     return StorageManager({"main": MemoryStorageBackend()}, [StoragePolicy("documents", "main")])
