@@ -45,7 +45,7 @@ from granite_core.policies import Delivery, StoragePolicy
 from granite_core.refs import StagedFile, StoredObjectRef
 from granite_core.sources import unsaved
 from granite_core.staging import StagedWrite
-from granite_core.urls import FileLink, UrlPlan, UrlSettings
+from granite_core.urls import FileLink, RowLink, UrlPlan, UrlSettings
 from granite_core.validation import AsyncReadable, Candidate, Validator
 
 if TYPE_CHECKING:
@@ -90,6 +90,7 @@ __all__ = [
     "ObjectWriter",
     "ReadableStream",
     "ReplaceContentResult",
+    "RowLink",
     "S3StorageBackend",
     "SevenMethodBackend",
     "SizeLimitedStream",

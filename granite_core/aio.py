@@ -11,7 +11,7 @@ import asyncio
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Mapping
 from contextvars import copy_context
 from inspect import isawaitable
-from typing import TYPE_CHECKING, Final, Literal, cast
+from typing import TYPE_CHECKING, Final, Literal, cast, overload
 
 from granite_core._hops import INLINE_BYTES, AsyncObjectReader, hop, hop_or_undo, joined, open_reader
 from granite_core._pending import PendingFile
@@ -184,20 +184,33 @@ class AsyncStorageManager:
         """Hold the stored object against its ref; see ``StorageManager.verify``."""
         await hop(self.sync.backend_of(ref), self.sync.verify, ref)
 
+    @overload
     async def url(
         self,
-        ref: StoredObjectRef,
+        file: StoredObjectRef,
         *,
         expires_in: timedelta | None = None,
         disposition: Disposition | None = None,
         filename: str | None = None,
         delivery: Delivery | None = None,
-    ) -> str:
-        """Return an address of the file; see ``StorageManager.url``."""
-        plan = self.sync.plan_url(
-            ref, expires_in=expires_in, disposition=disposition, filename=filename, delivery=delivery
-        )
-        return await self.carry_out(plan)
+    ) -> str: ...
+
+    @overload
+    async def url(
+        self,
+        file: object,
+        field: Any,
+        *,
+        item: StoredObjectRef | None = None,
+        expires_in: timedelta | None = None,
+        disposition: Disposition | None = None,
+    ) -> str: ...
+
+    async def url(self, file: Any, field: Any = None, **wanted: Any) -> str:
+        """Return an address under which whoever has it may have a file; see ``StorageManager.url``."""
+        if field is not None:
+            return self.sync.url(file, field, **wanted)
+        return await self.carry_out(self.sync.plan_url(file, **wanted))
 
     async def carry_out(self, plan: UrlPlan, *, method: Literal["GET", "HEAD"] = "GET") -> str:
         """Return the address that was planned; only one that the store signs costs a hop."""

@@ -10,21 +10,16 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, BinaryIO, Final
 
+from granite_core.addresses import Addresses
 from granite_core.backends.adapter import SevenMethodBackend, adapted
 from granite_core.backends.base import ObjectStat, ReadableStream, StorageBackend
-from granite_core.errors import (
-    ChecksumMismatchError,
-    ConfigurationError,
-    ObjectNotFoundError,
-    StorageError,
-    TokenInvalidError,
-)
+from granite_core.errors import ChecksumMismatchError, ConfigurationError, ObjectNotFoundError, StorageError
 from granite_core.keys import is_granite_storage_key, suffix_of, unique_part
 from granite_core.media import clean_content_type, clean_filename
-from granite_core.policies import Delivery, StoragePolicy
+from granite_core.policies import StoragePolicy
 from granite_core.refs import StagedFile, StoredObjectRef
 from granite_core.staging import READ_BYTES, StagedWrite
-from granite_core.urls import Disposition, FileLink, Links, UrlPlan, UrlSettings
+from granite_core.urls import Links, UrlSettings
 
 if TYPE_CHECKING:
     from typing import Any
@@ -40,7 +35,7 @@ def _utc_now() -> datetime:
     return datetime.now(UTC)
 
 
-class StorageManager:
+class StorageManager(Addresses):
     """Stores, opens and deletes objects by the rules of named policies.
 
     Safe to share between threads. It holds no connection of its own and is made once, by the application.
@@ -70,6 +65,7 @@ class StorageManager:
         urls: UrlSettings | None = None,
         now: Callable[[], datetime] = _utc_now,
     ) -> None:
+        super().__init__(Links(urls or UrlSettings()), now)
         if grace <= timedelta(0):
             raise ConfigurationError("grace must be longer than nothing", value=grace)
         self._backends = {key: adapted(key, each) for key, each in backends.items()}
@@ -79,9 +75,6 @@ class StorageManager:
             for key, policy in _by_key(policies).items()
         }
         self.grace: Final = grace
-        self.now: Final = now
-        self.links: Final = Links(urls or UrlSettings())
-        """Makes addresses and reads links; ``links.settings`` is ``urls``."""
         self._notes: deque[StoredObjectRef] = deque(maxlen=10_000)
         if default_backend is not None:
             self.get_backend(default_backend)
@@ -165,6 +158,11 @@ class StorageManager:
         if not ref.location:
             raise ObjectNotFoundError("the row holds a text, and no stored object", operation="open")
         return self.get_backend(self.backend_key_of(ref.backend, ref.storage_key, ref.location))
+
+    def policy_of(self, ref: StoredObjectRef) -> StoragePolicy:
+        """Return the policy of a ref; where the application dropped it, one that offers its files for download."""
+        found = self._policies.get(ref.storage_key)
+        return found or StoragePolicy(ref.storage_key or "unknown", ref.backend, disposition="attachment")
 
     def register(self, *bases: Any) -> None:
         """Bind this manager to declarative bases (or ``MetaData``): the file fields of their models use it.
@@ -472,100 +470,6 @@ class StorageManager:
             BackendError: It may still be there; the reconcile finds it.
         """
         return staged.discard()
-
-    # -- addresses -----------------------------------------------------------------------------------------------------
-
-    def url(
-        self,
-        ref: StoredObjectRef,
-        *,
-        expires_in: timedelta | None = None,
-        disposition: Disposition | None = None,
-        filename: str | None = None,
-        delivery: Delivery | None = None,
-    ) -> str:
-        """Return an address under which whoever has it may have the file, as its policy says.
-
-        - A file of a ``public`` policy: one that never ends, for everybody; of the CDN or bucket where the backend has
-          a ``public_url``, else of the application. A ref never changes its content, so the address of another content
-          is another address.
-        - ``delivery="redirect"`` or ``"auto"``, and a backend that can: one that the store signs, for a while.
-        - Else a sealed link of the application, for a while, on any backend.
-
-        What ends begins at the start of a time bucket (``UrlSettings.bucket``): the same file asked for twice within
-        it has the same address. Nothing in an address can be changed: what it leads to, name, disposition, end.
-
-        Args:
-            ref: The file.
-            expires_in: How long the address lasts at least; by default ``UrlSettings.expires_in``. A public file's
-                address ends only where this is given. What the store cannot sign for so long (S3: seven days) is a
-                link of the application, which may redirect when it is used.
-            disposition: ``"attachment"`` has it saved; ``"auto"`` has safe types shown. By default what the policy
-                says.
-            filename: The name it is saved under, instead of the one it came with.
-            delivery: Instead of the policy's.
-
-        Raises:
-            ConfigurationError: No secret is set for links of the application; a lifetime that is none.
-            BackendError: The store's credentials cannot be had.
-        """
-        plan = self.plan_url(ref, expires_in=expires_in, disposition=disposition, filename=filename, delivery=delivery)
-        return self.links.carry_out(plan)
-
-    def plan_url(
-        self,
-        ref: StoredObjectRef,
-        *,
-        expires_in: timedelta | None = None,
-        disposition: Disposition | None = None,
-        filename: str | None = None,
-        delivery: Delivery | None = None,
-    ) -> UrlPlan:
-        """Decide what ``url`` would return, and do nothing yet; arguments as there."""
-        return self.links.plan(
-            ref,
-            self.policy_of(ref),
-            self.backend_of(ref),
-            now=self.now(),
-            expires_in=expires_in,
-            disposition=disposition,
-            filename=filename,
-            delivery=delivery,
-        )
-
-    def plan_redirect(
-        self, ref: StoredObjectRef, *, disposition: Disposition | None = None, filename: str | None = None
-    ) -> UrlPlan | None:
-        """Decide where a client that asks the application for a file can be sent; None where it must be streamed."""
-        return self.links.plan_redirect(
-            ref,
-            self.policy_of(ref),
-            self.backend_of(ref),
-            now=self.now(),
-            disposition=disposition,
-            filename=filename,
-        )
-
-    def resolve_link(self, token: str) -> FileLink:
-        """Return what the token of a link of ours leads to.
-
-        Raises:
-            TokenInvalidError: It is none of ours, or the file is not public any more, or its backend is gone.
-            TokenExpiredError: It was good, and is no longer.
-        """
-        link = self.links.read(token, self.now())
-        if link.expires is None and not self.policy_of(link.ref).public:
-            raise TokenInvalidError("the file is not public any more", operation="open")
-        try:
-            self.backend_of(link.ref)
-        except ConfigurationError as error:
-            raise TokenInvalidError("the link leads to a backend that is gone", operation="open") from error
-        return link
-
-    def policy_of(self, ref: StoredObjectRef) -> StoragePolicy:
-        """Return the policy of a ref; where the application dropped it, one that offers its files for download."""
-        found = self._policies.get(ref.storage_key)
-        return found or StoragePolicy(ref.storage_key or "unknown", ref.backend, disposition="attachment")
 
     # -- notes ---------------------------------------------------------------------------------------------------------
 

@@ -31,7 +31,10 @@ from granite_core.signing import Sealer
 __all__ = [
     "Disposition",
     "FileLink",
+    "KeyValue",
     "Links",
+    "RowLink",
+    "RowTarget",
     "UrlPlan",
     "UrlSettings",
     "Way",
@@ -42,7 +45,10 @@ __all__ = [
 
 Disposition: TypeAlias = Literal["auto", "attachment"]
 
+KeyValue: TypeAlias = str | int | float | bool | None
+
 _FILE: Final = "file"
+_ROW: Final = "row"
 _PATH: Final = re.compile(r"(/[A-Za-z0-9._~-]+)+")
 _SHA256: Final = re.compile(r"sha256:([0-9a-f]{64})")
 _LONGEST: Final = timedelta(days=3660)
@@ -133,6 +139,46 @@ class FileLink:
     expires: datetime | None
 
 
+@dataclass(frozen=True, slots=True)
+class RowTarget:
+    """How a link names a row's file.
+
+    Attributes:
+        table: The table's full name.
+        column: Name of the column.
+        key: The row's primary key, in the order of the table's, in types that JSON has.
+        item: For a column of many files, the location of one.
+        filename: Name of the file that is there now, for people to read.
+    """
+
+    table: str
+    column: str
+    key: tuple[KeyValue, ...]
+    item: str | None = None
+    filename: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RowLink:
+    """What a link of ours leads to: whatever a row holds at the time.
+
+    Attributes:
+        table: The table's full name.
+        column: Name of the column.
+        key: The row's primary key, in the order of the table's, in types that JSON has.
+        item: For a column of many files, the location of one.
+        disposition: What the link says of showing or saving; None leaves it to the policy.
+        expires: When the link ends.
+    """
+
+    table: str
+    column: str
+    key: tuple[KeyValue, ...]
+    item: str | None
+    disposition: Disposition | None
+    expires: datetime | None
+
+
 class Way(Enum):
     """How a file is given an address."""
 
@@ -186,6 +232,14 @@ class _FileClaims(msgspec.Struct, array_like=True, frozen=True):
     disposition: Disposition | None
 
 
+class _RowClaims(msgspec.Struct, array_like=True, frozen=True):
+    table: str
+    column: str
+    key: tuple[KeyValue, ...]
+    item: str | None
+    disposition: Disposition | None
+
+
 class Links:
     """Makes addresses and reads links. What it is asked for is settled here, what is stored where in the manager.
 
@@ -230,12 +284,8 @@ class Links:
             until = window(now, expires_in or self.settings.expires_in, self.settings.bucket)
             offered = (delivery or policy.delivery) != "stream" and _can_presign(backend, until)
             way = Way.PRESIGNED if offered else Way.SIGNED_LINK
-        if self._sealer is None and way in (Way.PUBLIC_LINK, Way.SIGNED_LINK):
-            raise ConfigurationError(
-                "links of the application need a secret: StorageManager(..., urls=UrlSettings(secrets=[...]))",
-                operation="url",
-                value=ref.storage_key,
-            )
+        if way in (Way.PUBLIC_LINK, Way.SIGNED_LINK):
+            self._seal_with()
         return UrlPlan(way, ref, policy, backend, until, name, disposition)
 
     def plan_redirect(
@@ -294,7 +344,26 @@ class Links:
         )
         return self._address(_FILE, claims, None if plan.window is None else plan.window.ends, plan.filename)
 
-    def read(self, token: str, now: datetime) -> FileLink:
+    def row_address(
+        self,
+        target: RowTarget,
+        *,
+        now: datetime,
+        expires_in: timedelta | None = None,
+        disposition: Disposition | None = None,
+    ) -> str:
+        """Return a link to whatever a row holds when it is used.
+
+        Raises:
+            ConfigurationError: There is no secret; a lifetime that is none.
+        """
+        if expires_in is not None:
+            _check_lifetime("expires_in", expires_in)
+        until = window(now, expires_in or self.settings.expires_in, self.settings.bucket)
+        claims = _RowClaims(target.table, target.column, target.key, target.item, disposition)
+        return self._address(_ROW, claims, until.ends, clean_filename(target.filename))
+
+    def read(self, token: str, now: datetime) -> FileLink | RowLink:
         """Read the token of a link.
 
         Raises:
@@ -303,7 +372,12 @@ class Links:
         """
         if self._sealer is None:
             raise TokenInvalidError("there are no links", operation="open")
-        opened = self._sealer.open(_FILE, token, _FileClaims, now=now)
+        try:
+            opened = self._sealer.open(_FILE, token, _FileClaims, now=now)
+        except TokenInvalidError:
+            row = self._sealer.open(_ROW, token, _RowClaims, now=now)
+            at = row.value
+            return RowLink(at.table, at.column, at.key, at.item, at.disposition, row.expires)
         claims = opened.value
         ref = StoredObjectRef(
             claims.storage_key,
@@ -318,12 +392,18 @@ class Links:
         return FileLink(ref, claims.disposition, opened.expires)
 
     def _address(self, purpose: str, claims: msgspec.Struct, ends: datetime | None, filename: str | None) -> str:
-        if self._sealer is None:
-            raise ConfigurationError("links of the application need a secret", operation="url")
-        token = self._sealer.seal(purpose, claims, expires=ends)
+        token = self._seal_with().seal(purpose, claims, expires=ends)
         base = (self.settings.public_url or "").rstrip("/")
         # The name is for people, and for programs that save what they fetch under it; nothing is read from it.
         return f"{base}{self.settings.path}/{token}/{quote(filename or 'file', safe='')}"
+
+    def _seal_with(self) -> Sealer:
+        if self._sealer is None:
+            raise ConfigurationError(
+                "links of the application need a secret: StorageManager(..., urls=UrlSettings(secrets=[...]))",
+                operation="url",
+            )
+        return self._sealer
 
 
 def options_for(policy: StoragePolicy, content_type: str | None, filename: str | None) -> WriteOptions:

@@ -26,11 +26,21 @@ from granite_core.integrations.sqlalchemy import StoredObjectRefListType, is_fil
 if TYPE_CHECKING:
     from litestar import Litestar
     from litestar.connection import ASGIConnection
+    from sqlalchemy import Select
     from sqlalchemy.ext.asyncio import AsyncSession
     from sqlalchemy.orm import InstrumentedAttribute, Mapper, Session
     from sqlalchemy.sql.base import ExecutableOption
 
-__all__ = ["AnySession", "Authorize", "FoundRow", "RowLookup", "check_access", "path_parameters", "session_of"]
+__all__ = [
+    "AnySession",
+    "Authorize",
+    "FoundRow",
+    "RowLookup",
+    "check_access",
+    "path_parameters",
+    "read_one",
+    "session_of",
+]
 
 _PARAMETER: Final = re.compile(r"\{([^{}:]+)(?::([^{}]+))?\}")
 _TYPES: Final[dict[str, type]] = {
@@ -181,6 +191,14 @@ class RowLookup:
         return None if row is None else (getattr(row, self.key), authorize(row, connection))
 
 
+async def read_one(opened: AnySession, query: Select[Any]) -> Any:
+    """Run a query in a session that is closed on return, and return its one value, or None where it finds no row."""
+    if isinstance(opened, AbstractAsyncContextManager):
+        async with opened as async_session:
+            return (await async_session.execute(query)).scalar_one_or_none()
+    return await anyio.to_thread.run_sync(_read_one_in_thread, opened, query)
+
+
 async def _settled(found: tuple[Any, object] | None) -> FoundRow | None:
     if found is None:
         return None
@@ -196,6 +214,11 @@ def _read_in_thread(
     with opened as session:
         found = read(session)
         return anyio.from_thread.run(_settled, found)
+
+
+def _read_one_in_thread(opened: AbstractContextManager[Session], query: Select[Any]) -> Any:
+    with opened as session:
+        return session.execute(query).scalar_one_or_none()
 
 
 def _write_in_thread(
@@ -252,8 +275,8 @@ def _names(mapper: Mapper[Any], columns: Iterable[sa.ColumnElement[Any]]) -> set
     return names
 
 
-def session_of(app: Litestar, model: type[Any], session_key: str | None) -> AnySession:
-    """Open a session of advanced-alchemy's plugin for a model.
+def session_of(app: Litestar, model: Any, session_key: str | None) -> AnySession:
+    """Open a session of advanced-alchemy's plugin for a model, or a table.
 
     Args:
         app: The running application; the plugins' order in it does not matter.

@@ -170,11 +170,20 @@ class FileRoute:
         describe_download(handler, subject=self.name or subject, redirects=delivery != "stream")
         return handler
 
+    def open_session(self, connection: ASGIConnection[Any, Any, Any, Any]) -> AnySession:
+        """Open a session for the rows of this route.
+
+        Raises:
+            ConfigurationError: There is none to be had.
+        """
+        if self.session is not None:
+            return self.session(connection)
+        return session_of(connection.app, self.field.class_, self.session_key)
+
     async def _find(self, lookup: RowLookup, request: Request[Any, Any, Any]) -> StoredObjectRef:
         values = dict(request.path_params)
         item = values.pop(_ITEM, None)
-        opened = self.session(request) if self.session else session_of(request.app, lookup.model, self.session_key)
-        found = await lookup.find(opened, values, self.authorize, request)
+        found = await lookup.find(self.open_session(request), values, self.authorize, request)
         if found is None:
             raise NotFoundException("The file does not exist.")
         if not found.allowed:

@@ -30,7 +30,7 @@ from granite_litestar.dependencies import provide_managers
 from granite_litestar.downloads import build_handlers
 from granite_litestar.exceptions import exception_handlers
 from granite_litestar.forms import StreamingUploads
-from granite_litestar.links import build_link_handler
+from granite_litestar.links import LinkRoute
 from granite_litestar.upload_routes import build_upload_handlers
 
 if TYPE_CHECKING:
@@ -102,9 +102,9 @@ class GranitePlugin(InitPlugin, ReceiveRoutePlugin, CLIPlugin):
         app_config.route_handlers.extend(
             build_handlers(config.downloads, self._compression_opt_key, config.manager.policies)
         )
-        links = build_link_handler(config.manager, app_config.path or "/", self._compression_opt_key)
-        if links is not None:
-            app_config.route_handlers.append(links)
+        links = LinkRoute(config.manager, lambda: self._found, config.downloads)
+        if (link_handler := links.handler(app_config.path or "/", self._compression_opt_key)) is not None:
+            app_config.route_handlers.append(link_handler)
         app_config.route_handlers.extend(build_upload_handlers(config.uploads))
         return app_config
 

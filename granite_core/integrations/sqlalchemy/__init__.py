@@ -4,6 +4,7 @@ from granite_core.integrations.sqlalchemy._row_files import RowFile
 from granite_core.integrations.sqlalchemy.backfill import BackfillReport, backfill_files
 from granite_core.integrations.sqlalchemy.fields import file_field, files_field
 from granite_core.integrations.sqlalchemy.ledger import SQLAlchemyLedger
+from granite_core.integrations.sqlalchemy.links import link_column, link_content, link_query
 from granite_core.integrations.sqlalchemy.mixin import ReplaceContentResult, StoredContentMixin, UploadedFile
 from granite_core.integrations.sqlalchemy.references import (
     file_columns,
@@ -40,6 +41,9 @@ __all__ = [
     "held_locations",
     "is_file_column",
     "iter_model_storage_refs",
+    "link_column",
+    "link_content",
+    "link_query",
     "portable_storage_ref_type",
     "ref_location",
     "tables_of",

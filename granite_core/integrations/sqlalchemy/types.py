@@ -15,7 +15,10 @@ from granite_core.refs import StagedFile, StoredObjectRef
 from granite_core.sources import UnsavedFile
 
 if TYPE_CHECKING:
+    from sqlalchemy.orm import InstrumentedAttribute
     from sqlalchemy.schema import Column
+
+    from granite_core.urls import RowTarget
 
 __all__ = [
     "StorageJSONType",
@@ -63,6 +66,17 @@ class _RefColumnType(TypeDecorator[Any]):
         Where Alembic is, ``sa.dialects.postgresql`` is imported, so that the migration needs no import.
         """
         return "JSON(none_as_null=True).with_variant(sa.dialects.postgresql.JSONB(none_as_null=True), 'postgresql')"
+
+    def link_target(self, row: object, field: InstrumentedAttribute[Any], item: StoredObjectRef | None) -> RowTarget:
+        """Return how a link names the file of a row; see ``StorageManager.url``.
+
+        Raises:
+            ConfigurationError: The field is none of the row's model.
+            ValueError: The row has no primary key yet, or ``item`` is missing or too much.
+        """
+        from granite_core.integrations.sqlalchemy.links import link_target
+
+        return link_target(row, field, item)
 
     def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
         """Use JSONB on PostgreSQL, JSON elsewhere."""
