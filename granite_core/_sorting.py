@@ -6,7 +6,7 @@ import heapq
 import json
 import tempfile
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from typing import IO, Final
 
 __all__ = ["sorted_distinct"]
@@ -15,11 +15,9 @@ RUN_LENGTH: Final = 100_000
 """So many strings are held at a time: about 20 MiB where they are keys. The others wait in unlinked files."""
 
 
-def sorted_distinct(items: Iterable[str], *, run_length: int = RUN_LENGTH) -> Iterator[str]:
-    """Yield strings in the byte order of their UTF-8 form, each once.
-
-    Everything is read before the first one is yielded. An iteration that is left half-way frees the files when it is
-    closed or collected.
+@contextmanager
+def sorted_distinct(items: Iterable[str], *, run_length: int = RUN_LENGTH) -> Iterator[Iterator[str]]:
+    """Read strings to their end, and give them in the byte order of their UTF-8 form, each once.
 
     Args:
         items: The strings, in any order.
@@ -36,8 +34,12 @@ def sorted_distinct(items: Iterable[str], *, run_length: int = RUN_LENGTH) -> It
                 files[-1].seek(0)
                 run.clear()
         run.sort()  # by code points, which sort as their UTF-8 bytes do
-        last = None
-        for item in heapq.merge(run, *(map(json.loads, file) for file in files)):
-            if item != last:
-                yield item
-            last = item
+        yield _distinct(heapq.merge(run, *(map(json.loads, file) for file in files)))
+
+
+def _distinct(items: Iterable[str]) -> Iterator[str]:
+    last = None
+    for item in items:
+        if item != last:
+            yield item
+        last = item

@@ -195,8 +195,9 @@ class AdaptedStorageBackend(StorageBackend):
                 for each in self.inner.iter_locations(prefix=folder or None)
                 if each.startswith(prefix) and each > after and not is_reserved(each)
             )
-            for location in sorted_distinct(found):
-                yield ObjectStat(location, -1, UNKNOWN_TIME)
+            with sorted_distinct(found) as locations:
+                for location in locations:
+                    yield ObjectStat(location, -1, UNKNOWN_TIME)
 
     def exists(self, ref: str | StoredObjectRef) -> bool:
         """Tell whether there is such an object."""

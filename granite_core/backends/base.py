@@ -98,6 +98,11 @@ class ObjectStat:
     modified: datetime
     etag: str | None = field(default=None, compare=False)
 
+    @property
+    def known_size(self) -> int:
+        """The length in bytes as far as it is told, to be summed up: 0 where it is not."""
+        return max(0, self.size)
+
 
 class ObjectWriter(ABC):
     """One object being written. Used by one thread at a time, though not always the same one.

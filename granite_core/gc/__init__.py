@@ -3,12 +3,14 @@
 from granite_core.gc._verify import VerifyOptions
 from granite_core.gc.collector import Collector
 from granite_core.gc.config import GCConfig
+from granite_core.gc.garbage import StorageGarbageCollector
 from granite_core.gc.plan import jittered
 from granite_core.gc.ports import Ledger, ReferenceSource, Usage
 from granite_core.gc.reports import (
     BackendReconcile,
     Discrepancy,
     DiscrepancyKind,
+    GarbageCollectionReport,
     Problem,
     Progress,
     ReconcileReport,
@@ -25,6 +27,7 @@ __all__ = [
     "Discrepancy",
     "DiscrepancyKind",
     "GCConfig",
+    "GarbageCollectionReport",
     "LeaseStatus",
     "Ledger",
     "Problem",
@@ -32,6 +35,7 @@ __all__ = [
     "ReconcileReport",
     "ReferenceSource",
     "StatusReport",
+    "StorageGarbageCollector",
     "StoreCount",
     "StoreStatus",
     "SweepReport",

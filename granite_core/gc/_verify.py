@@ -404,9 +404,9 @@ class Verify(Run):
         return replace(
             count,
             objects=count.objects + len(page),
-            bytes=count.bytes + sum(each.size for each in page),
+            bytes=count.bytes + sum(each.known_size for each in page),
             held=count.held + len(held),
             waiting=count.waiting + len(waiting),
             nobodys=count.nobodys + len(nobodys),
-            nobodys_bytes=count.nobodys_bytes + sum(each.size for each in nobodys),
+            nobodys_bytes=count.nobodys_bytes + sum(each.known_size for each in nobodys),
         )

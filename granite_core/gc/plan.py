@@ -211,7 +211,7 @@ def plan_page(
             after=page[-1].location,
             listed=state.listed + len(page),
             noted=state.noted + len(loose),
-            noted_bytes=state.noted_bytes + sum(max(0, each.size) for each in loose),
+            noted_bytes=state.noted_bytes + sum(each.known_size for each in loose),
         ),
     )
 

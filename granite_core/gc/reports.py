@@ -11,6 +11,7 @@ __all__ = [
     "BackendReconcile",
     "Discrepancy",
     "DiscrepancyKind",
+    "GarbageCollectionReport",
     "Problem",
     "Progress",
     "ReconcileReport",
@@ -53,6 +54,35 @@ class Progress:
     done: int
     found: int
     bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class GarbageCollectionReport:
+    """What ``StorageGarbageCollector.collect`` found and did.
+
+    Args:
+        scanned: Objects listed under the policy's prefix.
+        referenced: Those that a reference names.
+        orphaned: Those that nobody names and that are the policy's: deleted, or in a dry run would be.
+        deleted: Objects that are gone; 0 in a dry run.
+        failed: Objects that could not be deleted.
+        shared: Those that nobody names and that another policy may have stored: they stay.
+        dry_run: Whether nothing was deleted.
+        problems: The first of what failed.
+    """
+
+    scanned: int = 0
+    referenced: int = 0
+    orphaned: int = 0
+    deleted: int = 0
+    failed: int = 0
+    shared: int = 0
+    dry_run: bool = False
+    problems: tuple[Problem, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the JSON-compatible form."""
+        return asdict(self)
 
 
 @dataclass(frozen=True, slots=True)

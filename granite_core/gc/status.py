@@ -237,7 +237,7 @@ def _listed(
 def _add_up(backend: StorageBackend, key: str, progress: Callable[[Progress], object] | None) -> tuple[int, int]:
     objects = size = 0
     for each in backend.list_objects():
-        objects, size = objects + 1, size + max(0, each.size)
+        objects, size = objects + 1, size + each.known_size
         if progress is not None and objects % TELL_EVERY == 0:
             progress(Progress(key, objects, 0, size))
     return objects, size

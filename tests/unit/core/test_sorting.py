@@ -9,13 +9,15 @@ from granite_core._sorting import sorted_distinct
 def test_strings_come_in_byte_order_each_once() -> None:
     items = ["b", "a/b", "a.txt", "a", "é", "😀", "\uffff", "a\nb", "b", "", "a"]
     for run_length in (1, 2, 3, 100):
-        assert [*sorted_distinct(items, run_length=run_length)] == sorted(set(items), key=str.encode)
+        with sorted_distinct(items, run_length=run_length) as found:
+            assert [*found] == sorted(set(items), key=str.encode)
 
 
-def test_an_iteration_may_be_left_half_way() -> None:
-    sorting = sorted_distinct(map(str, range(100)), run_length=7)
-    assert next(sorting) == "0"
-    sorting.close()
+def test_everything_is_read_before_anything_is_given() -> None:
+    read: list[int] = []
+    with sorted_distinct((read.append(n) or str(n) for n in range(100)), run_length=7) as found:
+        assert len(read) == 100
+        assert next(found) == "0"
 
 
 def test_memory_stays_flat() -> None:
@@ -23,7 +25,8 @@ def test_memory_stays_flat() -> None:
     items = (f"documents/{numbers.randrange(10**9):09}" for _ in range(200_000))
     tracemalloc.start()
     try:
-        assert sum(1 for _ in sorted_distinct(items, run_length=10_000)) > 199_000
+        with sorted_distinct(items, run_length=10_000) as found:
+            assert sum(1 for _ in found) > 199_000
         assert tracemalloc.get_traced_memory()[1] < 4 * 1024 * 1024
     finally:
         tracemalloc.stop()
