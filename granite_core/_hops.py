@@ -70,22 +70,19 @@ async def hop_or_undo(backend: StorageBackend, call: Callable[[], T], undo: Call
 
 
 async def open_reader(
-    backend: StorageBackend, location: str, *, offset: int = 0, length: int | None = None, wanted: int
+    backend: StorageBackend, opening: Callable[[], ObjectReader], *, wanted: int
 ) -> AsyncObjectReader:
     """Open an object, or a range of it, for reading from front to back.
 
     Args:
         backend: Where it is.
-        location: Its key.
-        offset: First byte of the range.
-        length: Number of bytes of the range; None for all that follow.
+        opening: Opens it; blocks.
         wanted: How many bytes that is thought to be: few of them are read on the loop where the disk is local.
 
     Raises:
         ObjectNotFoundError: The object is gone.
         BackendError: It cannot be opened.
     """
-    opening = partial(backend.open_reader, location, offset=offset, length=length)
     inline = wanted <= INLINE_BYTES and Capability.LOCAL_PATH in backend.capabilities
     reader = opening() if inline else await hop_or_undo(backend, opening, lambda opened: opened.close())
     return AsyncObjectReader(backend, reader, inline)

@@ -39,7 +39,7 @@ class PendingFile:
             staged,
             field or policy.storage_key,
             open=partial(backend.open, staged.location),
-            open_async=partial(open_reader, backend, staged.location, wanted=staged.size),
+            open_async=partial(open_reader, backend, partial(backend.open_reader, staged.location), wanted=staged.size),
         )
 
     def accept(self) -> StagedFile:

@@ -10,16 +10,18 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Mapping
 from contextvars import copy_context
+from functools import partial
 from inspect import isawaitable
 from typing import TYPE_CHECKING, Final, Literal, cast, overload
 
 from granite_core._hops import INLINE_BYTES, AsyncObjectReader, hop, hop_or_undo, joined, open_reader
 from granite_core._pending import PendingFile
-from granite_core.backends.base import ObjectStat, ReadableStream, StorageBackend
+from granite_core.backends.base import ObjectReader, ObjectStat, ReadableStream, StorageBackend
 from granite_core.manager import StorageManager
 from granite_core.refs import StagedFile, StoredObjectRef
 from granite_core.staging import StagedWrite
 from granite_core.validation import is_async, naming_the_field
+from granite_core.verifying import VerifyingReader, is_whole
 
 if TYPE_CHECKING:
     from datetime import timedelta
@@ -31,6 +33,9 @@ if TYPE_CHECKING:
     from granite_core.urls import Disposition, UrlPlan
 
 __all__ = ["AsyncObjectReader", "AsyncStagedWrite", "AsyncStorageManager", "hop", "joined"]
+
+
+VERIFY_BYTES: Final = 1024 * 1024
 
 
 class AsyncStorageManager:
@@ -152,15 +157,29 @@ class AsyncStorageManager:
         write = AsyncStagedWrite(self.sync.stage_copy(ref, storage_key, context=context))
         return await write.put(lambda beneath: beneath.copy_from(self.sync.backend_of(ref), ref))
 
-    async def get(self, ref: StoredObjectRef) -> bytes:
+    async def get(self, ref: StoredObjectRef, *, verify: bool | None = None) -> bytes:
         """Return the whole content; see ``StorageManager.get``."""
-        return await hop(self.sync.backend_of(ref), self.sync.get, ref)
+        return await hop(self.sync.backend_of(ref), self.sync.get, ref, verify=verify)
 
-    async def open(self, ref: StoredObjectRef, *, offset: int = 0, length: int | None = None) -> AsyncObjectReader:
+    async def open(
+        self, ref: StoredObjectRef, *, offset: int = 0, length: int | None = None, verify: bool | None = None
+    ) -> AsyncObjectReader:
         """Open the content, or a range of it, for reading from front to back; see ``StorageManager.open``."""
         backend = self.sync.backend_of(ref)
         wanted = max(0, ref.size - offset) if length is None else length
-        return await open_reader(backend, ref.location, offset=offset, length=length, wanted=wanted)
+        opening = partial(backend.open_reader, ref.location, offset=offset, length=length)
+        if self.sync.verifies(ref, verify):
+            if is_whole(ref, offset, length):
+                opening = partial(_open_verifying, backend, ref)
+            else:
+                await self._read_through(ref)
+        return await open_reader(backend, opening, wanted=wanted)
+
+    async def _read_through(self, ref: StoredObjectRef) -> None:
+        """Read an object to its end, piece by piece, so that a caller who is cancelled is heard soon."""
+        async with await self.open(ref, verify=True) as reader:
+            while await reader.read(VERIFY_BYTES):
+                pass
 
     async def check(self) -> None:
         """Have every backend look whether it can do what it claims; see ``StorageBackend.check``.
@@ -298,6 +317,10 @@ async def _accepted(pending: PendingFile) -> StagedFile:
         await hop(pending.backend, pending.discard)
         raise
     return pending.staged
+
+
+def _open_verifying(backend: StorageBackend, ref: StoredObjectRef) -> ObjectReader:
+    return VerifyingReader(backend.open_reader(ref.location), ref)
 
 
 def _async_chunks(stream: object) -> AsyncIterator[bytes] | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -13,13 +12,14 @@ from typing import TYPE_CHECKING, BinaryIO, Final
 from granite_core.addresses import Addresses
 from granite_core.backends.adapter import SevenMethodBackend, adapted
 from granite_core.backends.base import ObjectStat, ReadableStream, StorageBackend
-from granite_core.errors import ChecksumMismatchError, ConfigurationError, ObjectNotFoundError, StorageError
+from granite_core.errors import ConfigurationError, ObjectNotFoundError, StorageError
 from granite_core.keys import is_granite_storage_key, suffix_of, unique_part
 from granite_core.media import clean_content_type, clean_filename
 from granite_core.policies import StoragePolicy
 from granite_core.refs import StagedFile, StoredObjectRef
-from granite_core.staging import READ_BYTES, StagedWrite
+from granite_core.staging import StagedWrite
 from granite_core.urls import Links, UrlSettings
+from granite_core.verifying import VerifyingReader, open_verified, verify_object
 
 if TYPE_CHECKING:
     from typing import Any
@@ -373,28 +373,54 @@ class StorageManager(Addresses):
 
     # -- reading -------------------------------------------------------------------------------------------------------
 
-    def get(self, ref: StoredObjectRef) -> bytes:
+    def get(self, ref: StoredObjectRef, *, verify: bool | None = None) -> bytes:
         """Return the whole content; meant for small objects.
+
+        Args:
+            ref: What to read.
+            verify: Whether to hold it against its SHA-256; by default what its policy says.
 
         Raises:
             ObjectNotFoundError: The object is gone.
+            ChecksumMismatchError: It is not what was stored.
             BackendError: It cannot be read.
         """
-        return self.backend_of(ref).get(ref.location)
+        backend = self.backend_of(ref)
+        if not self.verifies(ref, verify):
+            return backend.get(ref.location)
+        with VerifyingReader(backend.open_reader(ref.location), ref) as reader:
+            return reader.read(-1)
 
-    def open(self, ref: StoredObjectRef, *, offset: int = 0, length: int | None = None) -> BinaryIO:
+    def open(
+        self, ref: StoredObjectRef, *, offset: int = 0, length: int | None = None, verify: bool | None = None
+    ) -> BinaryIO:
         """Open the content, or a range of it, as a seekable binary file.
+
+        Where it is verified, its last bytes are given out only if all are what was stored; before a range, or a part
+        further on than was read, the whole object is read once.
 
         Args:
             ref: What to open.
             offset: First byte of the range.
             length: Number of bytes of the range; None for all that follow.
+            verify: Whether to hold it against its SHA-256; by default what its policy says.
 
         Raises:
             ObjectNotFoundError: The object is gone.
+            ChecksumMismatchError: It is not what was stored.
             BackendError: It cannot be opened.
         """
-        return self.backend_of(ref).open(ref.location, offset=offset, length=length)
+        backend = self.backend_of(ref)
+        if self.verifies(ref, verify):
+            return open_verified(backend, ref, offset=offset, length=length)
+        return backend.open(ref.location, offset=offset, length=length)
+
+    def verifies(self, ref: StoredObjectRef, verify: bool | None = None) -> bool:
+        """Tell whether an object is held against its SHA-256 when it is read; by default what its policy says."""
+        if verify is not None:
+            return verify
+        policy = self._policies.get(ref.storage_key)
+        return policy is not None and policy.verify_reads
 
     def exists(self, ref: StoredObjectRef) -> bool:
         """Tell whether the object is there.
@@ -425,23 +451,7 @@ class StorageManager(Addresses):
             ChecksumMismatchError: It is not what was stored.
             BackendError: It cannot be read.
         """
-        digest, size = hashlib.sha256(), 0
-        with self.backend_of(ref).open_reader(ref.location) as reader:
-            while data := reader.read(READ_BYTES):
-                digest.update(data)
-                size += len(data)
-                if on_read is not None:
-                    on_read(len(data))
-        found = f"sha256:{digest.hexdigest()}"
-        if size != ref.size or (ref.checksum and found != ref.checksum):
-            raise ChecksumMismatchError(
-                f"the stored object has {size} bytes with {found}; its ref says {ref.size} with {ref.checksum}",
-                operation="verify",
-                backend=ref.backend,
-                location=ref.location,
-                limit=ref.checksum,
-                value=found,
-            )
+        verify_object(self.backend_of(ref), ref)
 
     # -- deleting ------------------------------------------------------------------------------------------------------
 

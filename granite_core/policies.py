@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass
 from datetime import timedelta
-from typing import Literal, TypeAlias
+from typing import Final, Literal, TypeAlias
 
 from granite_core.errors import (
     ConfigurationError,
@@ -14,7 +14,7 @@ from granite_core.errors import (
     ContentTypeNotAllowedError,
 )
 from granite_core.keys import KeyTemplate, build_key
-from granite_core.media import TypeJudgement, matches_type
+from granite_core.media import TypeJudgement, clean_content_type, matches_type
 from granite_core.options import NO_OPTIONS, WriteOptions
 from granite_core.validation import Validator
 
@@ -22,6 +22,12 @@ __all__ = ["Delivery", "StoragePolicy"]
 
 Delivery: TypeAlias = Literal["stream", "redirect", "auto"]
 """How bytes reach clients: through the application, from the store itself, or from it where it can."""
+
+_CHOICES: Final = {
+    "disposition": ("auto", "attachment"),
+    "mismatch": ("detect", "refuse"),
+    "delivery": ("stream", "redirect", "auto"),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +54,9 @@ class StoragePolicy:
             ref; see ``Candidate``. What one of them refuses is let go.
         retention: How much longer than the manager's ``grace`` a file stays that rows have let go, for an undo or for
             backups of the database that still name it. What no row ever held does not wait for it.
+        verify_reads: Whether content is held against its SHA-256 when it is read, whoever reads it: the last bytes come
+            only if all are what was stored. Before a range of it the whole is read once, so this is not for large
+            films. It goes with ``delivery="stream"`` alone.
         delivery: How bytes reach clients: ``"stream"`` passes them through the application; ``"redirect"`` sends
             clients to the store, by an address that it signs, and needs a backend that can; ``"auto"`` redirects where
             the backend can, and streams where it cannot, from a laptop's disk for instance.
@@ -77,6 +86,7 @@ class StoragePolicy:
     key_template: str | None = None
     validators: Sequence[Validator] = ()
     retention: timedelta = timedelta(0)
+    verify_reads: bool = False
 
     # How it is delivered, and for how long copies are good.
     delivery: Delivery = "stream"
@@ -87,41 +97,35 @@ class StoragePolicy:
     def __post_init__(self) -> None:
         if not self.storage_key:
             raise ConfigurationError("a policy needs a storage_key")
-        if self.max_size is not None and self.max_size < 0:
-            raise ConfigurationError(
-                f"max_size of policy {self.storage_key!r} must not be negative", value=self.max_size
-            )
-        if isinstance(self.content_types, str):
-            raise ConfigurationError(
-                f"content_types of policy {self.storage_key!r} must be a list of media types", value=self.content_types
-            )
-        if self.content_types is not None:
-            object.__setattr__(self, "content_types", tuple(self.content_types))
-        if self.mismatch not in ("detect", "refuse"):
-            raise ConfigurationError(
-                f'mismatch of policy {self.storage_key!r} must be "detect" or "refuse"', value=self.mismatch
-            )
-        if self.delivery not in ("stream", "redirect", "auto"):
-            raise ConfigurationError(
-                f'delivery of policy {self.storage_key!r} must be "stream", "redirect" or "auto"', value=self.delivery
-            )
-        if self.cache_max_age is not None and self.cache_max_age < timedelta(0):
-            raise ConfigurationError(
-                f"cache_max_age of policy {self.storage_key!r} must not be negative", value=self.cache_max_age
-            )
+        for name in ("content_types", "validators"):
+            if isinstance(value := getattr(self, name), str):
+                raise self._cannot_be(name, "must be a list", value)
+            if value is not None:
+                object.__setattr__(self, name, tuple(value))
+        self._check_values()
+        if self.verify_reads and self.delivery != "stream":
+            reason = 'goes with delivery="stream" alone: what a store sends by itself cannot be verified'
+            raise self._cannot_be("verify_reads", reason, self.delivery)
         if self.key_prefix:
             build_key("x", prefix=self.key_prefix)
-        if self.retention < timedelta(0):
-            raise ConfigurationError(
-                f"retention of policy {self.storage_key!r} must not be negative", value=self.retention
-            )
-        object.__setattr__(self, "validators", tuple(self.validators))
-        if not all(map(callable, self.validators)):
-            raise ConfigurationError(
-                f"validators of policy {self.storage_key!r} must be functions", value=self.validators
-            )
         if self.key_template is not None:
             KeyTemplate(self.key_template)
+
+    def _check_values(self) -> None:
+        for name, choices in _CHOICES.items():
+            if (value := getattr(self, name)) not in choices:
+                raise self._cannot_be(name, f"must be one of {', '.join(map(repr, choices))}", value)
+        for name, least in (("max_size", 0), ("retention", timedelta(0)), ("cache_max_age", timedelta(0))):
+            if (value := getattr(self, name)) is not None and value < least:
+                raise self._cannot_be(name, "must not be negative", value)
+        for accepted in self.content_types or ():
+            if accepted not in ("*", "*/*") and clean_content_type(accepted.replace("/*", "/x")) is None:
+                raise self._cannot_be("content_types", f"must hold media types, not {accepted!r}", accepted)
+        if not all(map(callable, self.validators)):
+            raise self._cannot_be("validators", "must hold functions", self.validators)
+
+    def _cannot_be(self, name: str, why: str, value: object) -> ConfigurationError:
+        return ConfigurationError(f"{name} of policy {self.storage_key!r} {why}", field=name, value=value)
 
     def new_key(
         self,

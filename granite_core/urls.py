@@ -274,6 +274,8 @@ class Links:
         """
         if expires_in is not None:
             _check_lifetime("expires_in", expires_in)
+        if policy.verify_reads:
+            delivery = "stream"  # what a store sends by itself cannot be verified
         custom = filename is not None or disposition is not None
         name = clean_filename(ref.original_filename if filename is None else filename)
         until: Window | None = None
@@ -299,6 +301,8 @@ class Links:
         filename: str | None = None,
     ) -> UrlPlan | None:
         """Decide where a client can be sent that asked the application for a file; None where the store has no way."""
+        if policy.verify_reads:
+            return None
         until = window(now, self.settings.redirect_expires_in, self.settings.bucket)
         name = clean_filename(ref.original_filename if filename is None else filename)
         public = policy.public and Capability.PUBLIC_ADDRESS in backend.capabilities

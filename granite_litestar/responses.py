@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final, Literal
 
-from litestar.exceptions import ImproperlyConfiguredException, NotFoundException
+from litestar.exceptions import HTTPException, ImproperlyConfiguredException, NotFoundException
 from litestar.response import Response
 from litestar.response.base import ASGIResponse
+from litestar.status_codes import HTTP_206_PARTIAL_CONTENT
 
 from granite_core import ChecksumMismatchError, ObjectNotFoundError, StorageError
 from granite_core.serving import NO_STORE, PRIVATE_NO_CACHE, BodyPart, ServePlan, ServeSettings, plan_download
@@ -266,33 +268,54 @@ class ASGIFileDownload(ASGIResponse):
         await self.after_response()
 
     async def _send_file(self, receive: Receive, send: Send) -> None:
-        reader = await self._open_first(self._plan.parts[0])
         gone = asyncio.Event()
         watcher: asyncio.Task[None] | None = None
+        reader: AsyncObjectReader | None = None
+        # The whole object is read before a range of it: that may take a while.
+        verifies_first = self._plan.status == HTTP_206_PARTIAL_CONTENT and self._verifies
         try:
-            await self.start_response(send)
-            if self._plan.content_length > ChunkPacer.SMALLEST:
+            if verifies_first or self._plan.content_length > ChunkPacer.SMALLEST:
                 # uvicorn and granian take and drop what is sent to a client that left: only `receive` tells.
                 watcher = asyncio.create_task(_watch_for_disconnect(receive, gone))
-            await self._send_body(reader, send, gone)
+            reader = await (self._open_unless_gone(gone) if verifies_first else self._open_first())
+            if reader is not None:
+                # Where the first bytes are the last ones too, an object that is not what it was is a proper error.
+                ahead = await reader.read(self._first_size) if self._verifies and not verifies_first else b""
+                await self.start_response(send)
+                await self._send_logged(reader, send, gone, ahead)
+        finally:
+            if watcher is not None:
+                watcher.cancel()
+            if reader is not None:
+                await reader.close()
+
+    @property
+    def _verifies(self) -> bool:
+        return self._manager.sync.verifies(self._ref)
+
+    @property
+    def _first_size(self) -> int:
+        return min(ChunkPacer.SMALLEST, self._plan.parts[0].length)
+
+    async def _send_logged(self, reader: AsyncObjectReader, send: Send, gone: asyncio.Event, ahead: bytes) -> None:
+        try:
+            await self._send_body(reader, send, gone, ahead)
         except StorageError as error:
             if not gone.is_set():
                 self._log("failed while it was being sent", error)
                 raise
-        finally:
-            if watcher is not None:
-                watcher.cancel()
-            await reader.close()
 
-    async def _send_body(self, first: AsyncObjectReader, send: Send, gone: asyncio.Event) -> None:
+    async def _send_body(self, first: AsyncObjectReader, send: Send, gone: asyncio.Event, ahead: bytes) -> None:
         pacer = ChunkPacer()
         *_, last = self._plan.parts
         for part in self._plan.parts:
             final = part is last and not self._plan.closing
             if part is self._plan.parts[0]:
-                await self._send_part(part, first, send, gone, pacer, final=final)
+                await self._send_part(part, first, send, gone, pacer, final=final, ahead=ahead)
             else:
-                async with await self._manager.open(self._ref, offset=part.offset, length=part.length) as reader:
+                # The first part has been verified, and the whole object with it.
+                opening = self._manager.open(self._ref, offset=part.offset, length=part.length, verify=False)
+                async with await opening as reader:
                     await self._send_part(part, reader, send, gone, pacer, final=final)
             if gone.is_set():
                 return
@@ -308,6 +331,7 @@ class ASGIFileDownload(ASGIResponse):
         pacer: ChunkPacer,
         *,
         final: bool,
+        ahead: bytes = b"",
     ) -> None:
         clock = asyncio.get_running_loop().time
         if part.prelude or not part.length:
@@ -315,7 +339,7 @@ class ASGIFileDownload(ASGIResponse):
             await send({"type": "http.response.body", "body": part.prelude, "more_body": more})
         left = part.length
         while left and not gone.is_set():
-            data = await reader.read(min(pacer.size, left))
+            data, ahead = ahead or await reader.read(min(pacer.size, left)), b""
             if gone.is_set():
                 return
             if not data:
@@ -330,8 +354,25 @@ class ASGIFileDownload(ASGIResponse):
             await send({"type": "http.response.body", "body": data, "more_body": bool(left) or not final})
             pacer.sent(clock() - began)
 
-    async def _open_first(self, part: BodyPart) -> AsyncObjectReader:
+    async def _open_unless_gone(self, gone: asyncio.Event) -> AsyncObjectReader | None:
+        """Open the object, but stop when the client leaves meanwhile."""
+        opening = asyncio.ensure_future(self._open_first())
+        leaving = asyncio.ensure_future(gone.wait())
+        try:
+            await asyncio.wait((opening, leaving), return_when=asyncio.FIRST_COMPLETED)
+        except asyncio.CancelledError:
+            await _dropped(opening)
+            raise
+        finally:
+            leaving.cancel()
+        if opening.done():
+            return opening.result()
+        await _dropped(opening)
+        return None
+
+    async def _open_first(self) -> AsyncObjectReader:
         """Open the object before anything is sent, so that what is wrong with it becomes a proper answer."""
+        part = self._plan.parts[0]
         try:
             reader = await self._manager.open(self._ref, offset=part.offset, length=part.length)
         except ObjectNotFoundError as error:
@@ -352,6 +393,13 @@ class ASGIFileDownload(ASGIResponse):
     def _log(self, what: str, error: StorageError) -> None:
         # For the operator: the client is never told where an object is.
         logger.error("stored object %r on backend %r %s", self._ref.location, self._ref.backend, what, exc_info=error)
+
+
+async def _dropped(opening: asyncio.Future[AsyncObjectReader]) -> None:
+    """Stop what opens a reader that nobody wants any more."""
+    opening.cancel()
+    with suppress(asyncio.CancelledError, HTTPException, StorageError):
+        await (await opening).close()
 
 
 async def _watch_for_disconnect(receive: Receive, gone: asyncio.Event) -> None:

@@ -2,26 +2,32 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
+import random
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Annotated, Any
 
 import httpx
 import pytest
-from litestar import Request, post, put
+from litestar import Litestar, Request, post, put, route
 from litestar.connection import ASGIConnection
 from litestar.exceptions import NotAuthorizedException, PermissionDeniedException
 
 from granite_core import (
     AsyncStorageManager,
     Candidate,
+    LocalStorageBackend,
     MemoryStorageBackend,
     StagedFile,
     StorageManager,
     StoragePolicy,
     ValidationFailedError,
 )
-from granite_litestar import MultipartBody, RawUpload, Upload, UploadDTO
+from granite_core.testing import FaultyBackend
+from granite_litestar import FileDownload, GraniteConfig, GranitePlugin, MultipartBody, RawUpload, Upload, UploadDTO
 from tests.support.upload_apps import Conversation, eventually, make_app, serve, stored
 
 PNG = b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR" + bytes(20)
@@ -160,3 +166,88 @@ def test_what_a_validator_refuses_is_told_with_the_form_s_other_errors(validator
         ok = client.post("/form", data={"title": "a"}, files={"file": ("a.txt", b"long enough")})
         assert ok.status_code == 201
         assert len(stored(manager)) == 1
+
+
+CONTENT = random.Random(3).randbytes(300_000)
+FEW_BYTES = ("Range", "bytes=10-14")
+
+
+class VerifiedWorld:
+    """One file under a policy with ``verify_reads``, on a disk where a bit can be flipped."""
+
+    def __init__(self, folder: Path, content: bytes) -> None:
+        self.backend = FaultyBackend(LocalStorageBackend(folder))
+        policies = [StoragePolicy("files", "main", verify_reads=True)]
+        self.manager = AsyncStorageManager(StorageManager({"main": self.backend}, policies))
+        self.ref = self.manager.sync.put_bytes("files", content=content, original_filename="a.bin")
+        self.path = folder / self.ref.location
+
+        @route("/", http_method=["GET", "HEAD"])
+        async def download() -> FileDownload:
+            return FileDownload(self.ref)
+
+        plugin = GranitePlugin(GraniteConfig(manager=self.manager.sync, gc=None))
+        self.app = Litestar([download], plugins=[plugin], logging_config=None)
+
+    def flip_a_bit(self, at: int = -1) -> None:
+        data = bytearray(self.path.read_bytes())
+        data[at] ^= 1
+        self.path.write_bytes(data)
+
+
+@pytest.mark.parametrize("server", ["uvicorn-h11", "granian"])
+@pytest.mark.parametrize("content", [CONTENT, CONTENT[:100]], ids=["large", "small"])
+def test_a_file_that_changed_on_disk_is_never_served_whole(
+    tmp_path: Path, server: str, content: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    world = VerifiedWorld(tmp_path, content)
+    with serve(world.app, server) as url, httpx.Client(base_url=url) as client:
+        good = client.get("/")
+        part = client.get("/", headers=[FEW_BYTES])
+        parts = client.get("/", headers={"Range": "bytes=1-2,50-59"})
+        assert (good.content, part.content) == (content, content[10:15])
+        assert (part.status_code, parts.status_code) == (206, 206)
+        assert content[50:60] in parts.content
+        world.flip_a_bit()
+        with caplog.at_level(logging.ERROR):
+            if content == CONTENT:
+                with pytest.raises(httpx.HTTPError):
+                    client.get("/")
+            else:
+                assert client.get("/").status_code == 500
+        assert any(world.ref.location in each.getMessage() for each in caplog.records)
+        wrong = client.get("/", headers=[FEW_BYTES])
+        assert wrong.status_code == 500
+        assert "etag" not in wrong.headers
+        assert world.ref.location not in wrong.text
+        # What no byte is sent for is known from the row.
+        assert client.head("/").headers["etag"] == good.headers["etag"]
+        assert client.get("/", headers={"If-None-Match": good.headers["etag"]}).status_code == 304
+        world.flip_a_bit()
+        assert client.get("/").content == content
+    assert world.backend.open_readers == 0
+
+
+def test_several_ranges_read_the_whole_once(tmp_path: Path) -> None:
+    world = VerifiedWorld(tmp_path, CONTENT)
+    with serve(world.app, "uvicorn-h11") as url:
+        answer = httpx.get(url, headers={"Range": "bytes=0-9,100000-100009,200000-200009"})
+    assert answer.status_code == 206
+    assert world.backend.calls["open_reader"] == 1 + 3
+    assert world.backend.open_readers == 0
+
+
+async def test_a_client_that_leaves_stops_the_reading_before_its_range(tmp_path: Path) -> None:
+    world = VerifiedWorld(tmp_path, CONTENT * 40)
+    left = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    world.backend.call("read", lambda: loop.call_soon_threadsafe(left.set), at=2)
+
+    async def chunks() -> Any:
+        yield b""
+        await left.wait()
+
+    answer = await Conversation(world.app, "GET", headers=[FEW_BYTES], chunks=chunks, leaves=True).run()
+    assert (answer.status, answer.body) == (0, b"")
+    assert world.backend.calls["read"] < 8
+    assert world.backend.open_readers == 0

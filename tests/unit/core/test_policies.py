@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -139,3 +140,24 @@ class TestKeys:
     def test_what_is_no_template_is_refused_at_once(self, template: str) -> None:
         with pytest.raises(ConfigurationError, match="key_template"):
             make_manager(key_template=template)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"content_types": "image/png"},
+        {"content_types": ["png"]},
+        {"content_types": ["image/"]},
+        {"disposition": "inline"},
+        {"delivery": "mail"},
+        {"max_size": -1},
+        {"retention": timedelta(-1)},
+        {"verify_reads": True, "delivery": "redirect"},
+        {"verify_reads": True, "delivery": "auto"},
+        {"validators": [None]},
+    ],
+)
+def test_a_policy_that_cannot_be_meant_is_refused_at_once(options: dict[str, Any]) -> None:
+    with pytest.raises(ConfigurationError, match="of policy 'files'") as caught:
+        make_manager(**options)
+    assert caught.value.field in options
