@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Final
 
 from granite_core._hops import open_reader
 from granite_core.backends.base import StorageBackend
-from granite_core.errors import ConfigurationError, StorageError
+from granite_core.errors import ConfigurationError, ContentRejectedError, StorageError
+from granite_core.events import EventHub
 from granite_core.refs import StagedFile
 from granite_core.validation import Candidate, Validator, is_async, naming_the_field
 
@@ -29,11 +30,15 @@ class PendingFile:
         policy: Whose validators look at it.
         backend: Where it is.
         field: Name for errors; the ``storage_key`` where absent.
+        events: Hears of a refusal.
     """
 
-    def __init__(self, staged: StagedFile, policy: StoragePolicy, backend: StorageBackend, field: str | None) -> None:
+    def __init__(
+        self, staged: StagedFile, policy: StoragePolicy, backend: StorageBackend, field: str | None, events: EventHub
+    ) -> None:
         self.staged: Final = staged
         self.backend: Final = backend
+        self._events = events
         self.validators: Final = tuple(policy.validators)
         self.candidate: Final = Candidate(
             staged,
@@ -55,10 +60,16 @@ class PendingFile:
                     verdict = validator(self.candidate)
                     if isawaitable(verdict):
                         _run_here(verdict, validator, self.staged.storage_key)
-        except BaseException:
-            self.discard()
+        except BaseException as error:
+            self.refuse(error)
             raise
         return self.staged
+
+    def refuse(self, error: BaseException) -> None:
+        """Let it go because of an error. Blocks, never raises."""
+        if isinstance(error, ContentRejectedError):
+            self._events.refused(error, self.staged.storage_key)
+        self.discard()
 
     def discard(self) -> None:
         """Let it go. Blocks, never raises: what cannot be deleted now is found by the collector."""

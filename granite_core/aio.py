@@ -313,8 +313,8 @@ async def _accepted(pending: PendingFile) -> StagedFile:
                     verdict = await hop(pending.backend, copy_context().run, validator, pending.candidate)
                 if isawaitable(verdict):
                     await verdict
-    except BaseException:
-        await hop(pending.backend, pending.discard)
+    except BaseException as error:
+        await hop(pending.backend, pending.refuse, error)
         raise
     return pending.staged
 

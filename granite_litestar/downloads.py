@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass
 from types import MappingProxyType
@@ -13,6 +12,7 @@ from litestar.exceptions import NotFoundException, PermissionDeniedException
 from litestar.handlers import HTTPRouteHandler
 
 from granite_core import ConfigurationError, StoredObjectRef
+from granite_core.events import object_id
 from granite_core.serving import Address, ServeSettings, cache_control
 from granite_litestar._middleware import DEFAULT_COMPRESSION_OPT_KEY
 from granite_litestar._openapi_problems import denials, problem
@@ -36,8 +36,11 @@ _ITEM: Final = "item"
 
 
 def item_id(ref: StoredObjectRef) -> str:
-    """The stable id by which a URL names one file of a ``files_field``; it does not tell the file's key."""
-    return hashlib.sha256(ref.location.encode()).hexdigest()[:16]
+    """The stable id by which a URL names one file of a ``files_field``; it does not tell the file's key.
+
+    Events and log lines name the file by the same id.
+    """
+    return object_id(ref.location)
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 Answers have the shape of Litestar's own: ``{"status_code": …, "detail": …, "extra": …}``. ``extra`` names ``code``,
 ``field``, ``limit`` and ``value`` where there are such; for a form that does not validate it is a list with one entry
 for each field that is wrong. Only public messages reach a client; what an operator needs goes to the logger
-``granite``.
+``granite.requests``.
 """
 
 from __future__ import annotations
@@ -34,6 +34,8 @@ from granite_core import (
     TokenExpiredError,
     TokenInvalidError,
 )
+from granite_core.events import object_id, printable
+from granite_core.logs import describe_error, exc_info_of
 
 if TYPE_CHECKING:
     from litestar.connection import Request
@@ -51,7 +53,7 @@ __all__ = [
     "status_of",
 ]
 
-logger = logging.getLogger("granite")
+logger = logging.getLogger("granite.requests")
 
 UNLOGGED_PATH_OPT_KEY: Final = "granite_unlogged_path"
 """Handlers with this in their ``opt`` have permissions in their paths, which must not end in logs."""
@@ -196,19 +198,31 @@ def _report(request: Request[Any, Any, Any], error: StorageError, status: HTTPSt
     """One line for the operator; with the stack where waiting will not mend it."""
     # A row that points at nothing is never normal, although the client is only told 404.
     ours = status >= HTTPStatus.INTERNAL_SERVER_ERROR or isinstance(error, ObjectNotFoundError)
-    level = logging.ERROR if ours else logging.INFO
+    theirs = logging.DEBUG if isinstance(error, _CLIENTS_OWN) else logging.INFO  # of refused content an event tells
+    level = logging.ERROR if ours else theirs
+    if not logger.isEnabledFor(level):
+        return
+    named = object_id(error.location) if error.location else None
     logger.log(
         level,
-        "%s %r answered %d: %s: %s (operation=%s backend=%s location=%s)",
-        request.method,
-        _path_of(request),
-        status,
-        error.code,
-        error,
-        error.operation,
-        error.backend,
-        error.location,
-        exc_info=error if status == HTTPStatus.INTERNAL_SERVER_ERROR else None,
+        "%s %s answered %d: %s: %s (%s)",
+        *(request.method, printable(_path_of(request)), status, error.code, describe_error(error)),
+        ", ".join(
+            f"{name} {value}"
+            for name, value in (("operation", error.operation), ("backend", error.backend), ("object", named))
+            if value
+        ),
+        extra={
+            "event": "request_failed",
+            "method": request.method,
+            "route": request.scope["path_template"],
+            "status": int(status),
+            "error": error.code,
+            "operation": error.operation,
+            "backend": error.backend,
+            "object_id": named,
+        },
+        exc_info=exc_info_of(error) if status == HTTPStatus.INTERNAL_SERVER_ERROR else None,
     )
 
 

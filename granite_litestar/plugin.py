@@ -21,6 +21,7 @@ from granite_core import (
 )
 from granite_core.gc import Collector
 from granite_core.integrations.sqlalchemy import SQLAlchemyLedger, file_columns
+from granite_core.logs import describe_error
 from granite_litestar._collection import NO_DATABASE, CollectionPlugin, alchemy_configs, find_databases
 from granite_litestar._middleware import compression_opt_key, exempt_from_compression, expose_headers, mark_downloads
 from granite_litestar._openapi_uploads import FileSchemaPlugin, file_view
@@ -44,7 +45,7 @@ if TYPE_CHECKING:
 
 __all__ = ["GranitePlugin"]
 
-logger = logging.getLogger("granite")
+logger = logging.getLogger("granite.backends")
 
 
 class GranitePlugin(InitPlugin, ReceiveRoutePlugin, CLIPlugin):
@@ -115,7 +116,11 @@ class GranitePlugin(InitPlugin, ReceiveRoutePlugin, CLIPlugin):
         except ConfigurationError:
             raise
         except StorageError as error:
-            logger.error("a storage backend could not be checked: %s", error)  # noqa: TRY400 - no stack needed
+            logger.error(  # noqa: TRY400 - no stack needed
+                "a storage backend could not be checked: %s",
+                describe_error(error),
+                extra={"event": "not_checked", "error": error.code},
+            )
 
     def on_cli_init(self, cli: Group) -> None:
         """Add ``litestar granite``."""

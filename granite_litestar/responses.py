@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from litestar.exceptions import HTTPException, ImproperlyConfiguredException, NotFoundException
@@ -15,8 +15,10 @@ from litestar.status_codes import HTTP_206_PARTIAL_CONTENT
 
 from granite_core import ChecksumMismatchError, ObjectNotFoundError, StorageError
 from granite_core.serving import NO_STORE, PRIVATE_NO_CACHE, BodyPart, ServePlan, ServeSettings, plan_download
+from granite_litestar._outcome import Outcome
 from granite_litestar._redirects import ASGIFileRedirect
 from granite_litestar._state import async_manager_of
+from granite_litestar.exceptions import status_of
 
 if TYPE_CHECKING:
     from litestar import Litestar, Request
@@ -28,8 +30,6 @@ if TYPE_CHECKING:
     from granite_core import AsyncObjectReader, AsyncStorageManager, Delivery, StoredObjectRef, UrlPlan
 
 __all__ = ["ASGIFileDownload", "ChunkPacer", "FileDownload"]
-
-logger = logging.getLogger("granite")
 
 _DECIDED_BY_THE_PLAN: Final = frozenset(
     {
@@ -80,8 +80,8 @@ class FileDownload(Response[None]):
             ...
             return FileDownload(report.file)
 
-    HEAD, 304, 412 and 416 touch no storage. A missing object is a 404, and an error in the log of ``granite``. To
-    other methods, for instance a POST that makes an export, the whole file is the answer.
+    HEAD, 304, 412 and 416 touch no storage. A missing object is a 404, and an error in the log of ``granite.served``.
+    To other methods, for instance a POST that makes an export, the whole file is the answer.
 
     Headers and cookies that the application sets are kept. What describes the bytes (their type, length, range,
     validators and digests) is not the application's to set; a ``Content-Security-Policy`` is sent beside ours.
@@ -178,7 +178,7 @@ class FileDownload(Response[None]):
             own = {name: value for name, value in self.headers.items() if name.lower() != "cache-control"}
             merged = _merged(planned, layered=headers or {}, own=own)
             return ASGIFileRedirect(
-                manager, target, request.method, headers=merged, cookies=cookies, background=background
+                manager, self.ref, target, request.method, headers=merged, cookies=cookies, background=background
             )
         conditional = request.method in ("GET", "HEAD")
         plan = plan_download(
@@ -232,7 +232,7 @@ def _merged(
 class ASGIFileDownload(ASGIResponse):
     """Carries a plan out: opens readers, sends their bytes, closes them on every way out."""
 
-    __slots__ = ("_manager", "_plan", "_ref")
+    __slots__ = ("_manager", "_outcome", "_plan", "_ref")
 
     def __init__(
         self,
@@ -251,6 +251,7 @@ class ASGIFileDownload(ASGIResponse):
         self._manager = manager
         self._ref = ref
         self._plan = plan
+        self._outcome = Outcome(plan.status)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send the response.
@@ -260,11 +261,19 @@ class ASGIFileDownload(ASGIResponse):
             ChecksumMismatchError: The object is not of the size that the ref says; nothing was sent.
             StorageError: The backend failed. If the head was sent already, the server closes the connection.
         """
-        if self._plan.parts:
-            await self._send_file(receive, send)
-        else:
-            await self.start_response(send)
-            await send({"type": "http.response.body", "body": b"", "more_body": False})
+        outcome = self._outcome
+        try:
+            if self._plan.parts:
+                await self._send_file(receive, send)
+            else:
+                await self.start_response(send)
+                await send({"type": "http.response.body", "body": b"", "more_body": False})
+                outcome.complete = True
+        except StorageError as error:
+            outcome.fail(error, status_of(error))
+            raise
+        finally:
+            outcome.tell(self._manager, self._ref, scope)
         await self.after_response()
 
     async def _send_file(self, receive: Receive, send: Send) -> None:
@@ -282,7 +291,8 @@ class ASGIFileDownload(ASGIResponse):
                 # Where the first bytes are the last ones too, an object that is not what it was is a proper error.
                 ahead = await reader.read(self._first_size) if self._verifies and not verifies_first else b""
                 await self.start_response(send)
-                await self._send_logged(reader, send, gone, ahead)
+                self._outcome.started = True
+                await self._send_unless_gone(reader, send, gone, ahead)
         finally:
             if watcher is not None:
                 watcher.cancel()
@@ -297,12 +307,12 @@ class ASGIFileDownload(ASGIResponse):
     def _first_size(self) -> int:
         return min(ChunkPacer.SMALLEST, self._plan.parts[0].length)
 
-    async def _send_logged(self, reader: AsyncObjectReader, send: Send, gone: asyncio.Event, ahead: bytes) -> None:
+    async def _send_unless_gone(self, reader: AsyncObjectReader, send: Send, gone: asyncio.Event, ahead: bytes) -> None:
         try:
             await self._send_body(reader, send, gone, ahead)
-        except StorageError as error:
+            self._outcome.complete = not gone.is_set()
+        except StorageError:
             if not gone.is_set():
-                self._log("failed while it was being sent", error)
                 raise
 
     async def _send_body(self, first: AsyncObjectReader, send: Send, gone: asyncio.Event, ahead: bytes) -> None:
@@ -321,6 +331,7 @@ class ASGIFileDownload(ASGIResponse):
                 return
         if self._plan.closing:
             await send({"type": "http.response.body", "body": self._plan.closing, "more_body": False})
+            self._outcome.sent += len(self._plan.closing)
 
     async def _send_part(
         self,
@@ -337,6 +348,7 @@ class ASGIFileDownload(ASGIResponse):
         if part.prelude or not part.length:
             more = bool(part.length) or not final
             await send({"type": "http.response.body", "body": part.prelude, "more_body": more})
+            self._outcome.sent += len(part.prelude)
         left = part.length
         while left and not gone.is_set():
             data, ahead = ahead or await reader.read(min(pacer.size, left)), b""
@@ -352,6 +364,7 @@ class ASGIFileDownload(ASGIResponse):
             left -= len(data)
             began = clock()
             await send({"type": "http.response.body", "body": data, "more_body": bool(left) or not final})
+            self._outcome.sent += len(data)
             pacer.sent(clock() - began)
 
     async def _open_unless_gone(self, gone: asyncio.Event) -> AsyncObjectReader | None:
@@ -376,7 +389,8 @@ class ASGIFileDownload(ASGIResponse):
         try:
             reader = await self._manager.open(self._ref, offset=part.offset, length=part.length)
         except ObjectNotFoundError as error:
-            self._log("is missing", error)
+            # A row that points at nothing is never normal, although the client is only told that there is no file.
+            self._outcome.fail(error, HTTPStatus.NOT_FOUND, told=False)
             raise NotFoundException("The file does not exist.") from error
         if reader.size != self._ref.size:
             await reader.close()
@@ -389,10 +403,6 @@ class ASGIFileDownload(ASGIResponse):
                 value=reader.size,
             )
         return reader
-
-    def _log(self, what: str, error: StorageError) -> None:
-        # For the operator: the client is never told where an object is.
-        logger.error("stored object %r on backend %r %s", self._ref.location, self._ref.backend, what, exc_info=error)
 
 
 async def _dropped(opening: asyncio.Future[AsyncObjectReader]) -> None:

@@ -9,15 +9,15 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
-from granite_core import CollectionRefusedError
 from granite_core.gc import Collector, ReconcileReport, SweepReport, jittered
+from granite_core.logs import describe_error
 
 if TYPE_CHECKING:
     from typing import Self
 
 __all__ = ["CollectorRunner"]
 
-logger = logging.getLogger("granite")
+logger = logging.getLogger("granite.collected")
 
 SETTLE: Final = 10.0
 """A worker's first sweep comes within so many seconds of its start; the workers of one host start together."""
@@ -28,8 +28,9 @@ RECONCILE_POLL: Final = 60.0
 class CollectorRunner:
     """Sweeps and reconciles in the background while its ``async with`` block runs: one of an application's lifespans.
 
-    Every worker has one; a lease in the database sees to it that one of them works at a time. What goes wrong is
-    logged by the logger ``granite`` and tried again: it never ends the application. Leaving the block stops a run that
+    Every worker has one; a lease in the database sees to it that one of them works at a time. Each run is an event
+    ``Collected`` of the manager, and so a line of the logger ``granite.collected``. What goes wrong is tried again: it
+    never ends the application. Leaving the block stops a run that
     is under way after its current step, and waits for that.
 
     Example::
@@ -42,17 +43,15 @@ class CollectorRunner:
 
     Args:
         collector: What to run; its configuration says how often.
-        log: Where to log.
     """
 
-    def __init__(self, collector: Collector, *, log: logging.Logger = logger) -> None:
+    def __init__(self, collector: Collector) -> None:
         self.collector: Final = collector
         self.last_sweep: SweepReport | None = None
         """The last sweep that this process made."""
         self.last_reconcile: ReconcileReport | None = None
         """The last reconcile that this process made."""
         self._errors: dict[str, Exception] = {}
-        self._log = log
         self._tasks: list[asyncio.Task[None]] = []
         self._loop: asyncio.AbstractEventLoop | None = None
         self._wake_sweep = asyncio.Event()
@@ -116,34 +115,23 @@ class CollectorRunner:
             try:
                 await run(asked)
                 self._errors.pop(name, None)
-            except CollectionRefusedError as error:
-                self._errors[name] = error
-                self._log.error("the collector refused to run: %s", error)
             except Exception as error:  # noqa: BLE001 - a run that fails is tried again, whatever it was
                 self._errors[name] = error
-                self._log.exception("a run of the collector failed; it is tried again")
+                logger.warning(
+                    "the %s failed, and is tried again: %s",
+                    *(name, describe_error(error)),
+                    extra={"event": "tried_again", "kind": name, "error": type(error).__name__},
+                )
             wait = jittered(every, random.random())  # noqa: S311 - no secret
 
     async def _sweep(self, asked: bool) -> None:
         report = await self.collector.asweep()
-        self._tell("sweep", report)
         if report.skipped is None or self.last_sweep is None:
             self.last_sweep = report
-        if report.deleted or report.failed:
-            self._log.info("swept: %d objects deleted, %d held, %d failed", report.deleted, report.held, report.failed)
 
     async def _reconcile(self, asked: bool) -> None:
         not_within = None if asked else self.collector.config.reconcile_every
         report = await self.collector.areconcile(not_within=not_within)
-        self._tell("reconcile", report)
         done = report.did_anything
         if done or self.last_reconcile is None:
             self.last_reconcile = report
-        if done:
-            self._log.info("reconciled: %d objects listed, %d noted", report.listed, report.noted)
-
-    def _tell(self, name: str, report: SweepReport | ReconcileReport) -> None:
-        if report.skipped is not None:
-            self._log.debug("no %s: %s", name, report.skipped)
-        for problem in report.problems:
-            self._log.warning("%s: backend %r, %s: %s", name, problem.backend, problem.location, problem.message)

@@ -260,9 +260,7 @@ class LocalStorageBackend(StorageBackend):
                 os.close(descriptor)
                 raise
         except FileNotFoundError as error:
-            raise BackendUnavailableError(
-                f"the root folder {self._root!r} is gone", operation="open", backend="file"
-            ) from error
+            raise BackendUnavailableError("the root folder is gone", operation="open", backend="file") from error
         except OSError as error:
             raise _failure(error, "open root", "", absent=False) from error
         return descriptor
@@ -273,7 +271,7 @@ class LocalStorageBackend(StorageBackend):
             return
         if self._device is not None and os.stat(f"{self._root}/..").st_dev == device:
             raise BackendUnavailableError(
-                f"nothing is mounted at {self._root!r} any more", operation="open", backend="file"
+                "nothing is mounted at the root folder any more", operation="open", backend="file"
             )
         self._device = device
 

@@ -59,6 +59,7 @@ class Reconcile(Run):
     """One reconcile."""
 
     lease = "lease:reconcile"
+    kind = "reconcile"
 
     def __init__(
         self,

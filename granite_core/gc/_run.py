@@ -12,7 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from itertools import islice
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Literal
 
 from granite_core.backends.base import ObjectStat, StorageBackend
 from granite_core.errors import StorageError
@@ -25,6 +25,7 @@ from granite_core.gc.plan import (
 )
 from granite_core.gc.reports import MAX_DETAILS, Problem, Progress
 from granite_core.keys import is_reserved
+from granite_core.logs import describe_error
 
 if TYPE_CHECKING:
     from granite_core.gc.collector import Collector
@@ -51,6 +52,7 @@ class Run:
     """What sweep and reconcile have in common: the checks, the lease, the end."""
 
     lease = ""
+    kind: Literal["sweep", "reconcile", "verify"]
     patience: float = 0.0
     """For how many seconds to wait for a lease that another one holds."""
     on_progress: Callable[[Progress], object] | None = None
@@ -142,7 +144,9 @@ class Run:
     def fail(self, backend: str, location: str | None, error: Exception) -> None:
         """Remember that something failed."""
         if len(self.problems) < MAX_DETAILS:
-            self.problems.append(Problem(backend, location, f"{type(error).__name__}: {error}"))
+            self.problems.append(
+                Problem(backend, location, f"{type(error).__name__}: {describe_error(error, location)}")
+            )
 
     def tell(self, place: str, done: int, found: int, size: int = 0) -> None:
         """Say where the run stands, to whoever wants to know."""

@@ -152,6 +152,7 @@ class Verify(Run):
     """One verification."""
 
     lease = "lease:verify"
+    kind = "verify"
 
     def __init__(self, collector: Collector, options: VerifyOptions, stop: threading.Event) -> None:
         super().__init__(collector, False, stop)  # noqa: FBT003 - a run that is no dry run: it keeps its position

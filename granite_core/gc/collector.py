@@ -14,6 +14,7 @@ from granite_core.errors import CollectionRefusedError
 from granite_core.gc._reconcile import Reconcile
 from granite_core.gc._run import MemoryNote, Run
 from granite_core.gc._sweep import Sweep
+from granite_core.gc._told import told
 from granite_core.gc._verify import Verify, VerifyOptions
 from granite_core.gc.config import GCConfig
 from granite_core.gc.marker import replace_marker
@@ -244,7 +245,7 @@ class Collector:
     def _recorded(self, run: Sweep | Reconcile | Verify) -> SweepReport | ReconcileReport | VerifyReport:
         """Run, and keep what came of it for ``status``."""
         try:
-            report = run.run()
+            report = told(run)
         except CollectionRefusedError as error:
             ended_at = datetime.now(UTC).isoformat(timespec="seconds")
             self._keep(run, {"refused": str(error), "dry_run": run.dry_run, "ended_at": ended_at})

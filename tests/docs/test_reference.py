@@ -19,9 +19,11 @@ DOCUMENTED = re.findall(r"^\.\. automodule:: (\S+)$", REFERENCE, re.MULTILINE)
 PUBLIC = [
     "granite_core",
     "granite_core.backends.s3",
+    "granite_core.events",
     "granite_core.gc",
     "granite_core.integrations.sqlalchemy",
     "granite_core.integrations.sqlalchemy.migrations",
+    "granite_core.logs",
     "granite_core.serving",
     "granite_core.signing",
     "granite_core.testing",

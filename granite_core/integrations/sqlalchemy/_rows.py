@@ -50,7 +50,7 @@ registered: WeakKeyDictionary[Any, set[Place]] = WeakKeyDictionary()
 present: WeakKeyDictionary[Any, set[tuple[str | None, str]]] = WeakKeyDictionary()
 """Tables of Granite's that are known to be there, by engine."""
 
-logger = logging.getLogger("granite")
+logger = logging.getLogger("granite.tables")
 
 
 def is_changed(target: object, each: Field) -> bool:
@@ -147,6 +147,7 @@ def is_there(connection: Connection, table: Table, options: Mapping[str, Any] = 
         "the database has no table %s: files are kept in step with their rows all the same, and nothing is collected; "
         "create Granite's tables (create_all or a migration), or opt out of them",
         table.name if schema is None else f"{schema}.{table.name}",
+        extra={"event": "no_table", "table": table.name},
     )
     return False
 

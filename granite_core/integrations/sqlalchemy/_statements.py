@@ -47,12 +47,16 @@ def execute_by_the_rule(execution: ORMExecuteState) -> Result[Any] | None:
             stored.append(value)
             value = store(state, each, value, model_name=model_name)
         admit(state, [(each, value)], partial(look_up, session, None, [], options=options))
+        candidates = sum(field.storage_key == storage_key for field in fields)
+        state.tell_attached(each, value, named=candidates == 1)
         return value
 
+    told = len(state.events)
     token = binding.set(bind)
     try:
         result = execution.invoke_statement()
     except StatementError as error:
+        del state.events[told:]
         if isinstance(error.orig, StorageError):
             raise error.orig from None
         raise

@@ -12,9 +12,10 @@ from typing import Any, Final, TypeAlias, cast
 from weakref import WeakKeyDictionary
 
 from sqlalchemy import Column, Connection, MetaData
-from sqlalchemy.orm import InstanceState, Session
+from sqlalchemy.orm import InstanceState, Session, SessionTransaction
 
 from granite_core.errors import ConfigurationError, StaleRefError
+from granite_core.events import Attached, Event, EventHub, Released
 from granite_core.integrations.sqlalchemy.types import StoredObjectRefListType
 from granite_core.manager import MANAGER_KEY, StorageManager
 from granite_core.refs import StagedFile, StoredObjectRef
@@ -71,11 +72,15 @@ class Field:
         return isinstance(self.column.type, StoredObjectRefListType)
 
     @property
+    def column_name(self) -> str:
+        return f"{self.column.table.name}.{self.column.name}"
+
+    @property
     def manager(self) -> StorageManager:
         manager = self.bound_manager
         if manager is None:
             raise ConfigurationError(
-                f"no storage manager is bound to the models of {self.column.table.name}.{self.column.name}: "
+                f"no storage manager is bound to the models of {self.column_name}: "
                 "call manager.register(Base) once, where the manager is made",
                 field=self.key,
             )
@@ -117,6 +122,9 @@ class Transaction:
     committing: bool = False
     committed: bool = False
     undone: bool = False
+    # what to tell of when it is committed, and where in that each open savepoint began; None once it is released
+    events: list[tuple[EventHub, Event]] = field(default_factory=list)
+    savepoints: dict[SessionTransaction, int | None] = field(default_factory=dict)
     # of the flush that is under way
     context: Any = None
     held: dict[InstanceState[Any], Held] = field(default_factory=dict)
@@ -132,6 +140,26 @@ class Transaction:
 
     def began_at(self, manager: StorageManager) -> datetime:
         return manager.now() - timedelta(seconds=time.monotonic() - self.began)
+
+    def tell_attached(self, each: Field, ref: StoredObjectRef, *, named: bool = True) -> None:
+        """Tell, once this is committed, that a row holds a file it did not hold before."""
+        manager = each.manager
+        if manager.events.wanted(Attached):
+            name = each.column_name if named else None
+            self.events.append((manager.events, Attached(**manager.name_of(ref), size=ref.size, field=name)))
+
+    def tell_released(self, each: Field, ref: StoredObjectRef) -> None:
+        """Tell, once this is committed, that a row holds a file no more."""
+        manager = each.bound_manager
+        if manager is not None and manager.events.wanted(Released):
+            event = Released(**manager.name_of(ref), size=ref.size, field=each.column_name)
+            self.events.append((manager.events, event))
+
+    def end_savepoint(self, savepoint: SessionTransaction) -> None:
+        """Forget what was to be told of a savepoint that was rolled back."""
+        began = self.savepoints.pop(savepoint, 0)
+        if began is not None:
+            del self.events[began:]
 
     def rest_on(self, ref: StoredObjectRef, manager: StorageManager, since: datetime) -> None:
         self.good[ref.location] = since

@@ -78,6 +78,7 @@ def install() -> None:
     event.listen(Session, "before_commit", _on_before_commit)
     event.listen(Session, "after_commit", _on_after_commit)
     event.listen(Session, "after_rollback", _on_after_rollback)
+    event.listen(Session, "after_transaction_create", _on_transaction_create)
     event.listen(Session, "after_transaction_end", _on_transaction_end)
     event.listen(Session, "do_orm_execute", execute_by_the_rule)
     event.listen(Pool, "checkin", _on_checkin)
@@ -228,6 +229,7 @@ def _on_after_save(mapper: Mapper[Any], connection: Connection, target: object) 
     """Release what the row holds no more; refuse what a listener after ours put into it."""
     state = transaction_of(session_of(target))
     held = state.held.pop(inspect(target), {})
+    before = {ref.location for refs in held.values() for ref in refs}
     kept: set[str] = set()
     for each in fields_by_class[mapper.class_]:
         if not is_changed(target, each):  # loaded or not, it is in the row as before
@@ -236,6 +238,9 @@ def _on_after_save(mapper: Mapper[Any], connection: Connection, target: object) 
         refs = [*refs_of(target, each)]
         kept.update(ref.location for ref in refs)
         admit(state, [(each, ref) for ref in refs if ref.location not in state.rests_on], look_up_too_late)
+        for ref in refs:
+            if ref.location not in before:
+                state.tell_attached(each, ref)
     _release(state, connection, held, kept)
 
 
@@ -254,6 +259,8 @@ def _release(state: Transaction, connection: Connection, held: Held, kept: set[s
     gone = [(each, ref) for each, refs in held.items() for ref in refs if ref.location not in kept]
     if gone:
         state.released[connection].extend(gone)
+        for each, ref in gone:
+            state.tell_released(each, ref)
 
 
 def _read_held(mapper: Mapper[Any], connection: Connection, target: object) -> None:
@@ -301,9 +308,19 @@ def _on_after_flush(session: Session, context: Any) -> None:
 # -- the end of a transaction ------------------------------------------------------------------------------------------
 
 
+def _on_transaction_create(session: Session, transaction: SessionTransaction) -> None:
+    state = session.info.get(STATE_KEY)
+    if transaction.nested and isinstance(state, Transaction):
+        state.savepoints[transaction] = len(state.events)
+
+
 def _on_after_commit(session: Session) -> None:
     state = session.info.get(STATE_KEY)
-    if not isinstance(state, Transaction) or session.in_nested_transaction():
+    if not isinstance(state, Transaction):
+        return
+    savepoint = session.get_nested_transaction()
+    if savepoint is not None:
+        state.savepoints[savepoint] = None
         return
     state.committed = True
     state.committing = False
@@ -322,9 +339,16 @@ def _on_after_rollback(session: Session) -> None:
 
 def _on_transaction_end(session: Session, transaction: SessionTransaction) -> None:
     state = session.info.get(STATE_KEY)
-    if not isinstance(state, Transaction) or transaction.parent is not None:
+    if not isinstance(state, Transaction):
+        return
+    if transaction.nested:
+        state.end_savepoint(transaction)
+    if transaction.parent is not None:
         return
     session.info.pop(STATE_KEY, None)
+    if state.committed:
+        for hub, told in state.events:
+            hub.emit(told)
     if state.undone or not state.committed:
         for manager, ref in state.flushed:
             manager.note([ref])

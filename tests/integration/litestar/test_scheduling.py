@@ -145,8 +145,8 @@ async def test_what_goes_wrong_is_logged_and_tried_again(app: App, caplog: pytes
         async with runner:
             await until(lambda: runner.last_sweep)
     messages = [(each.levelname, each.getMessage()) for each in caplog.records]
-    assert ("ERROR", "the collector refused to run: no such luck") in messages
-    assert ("ERROR", "a run of the collector failed; it is tried again") in messages
+    assert ("WARNING", "the sweep failed, and is tried again: no such luck") in messages
+    assert ("WARNING", "the sweep failed, and is tried again: a bug") in messages
     assert ("INFO", "swept: 1 objects deleted, 0 held, 0 failed") in messages
 
 

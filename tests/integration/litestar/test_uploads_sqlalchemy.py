@@ -217,7 +217,7 @@ async def test_a_guard_that_leaves_a_connection_open_is_named_once(
         for _ in range(2):
             assert client.post("/guarded", data={"title": "a"}, files={"file": b"x"}).status_code == 201
         assert client.post("/letters", data={"title": "a"}, files={"file": b"x"}).status_code == 201
-    [record] = [each for each in caplog.records if each.name == "granite"]
+    [record] = [each for each in caplog.records if each.name == "granite.uploads"]
     assert "may_write_letters" in record.getMessage()
     assert "guarded" in record.getMessage()
 

@@ -27,6 +27,7 @@ from granite_core import (
     TokenExpiredError,
     TokenInvalidError,
 )
+from granite_core.events import object_id
 from granite_litestar.exceptions import FieldError, FormValidationError, exception_handlers, status_of
 
 SECRET = "s3://bucket/key?credential=hunter2"
@@ -105,8 +106,9 @@ def test_what_is_the_operators_business_never_reaches_a_client(
         response = answer_to(error)
     assert "hunter2" not in response.text
     assert "hunter2" not in str(response.headers)
-    [record] = [each for each in caplog.records if each.name == "granite"]
-    assert all(word in record.getMessage() for word in ("hunter2", "open", "main", error.code))
+    [record] = [each for each in caplog.records if each.name == "granite.requests"]
+    assert all(word in record.getMessage() for word in (object_id(SECRET), "open", "main", error.code))
+    assert "hunter2" not in caplog.text
 
 
 def test_an_unavailable_backend_says_when_to_come_back() -> None:
