@@ -184,6 +184,7 @@ def test_a_failure_on_the_way_is_told_with_what_was_sent(world: World, caplog: p
     world.backend.fail_after = 100_000
     with client_of(world.app) as client, pytest.raises(httpx.RemoteProtocolError):
         client.get("/files/file")
+    assert wait_until(lambda: world.served)
     [event] = world.served
     assert (event.status, event.complete, event.error) == (200, False, "backend_unavailable")
     assert 100_000 <= event.sent < SIZE

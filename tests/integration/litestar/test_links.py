@@ -36,11 +36,12 @@ from granite_core import (
     StoredObjectRef,
     UrlSettings,
 )
+from granite_core.events import Event, Served
 from granite_core.integrations.sqlalchemy import file_field
 from granite_litestar import FileDownload, FileRoute, GraniteConfig, GranitePlugin
 from tests.support.s3 import S3Server
 
-from .downloads_support import CountingBackend, client_of, content_of, etag_of
+from .downloads_support import CountingBackend, client_of, content_of, etag_of, wait_until
 
 CONTENT = content_of(100_000)
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
@@ -97,7 +98,7 @@ def put(
 
 
 def said_by_granite(caplog: pytest.LogCaptureFixture) -> str:
-    return "\n".join(each.getMessage() for each in caplog.records if each.name == "granite")
+    return "\n".join(each.getMessage() for each in caplog.records if each.name.startswith("granite"))
 
 
 # -- what whoever has a link gets --------------------------------------------------------------------------------------
@@ -380,8 +381,15 @@ def fetch(url: str, **request: Any) -> httpx.Response:
 
 
 def test_clients_are_sent_to_the_store_and_get_the_file_there(tmp_path: Path, s3: S3StorageBackend) -> None:
-    with client_of(library(tmp_path, s3, delivery="redirect").app()) as client:
+    shelf = library(tmp_path, s3, delivery="redirect")
+    heard: list[Event] = []
+    shelf.manager.listen(heard.append, Served)
+    with client_of(shelf.app()) as client:
         sent = client.get("/papers/1/file")
+        assert wait_until(lambda: heard)
+        [told] = heard
+        assert isinstance(told, Served)
+        assert (told.status, told.sent, told.size, told.complete) == (302, 0, 5, True)
         assert (sent.status_code, sent.content, sent.headers["content-length"]) == (302, b"", "0")
         assert sent.headers["cache-control"] == "no-store"
         found = fetch(sent.headers["location"])
