@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import os
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,9 +18,11 @@ from granite_core import (
     ContentTypeMismatchError,
     ContentTypeNotAllowedError,
     InvalidKeyError,
+    LocalStorageBackend,
     MemoryStorageBackend,
     StorageManager,
     StoragePolicy,
+    WriteOptions,
 )
 from granite_core.keys import validate_key
 
@@ -140,6 +144,69 @@ class TestKeys:
     def test_what_is_no_template_is_refused_at_once(self, template: str) -> None:
         with pytest.raises(ConfigurationError, match="key_template"):
             make_manager(key_template=template)
+
+
+class TestDurability:
+    """How often the disk is told to keep what it was given; the policy's word against the backend's."""
+
+    @pytest.fixture
+    def synced(self, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+        done: list[str] = []
+        sync, link = os.fsync, os.link
+
+        def watched_sync(descriptor: int) -> None:
+            name = Path(f"/proc/self/fd/{descriptor}").readlink().name
+            done.append("the bytes" if name.startswith(".granite-tmp-") else name)
+            sync(descriptor)
+
+        def watched_link(*args: Any, **kwargs: Any) -> None:
+            done.append("named")
+            link(*args, **kwargs)
+
+        monkeypatch.setattr(os, "fsync", watched_sync)
+        monkeypatch.setattr(os, "link", watched_link)
+        return done
+
+    def manager(self, folder: Path, *, backend: bool, policy: bool | None) -> StorageManager:
+        (folder / "root").mkdir()
+        store = LocalStorageBackend(folder / "root", durable=backend)
+        options = WriteOptions(durable=policy)
+        policies = [StoragePolicy("files", "main", store=options, key_prefix="a"), StoragePolicy("plain", "main")]
+        return StorageManager({"main": store}, policies)
+
+    @pytest.mark.parametrize("how", ["put", "copy"])
+    def test_a_durable_policy_on_a_backend_that_is_not_syncs_every_folder_on_the_way(
+        self, tmp_path: Path, synced: list[str], how: str
+    ) -> None:
+        manager = self.manager(tmp_path, backend=False, policy=True)
+        ref = manager.put_bytes("plain", content=b"x")
+        assert synced == ["named"]
+        (tmp_path / "root" / "a" / "_").mkdir(parents=True)
+        synced.clear()
+        if how == "put":
+            manager.put_bytes("files", content=b"x")
+        else:
+            manager.copy(ref, "files")
+        *before, named, after = synced
+        assert sorted(before[:-1]) == ["a", "root"]
+        assert (before[-1], named, after) == ("the bytes", "named", "_")
+
+    @pytest.mark.parametrize(("backend", "policy"), [(True, True), (True, None), (False, True)])
+    def test_bytes_are_synced_before_they_have_a_name_and_the_name_before_anyone_knows(
+        self, tmp_path: Path, synced: list[str], backend: bool, policy: bool | None
+    ) -> None:
+        self.manager(tmp_path, backend=backend, policy=policy).put_bytes("files", content=b"x")
+        assert synced[-3:] == ["the bytes", "named", "_"]
+
+    @pytest.mark.parametrize(("backend", "policy"), [(True, False), (False, False), (False, None)])
+    def test_where_it_is_not_wanted_nothing_is_synced(
+        self, tmp_path: Path, synced: list[str], backend: bool, policy: bool | None
+    ) -> None:
+        manager = self.manager(tmp_path, backend=backend, policy=policy)
+        manager.put_bytes("files", content=b"x")  # a durable backend keeps its new folders
+        synced.clear()
+        manager.put_bytes("files", content=b"x")
+        assert synced == ["named"]
 
 
 @pytest.mark.parametrize(
