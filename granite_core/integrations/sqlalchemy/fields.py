@@ -18,13 +18,15 @@ _INDEX_KEY: Final = "granite_index"
 _INDEXED_DIALECTS: Final = ("postgresql", "sqlite")
 
 
-def file_field(storage_key: str, *, index: bool = True, **column_options: Any) -> MappedColumn[StoredObjectRef | Any]:
+def file_field(
+    storage_key: str = "default", *, index: bool = True, **column_options: Any
+) -> MappedColumn[StoredObjectRef | Any]:
     """Declare a column that holds one file: ``file: Mapped[StoredObjectRef | None] = file_field("documents")``.
 
     Assign a staged file, another row's ref, or ``unsaved(content, filename=…)``; None clears it.
 
     Args:
-        storage_key: The policy whose rules apply to content assigned unsaved.
+        storage_key: The policy whose rules apply to content assigned unsaved; the one named ``default`` where absent.
         index: Whether to add the index by which the collector finds a ref (PostgreSQL and SQLite). Without it each
             sweep reads the whole table.
         column_options: As for ``mapped_column``.
@@ -33,13 +35,14 @@ def file_field(storage_key: str, *, index: bool = True, **column_options: Any) -
     return mapped_column(StoredObjectRefType(storage_key), info=info, **column_options)
 
 
-def files_field(storage_key: str, **column_options: Any) -> MappedColumn[list[StoredObjectRef]]:
+def files_field(storage_key: str = "default", **column_options: Any) -> MappedColumn[list[StoredObjectRef]]:
     """Declare a column that holds a list of files: ``pages: Mapped[list[StoredObjectRef]] = files_field("pages")``.
 
     A new object begins with an empty list. Appending, removing, assigning and reordering are tracked.
 
     Args:
-        storage_key: The policy whose rules apply to content put into the list unsaved.
+        storage_key: The policy whose rules apply to content put into the list unsaved; the one named ``default`` where
+            absent.
         column_options: As for ``mapped_column``.
     """
     if not column_options.keys() & {"default", "insert_default", "default_factory", "server_default"}:
