@@ -1,8 +1,8 @@
 """Granite for Litestar: files uploaded, attached and served by an application's own routes."""
 
-from granite_litestar._openapi_uploads import FileView, file_view
+from granite_litestar._views import FileView, file_view, item_id
 from granite_litestar.config import GraniteConfig
-from granite_litestar.downloads import FileRoute, item_id
+from granite_litestar.downloads import FileRoute
 from granite_litestar.exceptions import (
     FieldError,
     FormValidationError,

@@ -38,17 +38,16 @@ from granite_litestar._openapi_parts import (
 )
 from granite_litestar._openapi_problems import ANSWERED_AS_JSON, PROBLEM_HEADERS, problem, raised, upload_problems
 from granite_litestar._raw_body import RawBodyPlan
+from granite_litestar._views import FileView
 
 if TYPE_CHECKING:
     from litestar._openapi.schema_generation import SchemaCreator
 
 __all__ = [
     "FileSchemaPlugin",
-    "FileView",
     "body_schema",
     "describe_upload",
     "describe_upload_route",
-    "file_view",
     "upload_route_answers",
 ]
 
@@ -57,32 +56,6 @@ JSON: Final = "application/json"
 
 
 # ------------------------------------------------------------------------------------------------------------ answers
-class FileView(msgspec.Struct, frozen=True):
-    """What clients are shown of a file: nothing that tells where or under which key it is stored.
-
-    Args:
-        filename: Name it came with.
-        size: Its length in bytes.
-        content_type: Its media type.
-        checksum: ``"sha256:"`` and the hexadecimal digest.
-    """
-
-    filename: Annotated[str | None, Meta(description="Name the file came with.")]
-    size: Annotated[int, Meta(description="Length in bytes.", ge=0)]
-    content_type: Annotated[str | None, Meta(description="Media type, judged on the bytes.")]
-    checksum: Annotated[str | None, Meta(description="`sha256:` and the hexadecimal digest.")]
-
-
-def file_view(ref: StoredObjectRef) -> FileView:
-    """Return what clients are shown of a stored file."""
-    return FileView(
-        filename=ref.original_filename,
-        size=ref.size,
-        content_type=ref.content_type,
-        checksum=ref.checksum or None,
-    )
-
-
 class FileSchemaPlugin(OpenAPISchemaPlugin):
     """Describes refs in answers as the view that is encoded for them."""
 

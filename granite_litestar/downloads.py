@@ -12,11 +12,11 @@ from litestar.exceptions import NotFoundException, PermissionDeniedException
 from litestar.handlers import HTTPRouteHandler
 
 from granite_core import ConfigurationError, StoredObjectRef
-from granite_core.events import object_id
 from granite_core.serving import Address, ServeSettings, cache_control
 from granite_litestar._middleware import DEFAULT_COMPRESSION_OPT_KEY
 from granite_litestar._openapi_problems import denials, problem
 from granite_litestar._rows import AnySession, Authorize, RowLookup, check_access, path_parameters, session_of
+from granite_litestar._views import item_id
 from granite_litestar.openapi import describe_download
 from granite_litestar.responses import FileDownload
 
@@ -30,17 +30,9 @@ if TYPE_CHECKING:
 
     from granite_core import Delivery, StoragePolicy
 
-__all__ = ["FileRoute", "build_handlers", "item_id"]
+__all__ = ["FileRoute", "build_handlers"]
 
 _ITEM: Final = "item"
-
-
-def item_id(ref: StoredObjectRef) -> str:
-    """The stable id by which a URL names one file of a ``files_field``; it does not tell the file's key.
-
-    Events and log lines name the file by the same id.
-    """
-    return object_id(ref.location)
 
 
 @dataclass(frozen=True)

@@ -24,8 +24,9 @@ from granite_core.integrations.sqlalchemy import SQLAlchemyLedger, file_columns
 from granite_core.logs import describe_error
 from granite_litestar._collection import NO_DATABASE, CollectionPlugin, alchemy_configs, find_databases
 from granite_litestar._middleware import compression_opt_key, exempt_from_compression, expose_headers, mark_downloads
-from granite_litestar._openapi_uploads import FileSchemaPlugin, file_view
+from granite_litestar._openapi_uploads import FileSchemaPlugin
 from granite_litestar._state import MANAGER_STATE_KEY
+from granite_litestar._views import file_view
 from granite_litestar.config import DEFAULT_GC, GraniteConfig
 from granite_litestar.dependencies import provide_managers
 from granite_litestar.downloads import build_handlers

@@ -17,9 +17,10 @@ from granite_core import ConfigurationError, StagedFile, StoredObjectRef
 from granite_core.serving import entity_tag
 from granite_litestar._openapi_parts import OperationIds, amended
 from granite_litestar._openapi_problems import denials
-from granite_litestar._openapi_uploads import FileView, describe_upload_route, file_view, upload_route_answers
+from granite_litestar._openapi_uploads import describe_upload_route, upload_route_answers
 from granite_litestar._raw_body import RawUpload
 from granite_litestar._rows import AnySession, Authorize, FoundRow, RowLookup, check_access, path_parameters, session_of
+from granite_litestar._views import FileView, file_view
 
 if TYPE_CHECKING:
     from litestar.connection import ASGIConnection

@@ -121,7 +121,7 @@ def test_upload_attach_and_download_with_nothing_to_register(
     plugins: list[Any] = [GranitePlugin(config), alchemy]
     with TestClient(Litestar([create], plugins=plugins if granite_first else plugins[::-1])) as client:
         made = client.post("/papers", data={"title": "t"}, files={"file": ("a.txt", b"hello")}).json()
-        assert made["file"].keys() == {"filename", "size", "content_type", "checksum"}
+        assert made["file"].keys() == {"filename", "size", "content_type", "checksum", "id"}
         assert client.get(f"/papers/{made['id']}/file").content == b"hello"
 
 
@@ -269,4 +269,4 @@ def test_a_ref_in_the_schema_is_what_clients_see(manager: StorageManager) -> Non
 
 
 def test_a_view_of_a_file_is_public() -> None:
-    assert FileView.__struct_fields__ == ("filename", "size", "content_type", "checksum")
+    assert FileView.__struct_fields__ == ("filename", "size", "content_type", "checksum", "id")

@@ -120,6 +120,7 @@ def test_a_form_arrives_with_its_files_stored(manager: AsyncStorageManager) -> N
         "size": 5,
         "content_type": "text/plain",
         "checksum": "sha256:2cf24dba5fb0a30e26e83b2ac5b9e29e1b161e5c1fa7425e73043362938b9824",
+        "id": form["file"]["id"],
     }
 
 
@@ -731,7 +732,7 @@ def test_the_form_is_documented(manager: AsyncStorageManager) -> None:
     assert list(paths["/"]["post"]["responses"]) == ["201", "400", "409", "413", "415", "422", "500", "503"]
     shown = paths["/bare"]["patch"]["responses"]["200"]["content"]["application/json"]["schema"]
     assert shown == {"$ref": "#/components/schemas/FileView"}
-    assert list(components["FileView"]["properties"]) == ["filename", "size", "content_type", "checksum"]
+    assert list(components["FileView"]["properties"]) == ["filename", "size", "content_type", "checksum", "id"]
 
 
 async def test_whoever_reads_again_after_a_failure_learns_the_same(manager: AsyncStorageManager) -> None:
