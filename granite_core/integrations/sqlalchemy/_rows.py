@@ -12,7 +12,7 @@ from types import MappingProxyType
 from typing import Any, Final
 from weakref import WeakKeyDictionary
 
-from sqlalchemy import Column, Connection, MetaData, Table, and_, inspect, literal, or_, select
+from sqlalchemy import Column, Connection, MetaData, Table, and_, inspect, literal, or_, select, update
 from sqlalchemy.exc import UnboundExecutionError
 from sqlalchemy.orm import Mapper, Session
 from sqlalchemy.orm.attributes import get_history
@@ -73,18 +73,24 @@ def look_up(
     held: set[str] = set()
     identities = {state.identity for state in map(inspect, targets) if state.identity is not None}
     if mapper is not None and identities:
-        connection = session.connection(bind_arguments={"mapper": mapper})
+        connection = _primary(session, mapper, mapper.local_table)
         rows = read_rows(mapper, connection, identities, lock=False).values()
         held.update(ref.location for row in rows for refs in row.values() for ref in refs)
     classes = {each.column: class_ for class_, fields in [*fields_by_class.items()] for each in fields}
     places: dict[Connection, list[Column[Any]]] = defaultdict(list)
     for column in () if locations <= held else file_columns(metadata):
-        found_by = {"mapper": inspect(classes[column])} if column in classes else {"clause": column.table}
+        mapped = inspect(classes[column]) if column in classes else None
         with suppress(UnboundExecutionError):  # a table that this session has no engine for
-            places[session.connection(bind_arguments=found_by)].append(column)
+            places[_primary(session, mapped, column.table)].append(column)
     for connection, columns in places.items():
         held |= held_locations(connection, columns, locations - held, execution_options=options)
     return held & locations
+
+
+def _primary(session: Session, mapper: Mapper[Any] | None, table: Any) -> Connection:
+    """The connection a session would write a table on: some sessions send what reads to a replica."""
+    found_by: dict[str, Any] = {"clause": update(table)}
+    return session.connection(bind_arguments=found_by if mapper is None else {**found_by, "mapper": mapper})
 
 
 def read_rows(

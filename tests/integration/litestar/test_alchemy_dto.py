@@ -1,4 +1,4 @@
-"""advanced-alchemy's data transfer objects: clients read what a file is, and write no ref, however the object is set up."""
+"""advanced-alchemy's data transfer objects: clients read what a file is, and write no ref, however they are set up."""
 
 from __future__ import annotations
 
