@@ -260,13 +260,26 @@ def _iso_media(head: bytes) -> Shown | None:
     if content_type.startswith("image/"):
         return _exactly(content_type, *(_HEIF_KIN if content_type in _HEIF_KIN else ()))
     if content_type == "video/mp4":
+        # A recording of sound alone often has the brands of a film: its tracks tell, where they are seen.
         handlers = set(_HANDLER.findall(head))
-        if handlers == {b"soun"}:
-            return Shown("audio/mp4", lambda other: other in ("audio/mp4", "video/mp4"), _ISO_KIN)
-        # A recording of sound alone often has the brands of a film.
+        if handlers == {b"soun"} and _shows_all_tracks(head):
+            return _exactly("audio/mp4", *_ISO_KIN)
         may_be_sound = b"vide" not in handlers
         return Shown("video/mp4", lambda other: may_be_sound and other == "audio/mp4", _ISO_KIN)
     return _exactly(content_type, *_ISO_KIN)
+
+
+def _shows_all_tracks(head: bytes) -> bool:
+    """Whether the box that lists the tracks ends within the head."""
+    at = 0
+    while at + 8 <= len(head):
+        size, kind = int.from_bytes(head[at : at + 4], "big"), head[at + 4 : at + 8]
+        if kind == b"moov":
+            return at + size <= len(head)
+        if size < 8:  # to the end of the file, or a length of 64 bits
+            return False
+        at += size
+    return False
 
 
 def _type_of_brands(brands: list[str]) -> str:

@@ -110,6 +110,12 @@ def ftyp(*brands: str) -> bytes:
     return struct.pack(">I", len(body) + 8) + b"ftyp" + body + struct.pack(">I", 64) + b"moov" + bytes(56)
 
 
+def film(*handlers: str) -> bytes:
+    """An MP4 whose list of tracks comes first."""
+    tracks = b"".join(b"hdlr" + bytes(8) + each.encode() + bytes(20) for each in handlers)
+    return ftyp("isom")[:-64] + struct.pack(">I", len(tracks) + 8) + b"moov" + tracks
+
+
 def archive(*names: str, mimetype: str | None = None, content: bytes = b"x" * 50) -> bytes:
     packed = io.BytesIO()
     with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as file:
@@ -164,9 +170,11 @@ SVG = b"<svg xmlns='http://www.w3.org/2000/svg'/>"
         (ftyp("qt  "), "a.mp4", "video/mp4", "video/quicktime"),
         (bytes(4) + b"mdat" + bytes(50), None, None, "video/quicktime"),
         (ftyp("M4A "), None, None, "audio/mp4"),
-        (ftyp("isom") + b"hdlr" + bytes(8) + b"soun", None, None, "audio/mp4"),
+        (film("soun"), "a.mp4", "video/mp4", "audio/mp4"),
+        (film("soun")[:-20], "a.mp4", None, "video/mp4"),
+        (film("soun")[:-20], "a.m4a", None, "audio/mp4"),
+        (film("soun", "vide"), "a.m4a", "audio/mp4", "video/mp4"),
         (ftyp("isom"), "a.m4a", None, "audio/mp4"),
-        (ftyp("isom") + b"hdlr" + bytes(8) + b"vide", "a.m4a", "audio/mp4", "video/mp4"),
         (ftyp("3gp5"), None, None, "video/3gpp"),
         (ftyp("heic", "mif1"), "a.jpg", "image/jpeg", "image/heic"),
         (ftyp("mif1", "heic"), None, None, "image/heic"),
