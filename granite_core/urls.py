@@ -129,12 +129,14 @@ class FileLink:
     """What a link of ours leads to: one object.
 
     Attributes:
-        ref: The object, under the name that the link gives it.
+        ref: The object.
+        filename: Name the link gives it, instead of the one it came with.
         disposition: What the link says of showing or saving; None leaves it to the policy.
         expires: When the link ends; None for a public one.
     """
 
     ref: StoredObjectRef
+    filename: str | None
     disposition: Disposition | None
     expires: datetime | None
 
@@ -202,7 +204,7 @@ class UrlPlan:
         policy: Its rules.
         backend: What holds it.
         window: When the address is good; None for ever.
-        filename: The name it is given.
+        filename: Name it is given, instead of the one it came with.
         disposition: What was asked for; None leaves it to the policy.
     """
 
@@ -213,6 +215,11 @@ class UrlPlan:
     window: Window | None
     filename: str | None
     disposition: Disposition | None
+
+    @property
+    def name(self) -> str | None:
+        """The name it is saved under."""
+        return self.filename or clean_filename(self.ref.original_filename)
 
     @property
     def blocks(self) -> bool:
@@ -227,9 +234,10 @@ class _FileClaims(msgspec.Struct, array_like=True, frozen=True):
     size: int
     digest: bytes
     content_type: str | None
-    filename: str | None
+    original_filename: str | None
     created_at: int | None
-    disposition: Disposition | None
+    disposition: Disposition | None = None
+    filename: str | None = None
 
 
 class _RowClaims(msgspec.Struct, array_like=True, frozen=True):
@@ -276,8 +284,8 @@ class Links:
             _check_lifetime("expires_in", expires_in)
         if policy.verify_reads:
             delivery = "stream"  # what a store sends by itself cannot be verified
-        custom = filename is not None or disposition is not None
-        name = clean_filename(ref.original_filename if filename is None else filename)
+        name = clean_filename(filename)
+        custom = name is not None or disposition is not None
         until: Window | None = None
         if policy.public and expires_in is None:
             offered = Capability.PUBLIC_ADDRESS in backend.capabilities and delivery != "stream" and not custom
@@ -304,9 +312,9 @@ class Links:
         if policy.verify_reads:
             return None
         until = window(now, self.settings.redirect_expires_in, self.settings.bucket)
-        name = clean_filename(ref.original_filename if filename is None else filename)
+        name = clean_filename(filename)
         public = policy.public and Capability.PUBLIC_ADDRESS in backend.capabilities
-        if public and filename is None and disposition is None:
+        if public and name is None and disposition is None:
             return UrlPlan(Way.PUBLIC_ADDRESS, ref, policy, backend, None, name, disposition)
         if _can_presign(backend, until):
             return UrlPlan(Way.PRESIGNED, ref, policy, backend, until, name, disposition)
@@ -329,9 +337,7 @@ class Links:
                 expires_in=plan.window.lasts,
                 method=method,
                 content_type=kind,
-                content_disposition=served_disposition(
-                    kind, plan.filename, plan.disposition or plan.policy.disposition
-                ),
+                content_disposition=served_disposition(kind, plan.name, plan.disposition or plan.policy.disposition),
                 # No age: the store's ``Expires`` says when the address ends, and a copy with it.
                 cache_control="private, immutable" if plan.policy.immutable else "private",
             )
@@ -342,11 +348,12 @@ class Links:
             ref.size,
             _digest(ref.checksum),
             ref.content_type,
-            plan.filename,
+            clean_filename(ref.original_filename),
             _second(ref.created_at),
             plan.disposition,
+            plan.filename,
         )
-        return self._address(_FILE, claims, None if plan.window is None else plan.window.ends, plan.filename)
+        return self._address(_FILE, claims, None if plan.window is None else plan.window.ends, plan.name)
 
     def row_address(
         self,
@@ -390,10 +397,10 @@ class Links:
             claims.size,
             f"sha256:{claims.digest.hex()}" if claims.digest else "",
             claims.content_type,
-            claims.filename,
+            claims.original_filename,
             None if claims.created_at is None else timestamp(datetime.fromtimestamp(claims.created_at, UTC)),
         )
-        return FileLink(ref, claims.disposition, opened.expires)
+        return FileLink(ref, claims.filename, claims.disposition, opened.expires)
 
     def _address(self, purpose: str, claims: msgspec.Struct, ends: datetime | None, filename: str | None) -> str:
         token = self._seal_with().seal(purpose, claims, expires=ends)

@@ -106,6 +106,7 @@ class LinkRoute:
         return FileDownload(
             link.ref,
             disposition=link.disposition,
+            filename=link.filename,
             cache_control=cache_control(Address.LINK, policy, everybody=everybody, remaining=remaining),
             redirect_cache_control=cache_control(
                 Address.LINK_REDIRECT,

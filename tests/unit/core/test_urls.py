@@ -126,7 +126,7 @@ def test_a_link_leads_to_the_file_it_was_made_of(ref: StoredObjectRef) -> None:
     found = manager.resolve_link(token_of(manager.url(ref)))
     assert found.ref == ref
     assert found.ref.to_dict() == ref.to_dict()
-    assert found.disposition is None
+    assert (found.filename, found.disposition) == (None, None)
     assert found.expires is not None
 
 
@@ -198,7 +198,8 @@ def test_a_link_lasts_as_long_as_asked_and_a_bucket_longer_at_most() -> None:
 def test_name_and_disposition_are_bound_in() -> None:
     manager = make()
     link = manager.resolve_link(token_of(manager.url(ref_of(), filename="a/b: c.pdf", disposition="attachment")))
-    assert (link.ref.original_filename, link.disposition) == ("b: c.pdf", "attachment")
+    assert (link.filename, link.disposition) == ("b: c.pdf", "attachment")
+    assert link.ref.original_filename == "report.pdf"
     assert manager.url(ref_of(), disposition="attachment") != manager.url(ref_of())
 
 
@@ -309,6 +310,16 @@ def test_public_files_have_the_address_of_the_cdn_where_there_is_one() -> None:
     assert manager.url(ref_of("cdn")) == "https://cdn.example/files/_/abcdefgh.pdf"
     assert manager.url(ref_of("cdn"), delivery="stream").startswith("/files/")
     assert manager.url(ref_of("cdn"), filename="other.pdf").startswith("/files/")
+
+
+def test_clients_are_sent_to_the_cdn_unless_the_link_says_more_than_it_can() -> None:
+    manager = make(public=True, delivery="redirect")
+    for wanted, begins in (({}, "https://cdn.example/"), ({"filename": "x.pdf"}, "https://bucket.s3.")):
+        link = manager.resolve_link(token_of(manager.url(ref_of("cdn"), delivery="stream", **wanted)))
+        plan = manager.plan_redirect(link.ref, filename=link.filename, disposition=link.disposition)
+        assert plan is not None
+        assert manager.links.carry_out(plan).startswith(begins)
+    assert manager.plan_redirect(ref_of("main")) is None
 
 
 def test_private_files_never_have_the_address_of_the_cdn() -> None:
