@@ -16,6 +16,7 @@ from granite_core.errors import ConfigurationError, ContentRejectedError, Object
 from granite_core.events import Deleted, Event, EventHub, Listener, ObjectName
 from granite_core.events import object_id as name_object
 from granite_core.keys import is_granite_storage_key, suffix_of, unique_part
+from granite_core.limited import SizeLimitedStream
 from granite_core.logs import LogWriter
 from granite_core.media import clean_content_type, clean_filename
 from granite_core.policies import StoragePolicy
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from typing import Any
 
 
-__all__ = ["MANAGER_KEY", "StorageManager"]
+__all__ = ["MANAGER_KEY", "SizeLimitedStream", "StorageManager"]
 
 MANAGER_KEY: Final = "granite_manager"
 """Where ``register`` leaves the manager in a metadata's ``info``."""
@@ -149,10 +150,13 @@ class StorageManager(Addresses):
         """Return the key of the backend that holds an object, given what its ref says.
 
         That is what the ref names, but for refs that granite-storage wrote: they name the kind of backend (``local``,
-        ``s3``), whatever its key, and the object is in the backend of their policy.
+        ``s3``), whatever its key, and the object is in the backend of their policy. Where that is of another kind by
+        now, and a backend has the name for its key, the object is there.
         """
         policy = self._policies.get(storage_key) if is_granite_storage_key(location) else None
-        return backend if policy is None else policy.backend_key
+        if policy is None or (backend in self._backends and self._backends[policy.backend_key].backend_name != backend):
+            return backend
+        return policy.backend_key
 
     def backend_of(self, ref: StoredObjectRef) -> StorageBackend:
         """Return the backend that holds an object.

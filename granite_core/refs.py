@@ -259,6 +259,11 @@ class StagedFile(StoredObjectRef):
         """Whether a flush, a statement or ``keep()`` has seen it, so that only the collector may delete it."""
         return self._state == "kept"
 
+    @property
+    def stored_by(self) -> object | None:
+        """The manager that stored it, where it was one."""
+        return getattr(self._discard, "__self__", None)
+
     def mark_used(self) -> bool:
         """Note that a flush or a statement has seen it. False when it was let go before."""
         with self._lock:

@@ -56,6 +56,7 @@ class FaultyBackend(StorageBackend):
 
     def __init__(self, inner: StorageBackend) -> None:
         self.inner = inner
+        self.backend_name = inner.backend_name
         self.capabilities = inner.capabilities
         self.max_workers = inner.max_workers
         self.presign_limit = inner.presign_limit

@@ -143,7 +143,7 @@ class Transaction:
 
     def tell_attached(self, each: Field, ref: StoredObjectRef, *, named: bool = True) -> None:
         """Tell, once this is committed, that a row holds a file it did not hold before."""
-        manager = each.manager
+        manager = _manager_for(each, ref)
         if manager.events.wanted(Attached):
             name = each.column_name if named else None
             self.events.append((manager.events, Attached(**manager.name_of(ref), size=ref.size, field=name)))
@@ -194,30 +194,37 @@ def admit(
     Raises:
         StaleRefError: A ref is too old, was let go, or is held by no row.
     """
-    unknown: dict[MetaData, list[tuple[Field, StoredObjectRef]]] = defaultdict(list)
+    unknown: dict[MetaData, list[tuple[Field, StoredObjectRef, StorageManager]]] = defaultdict(list)
     for each, ref in wanted:
-        manager = each.manager
+        manager = _manager_for(each, ref)
         since = state.good.get(ref.location)
         if since is None:
             if not is_fresh(ref, manager):
-                unknown[each.column.table.metadata].append((each, ref))
+                unknown[each.column.table.metadata].append((each, ref, manager))
                 continue
             since = datetime.fromisoformat(ref.created_at or "")
             state.flushed.append((manager, ref))
         if manager.now() - since >= manager.attach_within:
-            raise _stale(each, ref, "it is known to be good since too long ago")
+            raise _stale(each, ref, manager, "it is known to be good since too long ago")
         if isinstance(ref, StagedFile) and not ref.mark_used():
-            raise _stale(each, ref, "it was let go already")
+            raise _stale(each, ref, manager, "it was let go already")
         state.rest_on(ref, manager, since)
-    for metadata, pairs in unknown.items():
-        held = look_up(metadata, {ref.location for _, ref in pairs})
-        for each, ref in pairs:
-            since = state.began_at(each.manager)
+    for metadata, asked in unknown.items():
+        held = look_up(metadata, {ref.location for _, ref, _ in asked})
+        for each, ref, manager in asked:
+            since = state.began_at(manager)
             if ref.location not in held:
-                raise _stale(each, ref, "it was not staged lately, and no row holds it")
-            if each.manager.now() - since >= each.manager.attach_within:
-                raise _stale(each, ref, "the transaction that looked it up is too old")
-            state.rest_on(ref, each.manager, since)
+                raise _stale(each, ref, manager, "it was not staged lately, and no row holds it")
+            if manager.now() - since >= manager.attach_within:
+                raise _stale(each, ref, manager, "the transaction that looked it up is too old")
+            state.rest_on(ref, manager, since)
+
+
+def _manager_for(each: Field, ref: StoredObjectRef) -> StorageManager:
+    """The field's manager; where none is bound, the one that has just stored the file."""
+    if each.bound_manager is None and isinstance(ref, StagedFile) and isinstance(ref.stored_by, StorageManager):
+        return ref.stored_by
+    return each.manager
 
 
 def is_fresh(ref: StoredObjectRef, manager: StorageManager) -> bool:
@@ -229,8 +236,8 @@ def is_fresh(ref: StoredObjectRef, manager: StorageManager) -> bool:
         return False
 
 
-def _stale(each: Field, ref: StoredObjectRef, why: str) -> StaleRefError:
-    limit = each.manager.attach_within
+def _stale(each: Field, ref: StoredObjectRef, manager: StorageManager, why: str) -> StaleRefError:
+    limit = manager.attach_within
     return StaleRefError(
         f"{each.key}: this file may not be attached: {why} (a file is attached within {limit} of being staged, "
         "or while a committed row holds it); store it again",

@@ -482,6 +482,32 @@ class TestManagers:
         assert Derived(id=uuid.uuid4())._require_storage_manager() is of_class
         assert Document(id=uuid.uuid4())._require_storage_manager() is of_base
 
+    def test_a_column_without_one_takes_what_a_manager_has_just_stored(self, tmp_path: Path) -> None:
+        class Own(DeclarativeBase):
+            pass
+
+        class Profile(Own):
+            __tablename__ = "profile"
+            id: Mapped[int] = mapped_column(primary_key=True)
+            avatar: Mapped[StoredObjectRef | None] = mapped_column(StoredObjectRefType, nullable=True)
+
+        manager = self.manager()
+        engine = create_engine(f"sqlite:///{tmp_path}/db.sqlite3")
+        Own.metadata.create_all(engine)
+        with Session(engine) as session:
+            profile = Profile(id=1)
+            session.add(profile)
+            for content in (b"first", b"second"):
+                profile.avatar = manager.put_bytes("documents", "profile", 1, "avatar", content=content)
+                session.commit()
+                assert manager.get(profile.avatar) == content
+            session.add(Profile(id=2, avatar=StoredObjectRef("documents", "main", "invented", 1)))
+            with pytest.raises(ConfigurationError, match=r"manager\.register\(Base\)"):
+                session.commit()
+        with Session(engine) as session:
+            assert session.connection().exec_driver_sql("SELECT count(*) FROM granite_tombstone").scalar() == 1
+        engine.dispose()
+
     def test_what_the_class_does_not_say_is_asked_for(self) -> None:
         class Silent(StoredContentMixin):
             id = 1
