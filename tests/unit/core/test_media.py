@@ -205,6 +205,8 @@ SVG = b"<svg xmlns='http://www.w3.org/2000/svg'/>"
         # text that is not UTF-8 is text all the same
         ("Name;Größe\n".encode("cp1252"), "a.csv", "application/vnd.ms-excel", "text/csv"),
         (b"{\\rtf1 hello", "a.doc", None, "application/rtf"),
+        (b"#EXTM3U\n", "a.m3u8", None, "application/vnd.apple.mpegurl"),
+        (b"@book{x}", "a.bib", "application/x-bibtex", "application/x-bibtex"),
         (b"  \n%PDF-1.4", None, None, "application/pdf"),
         # images, sound, films and fonts are such only where the bytes show it
         (bytes(range(256)), "a.heic", "image/anything", "application/octet-stream"),
