@@ -14,7 +14,7 @@ import pytest
 from fastapi import FastAPI
 from fastapi import UploadFile as FastAPIUploadFile
 from litestar.datastructures import UploadFile as LitestarUploadFile
-from sqlalchemy import create_engine, select
+from sqlalchemy import create_engine, insert, select
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 from starlette.datastructures import Headers
@@ -87,6 +87,16 @@ UPLOADS = pytest.mark.parametrize("kind", ["starlette", "fastapi", "litestar"])
 
 
 class TestStoring:
+    def test_a_bulk_insert_stores_by_the_policy_of_the_class(self, world: World) -> None:
+        def scenario() -> None:
+            with world.session() as session:
+                session.execute(insert(Document), [{"title": "a", "_file_ref": unsaved(b"bulk")}])
+                session.commit()
+            [ref] = world.rows()
+            assert (ref.storage_key, world.manager.get(ref)) == ("documents", b"bulk")
+
+        world.run(scenario)
+
     def test_bytes_text_and_streams_are_stored_and_held(self, world: World) -> None:
         def scenario() -> None:
             with world.session() as session:
