@@ -38,6 +38,7 @@ from granite_core.errors import (
     TokenInvalidError,
     ValidationFailedError,
 )
+from granite_core.findings import Finding, Severity
 from granite_core.limited import SizeLimitedStream
 from granite_core.manager import StorageManager
 from granite_core.options import NO_OPTIONS, WriteOptions
@@ -79,6 +80,7 @@ __all__ = [
     "ContentUnavailableError",
     "Delivery",
     "FileLink",
+    "Finding",
     "InvalidKeyError",
     "LocalStorageBackend",
     "MemoryStorageBackend",
@@ -93,6 +95,7 @@ __all__ = [
     "RowLink",
     "S3StorageBackend",
     "SevenMethodBackend",
+    "Severity",
     "SizeLimitedStream",
     "StagedFile",
     "StagedWrite",

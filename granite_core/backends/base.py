@@ -24,7 +24,7 @@ import io
 import os
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -34,6 +34,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Literal, Protocol
 
 from granite_core.errors import ChecksumMismatchError, ConfigurationError, ObjectNotFoundError
+from granite_core.findings import Finding
 from granite_core.options import NO_OPTIONS, WriteOptions
 from granite_core.refs import StoredObjectRef, timestamp
 
@@ -356,6 +357,19 @@ class StorageBackend(ABC):
             ConfigurationError: It does not; the message says what to change.
             BackendUnavailableError: The store cannot be asked.
         """
+
+    def diagnose(self, *, origins: Collection[str] = ()) -> Sequence[Finding]:
+        """Say what only this backend can know of how it is set up: what is wrong, what is missing, what is fine.
+
+        That objects can be written, read, listed and deleted, and how the store's clock goes, is tried by the doctor,
+        for every backend alike. Changes nothing. MUST NOT raise for what the store refuses to tell: that is a finding.
+        The commands in an advice are complete: they can be copied into a shell.
+
+        Args:
+            origins: Where pages come from whose scripts talk to the store directly; a store that has rules for that
+                (CORS) judges them by these.
+        """
+        return ()
 
     def close(self) -> None:
         """Free pools and clients. The backend may be used again afterwards and then makes new ones."""

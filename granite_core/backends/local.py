@@ -14,12 +14,13 @@ import secrets
 import stat as stat_module
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from granite_core.backends._disk import judge_disk, look_at_disk
 from granite_core.backends.base import (
     NO_OPTIONS,
     Capability,
@@ -40,6 +41,7 @@ from granite_core.errors import (
     ObjectNotFoundError,
     StorageError,
 )
+from granite_core.findings import Finding, Severity
 from granite_core.keys import RESERVED_PREFIX, split_key, validate_key
 from granite_core.refs import StoredObjectRef
 
@@ -235,6 +237,13 @@ class LocalStorageBackend(StorageBackend):
             self.delete(probe)
         except BackendError as error:
             raise ConfigurationError(f"{self._root!r} cannot be used: {error}", backend="file") from error
+
+    def diagnose(self, *, origins: Collection[str] = ()) -> Sequence[Finding]:
+        """Judge the disk: room, inodes, how it is mounted, who may write there, whether it outlives a reboot."""
+        try:
+            return list(judge_disk(look_at_disk(self._root), durable=self.durable))
+        except OSError as error:
+            return [Finding("disk", Severity.WARNING, f"the system says nothing of the disk: {error.strerror}")]
 
     def __repr__(self) -> str:
         return f"<LocalStorageBackend {self._root!r}>"

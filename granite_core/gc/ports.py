@@ -13,7 +13,9 @@ from dataclasses import dataclass
 from typing import ParamSpec, Protocol, TypeAlias, TypeVar
 
 from granite_core.backends.base import StorageBackend
+from granite_core.findings import Finding
 from granite_core.gc.plan import Note, RunState, Tombstone
+from granite_core.manager import StorageManager
 from granite_core.refs import StoredObjectRef
 
 __all__ = [
@@ -316,6 +318,18 @@ class Ledger(Protocol):
         Raises:
             ConfigurationError: The table has no primary key to go by.
         """
+        ...
+
+    def policies_named(self) -> Collection[str]:
+        """Return the policies that file fields name."""
+        ...
+
+    def strangers(self, manager: StorageManager) -> Sequence[Finding]:
+        """Say which models with file fields this ledger does not look at, or ``manager`` does not know."""
+        ...
+
+    def diagnose(self, database: int) -> Sequence[Finding]:
+        """Say what is wrong with a database, what is missing, and what is fine. Writes nothing."""
         ...
 
     # -- how calls are made

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar
 
 from granite_core.backends.base import NO_OPTIONS, ObjectReader, ObjectStat, ObjectWriter, StorageBackend, WriteOptions
 from granite_core.errors import BackendUnavailableError
+from granite_core.findings import Finding
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -192,6 +193,10 @@ class FaultyBackend(StorageBackend):
     def check(self) -> None:
         """Check the inner backend; not counted."""
         self.inner.check()
+
+    def diagnose(self, *, origins: Collection[str] = ()) -> Sequence[Finding]:
+        """Ask the inner backend; not counted."""
+        return self.inner.diagnose(origins=origins)
 
     def close(self) -> None:
         """Close the inner backend; not counted."""

@@ -57,6 +57,10 @@ class Output:
         if not self.as_json:
             self._out.print(escape(text), highlight=False, soft_wrap=True)
 
+    def marked(self, mark: str, text: str, *, style: str) -> None:
+        """Print a sentence after a coloured word."""
+        self._out.print(f"[{style}]{escape(mark):8}[/] {escape(text)}", highlight=False, soft_wrap=True)
+
     def note(self, text: str, *, style: str | None = None) -> None:
         """Print a sentence for people, on stderr."""
         self._err.print(escape(text), highlight=False, soft_wrap=True, style=style)
@@ -95,6 +99,15 @@ class Output:
                 bar.update(task, description=f"{what}{place}", completed=sum(ended.values()), rest=rest)
 
             yield show
+
+    @contextmanager
+    def status(self, what: str) -> Iterator[Callable[[str], object]]:
+        """Show on a terminal what is being looked at."""
+        if not self._err.is_terminal:
+            yield lambda _: None
+            return
+        with self._err.status(what) as status:
+            yield lambda at: status.update(f"{what} {escape(at)}")
 
     @contextmanager
     def reading(self, file: IO[bytes], what: str) -> Iterator[IO[bytes]]:

@@ -19,6 +19,7 @@ DOCUMENTED = re.findall(r"^\.\. automodule:: (\S+)$", REFERENCE, re.MULTILINE)
 PUBLIC = [
     "granite_core",
     "granite_core.backends.s3",
+    "granite_core.doctor",
     "granite_core.events",
     "granite_core.gc",
     "granite_core.integrations.sqlalchemy",

@@ -16,7 +16,10 @@ from .parts import find_program
 from .processes import answers, free_port, run, start, stop, wait_until
 from .s3 import S3Server
 
-__all__ = ["Ceph"]
+__all__ = ["GUEST", "Ceph"]
+
+GUEST = ("guest", "guestguest")
+"""Keys of a user of his own, who may do what a bucket's policy lets `arn:aws:iam:::user/guest` do."""
 
 _CONFIG = """\
 [global]
@@ -135,6 +138,8 @@ class Ceph:
         wait_until(lambda: answers(self.info.endpoint), process=gateway, log=log, patience=90)
         keys = ["--access-key", self.info.access_key, "--secret-key", self.info.secret_key]
         self._run("radosgw-admin", *self._conf, "user", "create", "--uid", "test", "--display-name", "test", *keys)
+        guest = ["--access-key", GUEST[0], "--secret-key", GUEST[1]]
+        self._run("radosgw-admin", *self._conf, "user", "create", "--uid", "guest", "--display-name", "guest", *guest)
 
     @property
     def _conf(self) -> list[str | Path]:

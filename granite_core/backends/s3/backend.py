@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
@@ -23,7 +23,9 @@ from granite_core.backends.base import (
     location_of,
 )
 from granite_core.backends.s3.client import boto_errors, error_code, failure, http_status, make_client
+from granite_core.backends.s3.diagnosis import BucketSettings, judge_bucket
 from granite_core.backends.s3.download import S3Reader
+from granite_core.backends.s3.facts import ask_bucket
 from granite_core.backends.s3.parts import MAX_PART_BYTES, MIN_PART_BYTES, copy_ranges
 from granite_core.backends.s3.presign import LONGEST, bucket_address, object_address, sign, signing_key
 from granite_core.backends.s3.upload import S3Writer
@@ -35,6 +37,7 @@ from granite_core.errors import (
     ObjectExistsError,
     ObjectNotFoundError,
 )
+from granite_core.findings import Finding
 from granite_core.keys import RESERVED_PREFIX, is_reserved, split_key, validate_key
 from granite_core.refs import StoredObjectRef
 
@@ -341,6 +344,19 @@ class S3StorageBackend(StorageBackend):
                 self.delete(probe)
         if not self.delete_versions:
             self._check_lifecycle()
+
+    def diagnose(self, *, origins: Collection[str] = ()) -> Sequence[Finding]:
+        """Judge the bucket: versions, lifecycle rules, unfinished uploads, who may read it, CORS, the store's clock."""
+        address = urlsplit(str(self.client.meta.endpoint_url))
+        settings = BucketSettings(
+            bucket=self.bucket,
+            prefix=self.prefix,
+            delete_versions=self.delete_versions,
+            public=self._public_url is not None,
+            endpoint="" if self.identity[1] == "aws" else f"{address.scheme}://{address.netloc.rpartition('@')[2]}",
+        )
+        facts = ask_bucket(self.client, self.bucket, self.prefix, self._pick(_OWNER))
+        return list(judge_bucket(facts, settings, origins))
 
     def __repr__(self) -> str:
         return f"<S3StorageBackend {self.bucket!r} {self.prefix!r}>"

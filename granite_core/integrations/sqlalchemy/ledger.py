@@ -24,6 +24,7 @@ from granite_core.errors import CollectionRefusedError, ConfigurationError
 from granite_core.gc.plan import Note, RunState, Tombstone
 from granite_core.gc.ports import Batch, Look, RowId, chunks
 from granite_core.integrations.sqlalchemy._database import AnyEngine, Database, in_thread
+from granite_core.integrations.sqlalchemy._diagnosis import Diagnosis
 from granite_core.integrations.sqlalchemy._greenlet import in_greenlet, run_blocking
 from granite_core.integrations.sqlalchemy._row_files import RowFiles
 from granite_core.integrations.sqlalchemy._survey import Survey
@@ -49,7 +50,7 @@ _IDENTITY: Final = "database"
 _NAME: Final = ("schema_name", "table_name", "column_name")
 
 
-class SQLAlchemyLedger(Survey, RowFiles):
+class SQLAlchemyLedger(Survey, RowFiles, Diagnosis):
     """The collector's ledger in the tables that lie beside the models.
 
     The first database that has the tables keeps the lease, the identity and the position of a reconcile; tombstones

@@ -26,6 +26,12 @@ class DerivedTests(BackendTests):
         assert all(isinstance(each, str) for each in backend.identity)
         assert backend.identity == backend.identity
 
+    def test_a_diagnosis_finds_something_or_nothing_and_changes_nothing(self, backend: StorageBackend) -> None:
+        backend.put_bytes("a/b", b"12345")
+        for findings in (backend.diagnose(), backend.diagnose(origins=["https://app.example"])):
+            assert all(each.code and each.found for each in findings)
+        assert self.keys(backend) == ["a/b"]
+
     def test_putting_returns_a_ref_of_what_was_stored(self, backend: StorageBackend) -> None:
         named: dict[str, Any] = {"content_type": "text/plain", "original_filename": "a.txt", "extra": {"page": 1}}
         for ref, content in (
