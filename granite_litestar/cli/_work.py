@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import logging
 import threading
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeVar
@@ -170,7 +172,8 @@ def command(name: str, *, json: bool = True) -> Callable[[Callable[..., Exit | N
         def run(context: click.Context, /, as_json: bool = False, **options: Any) -> None:
             out = Output(as_json=as_json)
             try:
-                ended = function(_work(context, out), **options)
+                with _logs_without_stacks():
+                    ended = function(_work(context, out), **options)
             except (click.ClickException, click.exceptions.Exit, BrokenPipeError):
                 raise  # click's own; and whoever read has gone, which click passes over
             except (KeyboardInterrupt, click.Abort):
@@ -185,6 +188,25 @@ def command(name: str, *, json: bool = True) -> Callable[[Callable[..., Exit | N
         return rich_click.command(name)(as_json(made) if json else made)
 
     return decorate
+
+
+@contextmanager
+def _logs_without_stacks() -> Iterator[None]:
+    """Let log lines of failed runs go where the application sends its logs, without the stack: the command tells."""
+    everything, runs = logging.getLogger("granite"), logging.getLogger("granite.collected")
+    nobody = logging.NullHandler()  # in place of Python's last resort, which is stderr
+
+    def strip(record: logging.LogRecord) -> bool:
+        record.exc_info = None
+        return True
+
+    everything.addHandler(nobody)
+    runs.addFilter(strip)
+    try:
+        yield
+    finally:
+        runs.removeFilter(strip)
+        everything.removeHandler(nobody)
 
 
 def _work(context: click.Context, out: Output) -> Work:

@@ -84,6 +84,12 @@ class System:
                 )
             )
 
+    def let_lease_end(self, name: str, *, in_seconds: float) -> None:
+        t = self.tables.state
+        with self.engine.begin() as connection:
+            soon = db_now() + int(in_seconds * 1000)
+            connection.execute(update(t).where(t.c.name == f"lease:{name}").values(expires_at=soon))
+
     def tombstones(self) -> set[str]:
         with self.engine.connect() as connection:
             return set(connection.scalars(select(self.tables.tombstone.c.location)))

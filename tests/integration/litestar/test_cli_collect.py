@@ -43,10 +43,11 @@ class TestSweep:
     def test_another_worker_is_left_alone(self, system: System) -> None:
         system.clear(system.keep())
         system.let_time_pass()
-        system.hold_lease("sweep", seconds=4)
+        system.hold_lease("sweep")
         report = system.json("sweep", code=5)
         assert report["skipped"] == "the lease is held by another:1"
         assert "another:1" in system.run("sweep").stderr
+        system.let_lease_end("sweep", in_seconds=2)
         assert system.json("sweep", "--wait", "1m")["deleted"] == 1
 
     def test_what_cannot_be_deleted_is_told_of(self, local: System) -> None:
