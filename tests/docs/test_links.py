@@ -48,8 +48,8 @@ def invoice(client: httpx.Client) -> str:
 
 
 def test_a_page_shows_links_that_end(client: httpx.Client, invoice: str) -> None:
-    shown = client.get(invoice).json()
-    assert shown == client.get(invoice).json()
+    before, shown, after = (client.get(invoice).json() for _ in range(3))
+    assert shown in (before, after)  # a bucket of time may end between two
     viewed, saved = client.get(shown["view"]), client.get(shown["save"])
     assert viewed.content == saved.content == PDF
     assert viewed.headers["content-disposition"] == 'inline; filename="1.pdf"'
