@@ -9,9 +9,10 @@ from typing import Any, Final, overload
 
 from granite_core.backends.base import StorageBackend
 from granite_core.errors import ConfigurationError, TokenInvalidError
+from granite_core.links import Links
 from granite_core.policies import Delivery, StoragePolicy
 from granite_core.refs import StoredObjectRef
-from granite_core.urls import Disposition, FileLink, Links, RowLink, RowTarget, UrlPlan
+from granite_core.urls import Disposition, FileLink, RowLink, RowTarget, UrlPlan
 
 __all__ = ["Addresses"]
 

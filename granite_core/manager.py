@@ -17,12 +17,13 @@ from granite_core.events import Deleted, Event, EventHub, Listener, ObjectName
 from granite_core.events import object_id as name_object
 from granite_core.keys import is_granite_storage_key, suffix_of, unique_part
 from granite_core.limited import SizeLimitedStream
+from granite_core.links import Links
 from granite_core.logs import LogWriter
 from granite_core.media import clean_content_type, clean_filename
 from granite_core.policies import StoragePolicy
 from granite_core.refs import StagedFile, StoredObjectRef
 from granite_core.staging import StagedWrite
-from granite_core.urls import Links, UrlSettings
+from granite_core.urls import UrlSettings
 from granite_core.verifying import VerifyingReader, open_verified, verify_object
 
 if TYPE_CHECKING:

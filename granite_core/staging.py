@@ -16,8 +16,8 @@ from granite_core.events import EventHub
 from granite_core.intake import Intake
 from granite_core.media import DEFAULT_TYPE
 from granite_core.policies import StoragePolicy
+from granite_core.publishing import options_for
 from granite_core.refs import StagedFile, StoredObjectRef, timestamp
-from granite_core.urls import options_for
 
 if TYPE_CHECKING:
     from typing import Any, Self

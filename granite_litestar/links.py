@@ -15,7 +15,6 @@ from granite_core.integrations.sqlalchemy import link_column, link_content, link
 from granite_core.serving import Address, cache_control
 from granite_litestar._openapi_problems import problem
 from granite_litestar._rows import read_one, session_of
-from granite_litestar._state import async_manager_of
 from granite_litestar.exceptions import UNLOGGED_PATH_OPT_KEY
 from granite_litestar.openapi import describe_download
 from granite_litestar.responses import FileDownload
@@ -77,7 +76,7 @@ class LinkRoute:
 
         async def follow(request: Request[Any, Any, Any]) -> FileDownload:
             # The name at the end of the path is for people: nothing is read from it.
-            link = async_manager_of(request.app).sync.resolve_link(request.path_params["token"])
+            link = self._manager.resolve_link(request.path_params["token"])
             return self._to_object(link) if isinstance(link, FileLink) else await self._to_row(link, request)
 
         follow.__doc__ = "Download the file that a link leads to."

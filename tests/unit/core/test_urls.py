@@ -24,7 +24,8 @@ from granite_core import (
     UrlSettings,
     WriteOptions,
 )
-from granite_core.urls import options_for, window
+from granite_core.publishing import options_for
+from granite_core.urls import window
 
 SECRETS = ["s" * 32]
 NOW = datetime(2026, 3, 1, 12, 0, 7, tzinfo=UTC)
@@ -286,6 +287,15 @@ def test_the_caller_may_choose_the_way() -> None:
 def test_what_is_not_safe_inline_is_saved_wherever_it_comes_from(kind: str | None) -> None:
     url = make(delivery="redirect").url(ref_of("s3", content_type=kind), disposition="auto")
     assert query_of(url)["response-content-disposition"] == 'attachment; filename="report.pdf"'
+
+
+@pytest.mark.parametrize(
+    ("age", "expected"),
+    [(0, "private, no-cache"), (60, "private, max-age=60, immutable"), (66 * 60, "private, immutable")],
+)
+def test_copies_from_the_store_are_good_no_longer_than_the_policy_says(age: int, expected: str) -> None:
+    manager = make(delivery="auto", immutable=True, cache_max_age=timedelta(seconds=age))
+    assert query_of(manager.url(ref_of("s3")))["response-cache-control"] == expected
 
 
 def test_a_presigned_address_is_bound_to_name_and_disposition() -> None:
