@@ -47,8 +47,8 @@ _NO_OPTIONS: Final[Mapping[str, Any]] = MappingProxyType({})
 
 registered: WeakKeyDictionary[Any, set[Place]] = WeakKeyDictionary()
 """Columns that are known to be registered, by engine."""
-present: WeakKeyDictionary[Any, set[tuple[str | None, str]]] = WeakKeyDictionary()
-"""Tables of Granite's that are known to be there, by engine."""
+present: WeakKeyDictionary[Any, dict[tuple[str | None, str], bool]] = WeakKeyDictionary()
+"""Which of Granite's tables were there when they were last asked for, by engine."""
 
 logger = logging.getLogger("granite.tables")
 
@@ -143,12 +143,13 @@ def is_there(connection: Connection, table: Table, options: Mapping[str, Any] = 
     """Tell whether the database has one of Granite's tables: after an upgrade its migration may be yet to come."""
     schemas = {**connection.get_execution_options(), **options}.get("schema_translate_map") or {}
     schema = schemas.get(table.schema, table.schema)
-    known = present.setdefault(connection.engine, set())
-    if (schema, table.name) in known:
+    known = present.setdefault(connection.engine, {})
+    if known.get((schema, table.name)):
         return True
-    if inspect(connection).has_table(table.name, schema=schema):
-        known.add((schema, table.name))
-        return True
+    told = (schema, table.name) in known
+    found = known[schema, table.name] = inspect(connection).has_table(table.name, schema=schema)
+    if found or told:
+        return found
     logger.warning(
         "the database has no table %s: files are kept in step with their rows all the same, and nothing is collected; "
         "create Granite's tables (create_all or a migration), or opt out of them",

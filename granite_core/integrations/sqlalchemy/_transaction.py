@@ -50,11 +50,10 @@ class Field:
 
     @property
     def storage_key(self) -> str | None:
-        """The policy for unsaved content: what the column's type names, else what the mixin's class does."""
-        named = self.declared_key
-        if named is None and self._said("__stored_content_field_name__") == self.key:
-            named = cast("str | None", self._said("__stored_content_storage_key__"))
-        return named
+        """The policy for content: what the mixin's class names, else what the column's type does."""
+        if self._said("__stored_content_field_name__") != self.key:
+            return self.declared_key
+        return cast("str | None", self._said("__stored_content_storage_key__")) or self.declared_key
 
     @property
     def declared_key(self) -> str | None:

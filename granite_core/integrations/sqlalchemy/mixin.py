@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, BinaryIO, ClassVar, Protocol, cast
+from typing import TYPE_CHECKING, Any, BinaryIO, ClassVar, Protocol
 
 from sqlalchemy import inspect
 from sqlalchemy.orm import InstanceState
@@ -14,10 +14,11 @@ from granite_core.aio import AsyncStagedWrite
 from granite_core.errors import ConfigurationError, StorageError
 from granite_core.integrations.sqlalchemy._greenlet import run_blocking, run_put
 from granite_core.integrations.sqlalchemy._storing import identity_text
-from granite_core.integrations.sqlalchemy._transaction import fields_by_class
+from granite_core.integrations.sqlalchemy._transaction import Field, fields_by_class
 from granite_core.keys import clean_segment
 from granite_core.manager import StorageManager
 from granite_core.refs import StagedFile, StoredObjectRef
+from granite_core.sources import UnsavedFile
 from granite_core.staging import StagedWrite
 
 if TYPE_CHECKING:
@@ -75,7 +76,7 @@ class StoredContentMixin:
 
     Attributes:
         __stored_content_field_name__: Name of the mapped attribute that holds the ref.
-        __stored_content_storage_key__: Policy whose rules apply; where absent, that of the column's type.
+        __stored_content_storage_key__: Policy whose rules apply; where absent, that which the column's type names.
         __storage_manager__: The manager; where absent, that of the declarative base.
     """
 
@@ -206,10 +207,11 @@ class StoredContentMixin:
         """Return the whole content; None where there is no file. Meant for small ones.
 
         Raises:
+            StorageError: It is content that the next flush stores.
             ObjectNotFoundError: The object is gone.
             BackendError: It cannot be read.
         """
-        if (ref := self._get_existing_ref()) is None:
+        if (ref := self._to_read()) is None:
             return None
         if (text := ref.inline_text) is not None:
             return text.encode()
@@ -234,7 +236,7 @@ class StoredContentMixin:
             ObjectNotFoundError: The object is gone.
             BackendError: It cannot be opened.
         """
-        if (ref := self._get_existing_ref()) is None:
+        if (ref := self._to_read()) is None:
             return None
         if (text := ref.inline_text) is not None:
             return io.BytesIO(text.encode())
@@ -244,11 +246,8 @@ class StoredContentMixin:
     # -- beneath -------------------------------------------------------------------------------------------------------
 
     def _require_storage_manager(self) -> StorageManager:
-        manager = type(self).__storage_manager__
-        if manager is None:
-            field = self._field_name()
-            bound = (each.bound_manager for each in fields_by_class.get(type(self), ()) if each.key == field)
-            manager = next(bound, None)
+        field = self._field()
+        manager = type(self).__storage_manager__ if field is None else field.bound_manager
         if manager is None:
             name = type(self).__name__
             raise ConfigurationError(
@@ -258,7 +257,13 @@ class StoredContentMixin:
         return manager
 
     def _get_existing_ref(self) -> StoredObjectRef | None:
-        return cast("StoredObjectRef | None", getattr(self, self._field_name(), None))
+        held = getattr(self, self._field_name(), None)
+        return held if isinstance(held, StoredObjectRef) else None
+
+    def _to_read(self) -> StoredObjectRef | None:
+        if isinstance(getattr(self, self._field_name(), None), UnsavedFile):
+            raise StorageError("the content is stored by the next flush: flush the session first", operation="open")
+        return self._get_existing_ref()
 
     def _set_ref(self, ref: StoredObjectRef | None) -> None:
         state = inspect(self, raiseerr=False)
@@ -311,21 +316,19 @@ class StoredContentMixin:
         return None if plain is None else clean_segment(plain)
 
     def _field_name(self) -> str:
-        name = getattr(type(self), "__stored_content_field_name__", None)
-        if not name:
-            raise ConfigurationError(
-                f"{type(self).__name__} must say which attribute holds its ref: "
-                '__stored_content_field_name__ = "_file_ref"'
-            )
-        return cast("str", name)
+        return self._declared("__stored_content_field_name__", "which attribute holds its ref", "_file_ref")
 
     def _storage_key(self) -> str:
-        declared: str | None = getattr(type(self), "__stored_content_storage_key__", None)
-        field = self._field_name()
-        of_column = (each.storage_key for each in fields_by_class.get(type(self), ()) if each.key == field)
-        if not (found := declared or next(of_column, None)):
-            raise ConfigurationError(
-                f"{type(self).__name__} must say which policy applies to its content: "
-                '__stored_content_storage_key__ = "documents"'
-            )
-        return found
+        field = self._field()
+        named = None if field is None else field.storage_key
+        return named or self._declared("__stored_content_storage_key__", "which policy applies to it", "documents")
+
+    def _field(self) -> Field | None:
+        name = self._field_name()
+        return next((each for each in fields_by_class.get(type(self), ()) if each.key == name), None)
+
+    def _declared(self, attribute: str, what: str, example: str) -> str:
+        value = getattr(type(self), attribute, None)
+        if not isinstance(value, str):
+            raise ConfigurationError(f'{type(self).__name__} must say {what}: {attribute} = "{example}"')
+        return value

@@ -168,6 +168,9 @@ class TestStoring:
             with world.session() as session:
                 document = Document(_file_ref=unsaved(b"x", filename="a.txt"))
                 session.add(document)
+                for read in (document.get_content, document.get_content_text, document.open_content):
+                    with pytest.raises(StorageError, match="next flush"):
+                        read()
                 session.commit()
                 assert (document.get_content_text(), document._file_ref.storage_key) == ("x", "documents")
 
@@ -229,6 +232,8 @@ class TestLettingGo:
 
     def test_replacing_nothing_tells_nothing(self, world: World) -> None:
         assert Document(id=uuid.uuid4()).replace_content("x").previous_ref is None
+        pending = Document(id=uuid.uuid4(), _file_ref=unsaved(b"x"))
+        assert pending.replace_content("y").previous_ref is None
 
     def test_clearing_returns_the_ref_and_keeps_the_file_until_the_sweep(
         self, world: World, document_id: uuid.UUID
