@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
 import pytest
+from advanced_alchemy.cache import CacheConfig
 
 from granite_core import StaleRefError, StoredObjectRef, unsaved
 from tests.integration.litestar.alchemy_support import Alchemy, Bill, Report
@@ -262,3 +264,23 @@ def test_keys_that_the_database_gives(alchemy_url: str) -> None:
 @pytest.fixture
 def alchemy_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     return url_of(request, tmp_path)
+
+
+def test_a_row_from_the_cache_has_its_files(tmp_path: Path) -> None:
+    """The cache's own serializer would make text of a ref."""
+    cache = CacheConfig(
+        backend="dogpile.cache.memory", serializer=pickle.dumps, deserializer=lambda data, model: pickle.loads(data)
+    )
+    with Alchemy(f"sqlite+aiosqlite:///{tmp_path}/db.sqlite3", cache_config=cache).running() as alchemy:
+        report = given(alchemy)
+
+        async def get(service: Any) -> Any:
+            return await service.get(report.id, auto_expunge=True)
+
+        assert alchemy.run(get).title == "given"
+        with alchemy.look() as connection:
+            connection.execute(Report.__table__.update().values(title="changed behind its back"))
+        cached = alchemy.run(get)
+        assert cached.title == "given"
+        assert cached.file == report.file
+        assert list(cached.pages) == list(report.pages)

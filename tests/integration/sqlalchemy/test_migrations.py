@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -21,12 +22,14 @@ from granite_core import (
     CollectionRefusedError,
     ConfigurationError,
     MemoryStorageBackend,
+    MissingExtraError,
     StorageManager,
     StoragePolicy,
     StoredObjectRef,
 )
 from granite_core.gc import Collector, GCConfig
 from granite_core.integrations.sqlalchemy import SQLAlchemyLedger, file_field, files_field, ref_location, tables_of
+from granite_core.integrations.sqlalchemy.migrations import compare_lookup_indexes
 from tests.integration.sqlalchemy.world import World, fix_pysqlite
 
 ENV = """
@@ -249,6 +252,12 @@ def test_a_revision_by_hand_and_a_table_that_is_not_included_get_no_index(tmp_pa
     script: Any = command.revision(project.config, "by hand")
     assert "create_index" not in Path(script.path).read_text()
     engine.dispose()
+
+
+def test_without_alembic_the_comparison_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "alembic.autogenerate", None)
+    with pytest.raises(MissingExtraError, match=r"granite-litestar\[alembic\]"):
+        compare_lookup_indexes.__wrapped__()
 
 
 def test_a_json_column_of_an_older_migration_becomes_jsonb(postgres_url: str, tmp_path: Path) -> None:
