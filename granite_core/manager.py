@@ -504,7 +504,7 @@ class StorageManager(Addresses):
             ChecksumMismatchError: It is not what was stored.
             BackendError: It cannot be read.
         """
-        verify_object(self.backend_of(ref), ref)
+        verify_object(self.backend_of(ref), ref, on_read=on_read)
 
     # -- deleting ------------------------------------------------------------------------------------------------------
 

@@ -15,6 +15,8 @@ from granite_core.backends.base import ObjectReader, StorageBackend
 from granite_core.errors import ChecksumMismatchError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from typing_extensions import Buffer
 
     from granite_core.refs import StoredObjectRef
@@ -103,8 +105,20 @@ class VerifyingReader(ObjectReader):
         self._reader.close()
 
 
-def verify_object(backend: StorageBackend, ref: StoredObjectRef, *, operation: str = "verify") -> None:
+def verify_object(
+    backend: StorageBackend,
+    ref: StoredObjectRef,
+    *,
+    operation: str = "verify",
+    on_read: Callable[[int], object] | None = None,
+) -> None:
     """Read a stored object and hold its size and SHA-256 against a ref.
+
+    Args:
+        backend: Where it is.
+        ref: What it must be.
+        operation: The verb, for errors.
+        on_read: Called with the number of bytes of each piece read; may wait, or raise to end it.
 
     Raises:
         ObjectNotFoundError: The object is gone.
@@ -115,6 +129,8 @@ def verify_object(backend: StorageBackend, ref: StoredObjectRef, *, operation: s
     with backend.open_reader(ref.location) as reader:
         account.check_size(reader.size)
         while data := reader.read(READ_BYTES):
+            if on_read is not None:
+                on_read(len(data))
             account.add(data)
     account.close()
 

@@ -337,16 +337,15 @@ class Verify(Run):
         try:
             if self.options.checksums:
                 self.manager.verify(task.ref, on_read=on_read)
-                size = read
-            else:
-                size = self.manager.stat(task.ref).size
+                return _Result(task, read)
+            size = self.manager.stat(task.ref).size
         except ObjectNotFoundError:
             return _Result(task, read, task.differs(DiscrepancyKind.MISSING, "there is no such object"))
         except ChecksumMismatchError as error:
-            if read == task.ref.size:
+            if not isinstance(error.value, int):
                 why = f"its SHA-256 is {error.value}, the row says {task.ref.checksum}"
                 return _Result(task, read, task.differs(DiscrepancyKind.CHECKSUM, why))
-            size = read
+            size = error.value
         except BackendError as error:
             away = isinstance(error, BackendUnavailableError)
             return _Result(task, read, task.differs(DiscrepancyKind.UNREADABLE, str(error)), away)

@@ -172,7 +172,7 @@ def command(name: str, *, json: bool = True) -> Callable[[Callable[..., Exit | N
         def run(context: click.Context, /, as_json: bool = False, **options: Any) -> None:
             out = Output(as_json=as_json)
             try:
-                with _logs_without_stacks():
+                with _without_log_lines():
                     ended = function(_work(context, out), **options)
             except (click.ClickException, click.exceptions.Exit, BrokenPipeError):
                 raise  # click's own; and whoever read has gone, which click passes over
@@ -191,21 +191,20 @@ def command(name: str, *, json: bool = True) -> Callable[[Callable[..., Exit | N
 
 
 @contextmanager
-def _logs_without_stacks() -> Iterator[None]:
-    """Let log lines of failed runs go where the application sends its logs, without the stack: the command tells."""
+def _without_log_lines() -> Iterator[None]:
+    """Keep the log lines of runs from the terminal: the command itself tells what they say. Events go on as ever."""
     everything, runs = logging.getLogger("granite"), logging.getLogger("granite.collected")
     nobody = logging.NullHandler()  # in place of Python's last resort, which is stderr
 
-    def strip(record: logging.LogRecord) -> bool:
-        record.exc_info = None
-        return True
+    def drop(_: logging.LogRecord) -> bool:
+        return False
 
     everything.addHandler(nobody)
-    runs.addFilter(strip)
+    runs.addFilter(drop)
     try:
         yield
     finally:
-        runs.removeFilter(strip)
+        runs.removeFilter(drop)
         everything.removeHandler(nobody)
 
 
