@@ -14,6 +14,8 @@ from weakref import WeakKeyDictionary
 from sqlalchemy import Column, Connection, MetaData
 from sqlalchemy.orm import InstanceState, Session, SessionTransaction
 
+from granite_core import admission
+from granite_core.admission import Admission, plan_admission, plan_looked_up
 from granite_core.errors import ConfigurationError, StaleRefError
 from granite_core.events import Attached, Event, EventHub, Released
 from granite_core.integrations.sqlalchemy.types import StoredObjectRefListType
@@ -36,8 +38,6 @@ __all__ = [
 
 STATE_KEY: Final = "granite_transaction"
 """Where a session's ``info`` holds what its root transaction knows."""
-
-_CLOCK_SKEW: Final = timedelta(seconds=5)  # by how much the clock of a host that staged may be ahead of ours
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,26 +197,28 @@ def admit(
     for each, ref in wanted:
         manager = _manager_for(each, ref)
         since = state.good.get(ref.location)
-        if since is None:
-            if not is_fresh(ref, manager):
-                unknown[each.column.table.metadata].append((each, ref, manager))
-                continue
-            since = datetime.fromisoformat(ref.created_at or "")
+        known = manager.now() - since if since is not None else None
+        plan = plan_admission(known, _age_of(ref, manager), manager.attach_within)
+        if plan.must_look_up:
+            unknown[each.column.table.metadata].append((each, ref, manager))
+            continue
+        if known is None:
             state.flushed.append((manager, ref))
-        if manager.now() - since >= manager.attach_within:
-            raise _stale(each, ref, manager, "it is known to be good since too long ago")
-        if isinstance(ref, StagedFile) and not ref.mark_used():
+        if plan.refusal is None and isinstance(ref, StagedFile) and not ref.mark_used():
             raise _stale(each, ref, manager, "it was let go already")
-        state.rest_on(ref, manager, since)
+        _let_in(state, each, ref, manager, plan)
     for metadata, asked in unknown.items():
         held = look_up(metadata, {ref.location for _, ref, _ in asked})
         for each, ref, manager in asked:
-            since = state.began_at(manager)
-            if ref.location not in held:
-                raise _stale(each, ref, manager, "it was not staged lately, and no row holds it")
-            if manager.now() - since >= manager.attach_within:
-                raise _stale(each, ref, manager, "the transaction that looked it up is too old")
-            state.rest_on(ref, manager, since)
+            began = manager.now() - state.began_at(manager)
+            plan = plan_looked_up(began, manager.attach_within, held=ref.location in held)
+            _let_in(state, each, ref, manager, plan)
+
+
+def _let_in(state: Transaction, each: Field, ref: StoredObjectRef, manager: StorageManager, plan: Admission) -> None:
+    if plan.since is None:
+        raise _stale(each, ref, manager, plan.refusal or "")
+    state.rest_on(ref, manager, manager.now() - plan.since)
 
 
 def _manager_for(each: Field, ref: StoredObjectRef) -> StorageManager:
@@ -228,11 +230,15 @@ def _manager_for(each: Field, ref: StoredObjectRef) -> StorageManager:
 
 def is_fresh(ref: StoredObjectRef, manager: StorageManager) -> bool:
     """Whether a ref was staged less than a quarter of the grace ago, by its own word: clients never write one."""
+    return admission.is_fresh(_age_of(ref, manager), manager.attach_within)
+
+
+def _age_of(ref: StoredObjectRef, manager: StorageManager) -> timedelta | None:
+    """How long ago a ref was staged, by its own word."""
     try:
-        staged_at = datetime.fromisoformat(ref.created_at or "")
-        return -_CLOCK_SKEW <= manager.now() - staged_at < manager.attach_within
+        return manager.now() - datetime.fromisoformat(ref.created_at or "")
     except (ValueError, TypeError):  # no date, or one without a time zone
-        return False
+        return None
 
 
 def _stale(each: Field, ref: StoredObjectRef, manager: StorageManager, why: str) -> StaleRefError:

@@ -33,6 +33,7 @@ from sqlalchemy.orm import (
     object_session,
 )
 
+from granite_core.admission import plan_check
 from granite_core.errors import StaleRefError
 from granite_core.integrations.sqlalchemy._lists import begin_with_list, materialize
 from granite_core.integrations.sqlalchemy._rows import (
@@ -50,6 +51,7 @@ from granite_core.integrations.sqlalchemy._transaction import (
     STATE_KEY,
     Field,
     Held,
+    Tombstones,
     Transaction,
     admit,
     fields_by_class,
@@ -195,20 +197,25 @@ def check(state: Transaction) -> None:
     Raises:
         StaleRefError: A ref it lets into a row is older.
     """
-    for manager, since in state.oldest.items():
-        if manager.now() - since >= manager.attach_within:
-            raise StaleRefError(
-                f"a file of this transaction was staged, or looked up, longer than {manager.attach_within} ago: "
-                "roll back and store it again",
-                operation="commit",
-                limit=manager.attach_within,
-                value=manager.now() - since,
-            )
-    for written in [*state.tombstones]:
-        limit = written.manager.attach_within if written.manager is not None else _TOMBSTONE_AGE
-        if timedelta(seconds=time.monotonic() - written.written) >= limit:
-            state.tombstones.remove(written)
-            write_tombstones(state, written.connection, written.metadata, written.manager, written.refs)
+    rests_on = [(manager.now() - since, manager.attach_within) for manager, since in state.oldest.items()]
+    written = [(timedelta(seconds=time.monotonic() - each.written), _limit(each)) for each in state.tombstones]
+    plan = plan_check(rests_on, written)
+    if plan.too_old is not None:
+        age, limit = plan.too_old
+        raise StaleRefError(
+            f"a file of this transaction was staged, or looked up, longer than {limit} ago: "
+            "roll back and store it again",
+            operation="commit",
+            limit=limit,
+            value=age,
+        )
+    for each in [state.tombstones[position] for position in plan.renew]:
+        state.tombstones.remove(each)
+        write_tombstones(state, each.connection, each.metadata, each.manager, each.refs)
+
+
+def _limit(tombstones: Tombstones) -> timedelta:
+    return tombstones.manager.attach_within if tombstones.manager is not None else _TOMBSTONE_AGE
 
 
 # -- letting go --------------------------------------------------------------------------------------------------------

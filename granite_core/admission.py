@@ -1,0 +1,102 @@
+"""What a flush lets into rows, and what a transaction may still commit: pure decisions, without a clock.
+
+Arguments are ages: how long ago something was staged, looked up or written. ``within`` is a quarter of the grace.
+A ref gets into a row when it is known to be good since less than that, and is committed while it is; together with a
+COMMIT that takes less than another quarter, the sweep can rely on seeing every row that may name an object.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Final, TypeAlias
+
+__all__ = ["CLOCK_SKEW", "Admission", "Aged", "Check", "is_fresh", "plan_admission", "plan_check", "plan_looked_up"]
+
+CLOCK_SKEW: Final = timedelta(seconds=5)
+"""By how much the clock of a host that staged may be ahead of ours."""
+
+Aged: TypeAlias = tuple[timedelta, timedelta]
+"""An age, and what it must stay below."""
+
+
+@dataclass(frozen=True, slots=True)
+class Admission:
+    """What becomes of a ref that is to get into a row.
+
+    Args:
+        since: How long ago it was known to be good; None when it has to be looked up, or is refused.
+        refusal: Why it may not get in; None when it may, or has to be looked up.
+    """
+
+    since: timedelta | None = None
+    refusal: str | None = None
+
+    @property
+    def must_look_up(self) -> bool:
+        """Whether it gets in only if a committed row holds it."""
+        return self.since is None and self.refusal is None
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """Whether a transaction may be committed.
+
+    Args:
+        too_old: Something it rests on that is too old; None when all is well.
+        renew: Positions of the tombstones that are to be written anew.
+    """
+
+    too_old: Aged | None
+    renew: tuple[int, ...]
+
+
+def is_fresh(staged: timedelta | None, within: timedelta) -> bool:
+    """Whether a ref was staged lately, by its own word; None is an age that nobody knows."""
+    return staged is not None and -CLOCK_SKEW <= staged < within
+
+
+def plan_admission(known: timedelta | None, staged: timedelta | None, within: timedelta) -> Admission:
+    """Decide whether a ref may get into a row without a look at other rows.
+
+    Args:
+        known: How long ago this transaction learned that the ref is good; None when it knows nothing of it.
+        staged: How long ago it was staged, by its own word; None when it does not say.
+        within: A quarter of the grace.
+    """
+    if known is None:
+        if not is_fresh(staged, within):
+            return Admission()
+        known = staged
+    if known is None or known >= within:
+        return Admission(refusal="it is known to be good since too long ago")
+    return Admission(known)
+
+
+def plan_looked_up(began: timedelta, within: timedelta, *, held: bool) -> Admission:
+    """Decide whether a ref that was looked up may get into a row.
+
+    Args:
+        began: How long ago the database's transaction began: what it shows may be that old.
+        within: A quarter of the grace.
+        held: Whether a committed row holds it.
+    """
+    if not held:
+        return Admission(refusal="it was not staged lately, and no row holds it")
+    if began >= within:
+        return Admission(refusal="the transaction that looked it up is too old")
+    return Admission(began)
+
+
+def plan_check(rests_on: Iterable[Aged], tombstones: Sequence[Aged]) -> Check:
+    """Decide, right before COMMIT, whether a transaction may be committed, and which tombstones it writes anew.
+
+    Args:
+        rests_on: How long ago each ref that its rows rest on was known to be good, and a quarter of the grace.
+        tombstones: How long ago each of its tombstones was written, and a quarter of the grace.
+    """
+    return Check(
+        next(((age, within) for age, within in rests_on if age >= within), None),
+        tuple(position for position, (age, within) in enumerate(tombstones) if age >= within),
+    )

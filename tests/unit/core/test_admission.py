@@ -1,0 +1,63 @@
+"""Which refs get into rows, and what may be committed."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import pytest
+
+from granite_core.admission import CLOCK_SKEW, Admission, is_fresh, plan_admission, plan_check, plan_looked_up
+
+WITHIN = timedelta(minutes=30)
+YOUNG = timedelta(minutes=29, seconds=59)
+MOMENT = timedelta(microseconds=1)
+
+
+class TestWhatIsFresh:
+    @pytest.mark.parametrize("age", [timedelta(0), YOUNG, WITHIN - MOMENT, -CLOCK_SKEW])
+    def test_what_was_staged_within_a_quarter_is(self, age: timedelta) -> None:
+        assert is_fresh(age, WITHIN)
+
+    @pytest.mark.parametrize("age", [WITHIN, WITHIN * 2, -CLOCK_SKEW - MOMENT, None])
+    def test_what_is_older_comes_from_the_future_or_does_not_say_is_not(self, age: timedelta | None) -> None:
+        assert not is_fresh(age, WITHIN)
+
+
+class TestWhatGetsIn:
+    def test_what_is_fresh_since_it_was_staged(self) -> None:
+        assert plan_admission(None, YOUNG, WITHIN) == Admission(YOUNG)
+
+    @pytest.mark.parametrize("staged", [WITHIN, None])
+    def test_what_is_not_fresh_is_looked_up(self, staged: timedelta | None) -> None:
+        plan = plan_admission(None, staged, WITHIN)
+        assert (plan.must_look_up, plan.since, plan.refusal) == (True, None, None)
+
+    def test_what_the_transaction_knows_already_since_then(self) -> None:
+        assert plan_admission(YOUNG, timedelta(0), WITHIN) == Admission(YOUNG)
+
+    def test_nothing_that_it_knows_since_a_quarter(self) -> None:
+        plan = plan_admission(WITHIN, timedelta(0), WITHIN)
+        assert plan.refusal is not None
+        assert not plan.must_look_up
+
+    def test_what_a_row_holds_since_the_transaction_began(self) -> None:
+        assert plan_looked_up(YOUNG, WITHIN, held=True) == Admission(YOUNG)
+
+    @pytest.mark.parametrize(("began", "held"), [(WITHIN, True), (YOUNG, False)])
+    def test_nothing_that_no_row_holds_or_was_seen_too_long_ago(self, began: timedelta, held: bool) -> None:
+        plan = plan_looked_up(began, WITHIN, held=held)
+        assert plan.refusal is not None
+        assert plan.since is None
+
+
+class TestWhatMayBeCommitted:
+    def test_what_rests_on_young_things(self) -> None:
+        plan = plan_check([(YOUNG, WITHIN)], [(YOUNG, WITHIN)])
+        assert (plan.too_old, plan.renew) == (None, ())
+
+    def test_nothing_that_rests_on_an_old_one_by_its_own_limit(self) -> None:
+        assert plan_check([(YOUNG, WITHIN), (YOUNG, YOUNG)], []).too_old == (YOUNG, YOUNG)
+
+    def test_old_tombstones_are_written_anew(self) -> None:
+        plan = plan_check([], [(YOUNG, WITHIN), (WITHIN, WITHIN), (WITHIN * 9, WITHIN)])
+        assert (plan.too_old, plan.renew) == (None, (1, 2))
