@@ -38,7 +38,8 @@ def file_field(
 def files_field(storage_key: str = "default", **column_options: Any) -> MappedColumn[list[StoredObjectRef]]:
     """Declare a column that holds a list of files: ``pages: Mapped[list[StoredObjectRef]] = files_field("pages")``.
 
-    A new object begins with an empty list. Appending, removing, assigning and reordering are tracked.
+    A new object begins with an empty list, which says nothing about a row that it is merged into. Appending, removing,
+    assigning and reordering are tracked.
 
     Args:
         storage_key: The policy whose rules apply to content put into the list unsaved; the one named ``default`` where
