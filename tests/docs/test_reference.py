@@ -28,6 +28,8 @@ PUBLIC = [
     "granite_core.serving",
     "granite_core.signing",
     "granite_core.testing",
+    "granite_core.testing.factories",
+    "granite_core.testing.plugin",
     "granite_core.validators",
     "granite_litestar",
 ]
