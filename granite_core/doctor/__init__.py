@@ -1,6 +1,5 @@
 """The doctor: looks at configuration, permissions, clocks, disks, buckets and databases, and says what to do."""
 
 from granite_core.doctor.examination import examine
-from granite_core.findings import Finding, Severity
 
-__all__ = ["Finding", "Severity", "examine"]
+__all__ = ["examine"]

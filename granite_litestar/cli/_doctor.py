@@ -10,7 +10,8 @@ from typing import Final
 
 import click
 
-from granite_core.doctor import Finding, Severity, examine
+from granite_core import Finding, Severity
+from granite_core.doctor import examine
 from granite_litestar.cli._exits import Exit
 from granite_litestar.cli._output import Output
 from granite_litestar.cli._work import Work, command

@@ -15,8 +15,7 @@ from typing import Any
 
 import pytest
 
-from granite_core import LocalStorageBackend, MemoryStorageBackend, S3StorageBackend, StorageBackend
-from granite_core.doctor import Finding
+from granite_core import Finding, LocalStorageBackend, MemoryStorageBackend, S3StorageBackend, StorageBackend
 from granite_core.doctor._probe import Probed, probe
 from granite_core.errors import AccessDeniedError, BackendError, BackendUnavailableError
 from granite_core.testing.faults import FaultyBackend

@@ -12,8 +12,8 @@ import pytest
 from sqlalchemy import Engine, MetaData, create_engine, make_url, text
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-from granite_core import LocalStorageBackend, StorageManager, StoragePolicy, StoredObjectRef
-from granite_core.doctor import Finding, examine
+from granite_core import Finding, LocalStorageBackend, StorageManager, StoragePolicy, StoredObjectRef
+from granite_core.doctor import examine
 from granite_core.gc import Collector
 from granite_core.gc.marker import MARKER_KEY
 from granite_core.integrations.sqlalchemy import SQLAlchemyLedger, file_field

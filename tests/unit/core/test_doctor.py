@@ -9,9 +9,8 @@ from typing import Any
 
 import pytest
 
-from granite_core import LocalStorageBackend, MemoryStorageBackend, StoragePolicy, WriteOptions
+from granite_core import Finding, LocalStorageBackend, MemoryStorageBackend, Severity, StoragePolicy, WriteOptions
 from granite_core.backends._disk import DiskFacts, judge_disk, look_at_disk
-from granite_core.doctor import Finding, Severity
 from granite_core.doctor._probe import _skew
 from granite_core.doctor._rules import judge_backends, judge_clock, judge_grace, judge_policies, judge_runs
 from granite_core.findings import sorted_findings
