@@ -121,9 +121,13 @@ class LinkRoute:
         column = link_column(self._metadatas(), link)
         if column is None:
             raise NotFoundException(_GONE)
+        try:
+            query = link_query(column, link)
+        except ValueError as error:  # the table has another key since
+            raise NotFoundException(_GONE) from error
         route = self._route_of(column)
         opened = session_of(request.app, column.table, None) if route is None else route.open_session(request)
-        ref = link_content(link, await read_one(opened, link_query(column, link)))
+        ref = link_content(link, await read_one(opened, query))
         if ref is None:
             raise NotFoundException(_GONE)
         return FileDownload(

@@ -58,13 +58,17 @@ def link_target(row: object, field: InstrumentedAttribute[Any], item: StoredObje
 
 
 def link_column(metadatas: Iterable[MetaData], link: RowLink) -> Column[Any] | None:
-    """Return the column that a link names, or None where there is no such file column any more."""
-    for metadata in metadatas:
-        table = metadata.tables.get(link.table)
-        column = None if table is None else table.columns.get(link.column)
-        if column is not None and is_file_column(column) and len(column.table.primary_key) == len(link.key):
-            return column
-    return None
+    """Return the column that a link names, or None where there is no such file column any more.
+
+    Raises:
+        ConfigurationError: Two metadatas have such a table, and the link may mean either.
+    """
+    tables = [metadata.tables[link.table] for metadata in metadatas if link.table in metadata.tables]
+    named = [table.columns[link.column] for table in tables if link.column in table.columns]
+    found = [each for each in named if is_file_column(each) and len(each.table.primary_key) == len(link.key)]
+    if len(found) > 1:
+        raise ConfigurationError(f"links to rows of {link.table!r} could mean either of two tables of that name")
+    return found[0] if found else None
 
 
 def link_query(column: Column[Any], link: RowLink) -> Select[Any]:

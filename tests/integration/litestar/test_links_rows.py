@@ -26,12 +26,14 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 from granite_core import (
     AsyncStorageManager,
     ConfigurationError,
+    RowLink,
     StorageManager,
     StoragePolicy,
     StoredObjectRef,
     UrlSettings,
 )
-from granite_core.integrations.sqlalchemy import file_field, files_field
+from granite_core.integrations.sqlalchemy import file_field, files_field, link_column
+from granite_core.urls import RowTarget
 from granite_litestar import FileRoute, GraniteConfig, GranitePlugin
 from tests.support.postgres import Database
 
@@ -250,6 +252,21 @@ def test_a_link_to_a_table_that_is_gone_is_not_found(world: World, session: Sess
     world.manager.register(Base)
     with client_of(app) as client:
         assert client.get(path(world.manager.url(document, Document.file))).status_code == 404
+
+
+@pytest.mark.parametrize("key", [("not a uuid",), (7,), ("a", "b"), ()])
+def test_a_link_from_before_the_key_changed_is_not_found(world: World, key: tuple[Any, ...]) -> None:
+    url = world.manager.links.row_address(RowTarget("linked_document", "file", key), now=world.manager.now())
+    with client_of(world.app()) as client:
+        assert client.get(path(url)).status_code == 404
+
+
+def test_a_link_that_could_mean_two_tables_is_answered_by_neither() -> None:
+    link = RowLink("linked_document", "file", ("x",), None, None, None)
+    assert link_column([Base.metadata, sa.MetaData()], link) is Document.__table__.c.file
+    with pytest.raises(ConfigurationError, match="either"):
+        link_column([Base.metadata, Document.__table__.to_metadata(sa.MetaData()).metadata], link)
+    assert link_column([Base.metadata], RowLink("linked_document", "kind", ("x",), None, None, None)) is None
 
 
 async def test_asynchronous_code_links_rows_without_asking_the_database(postgres_database: Database) -> None:
