@@ -374,6 +374,20 @@ class EventHub:
                 Stored(**name_of(ref), size=ref.size, content_type=ref.content_type, seconds=seconds, copied=copied)
             )
 
+    def deleted(
+        self,
+        location: str,
+        storage_key: str,
+        backend_key: str,
+        reason: Literal["deleted", "discarded", "swept"],
+        *,
+        size: int | None = None,
+    ) -> None:
+        """Tell of an object that is gone; arguments as for ``Deleted``, but that its key is given."""
+        if self.wanted(Deleted):
+            named = ObjectName(object_id=object_id(location), storage_key=storage_key, backend_key=backend_key)
+            self.emit(Deleted(**named, reason=reason, size=size))
+
     def refused(self, error: Refusal, storage_key: str = "") -> None:
         """Tell of content that was not taken; once for each error, however many hands it passes.
 

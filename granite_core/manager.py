@@ -13,7 +13,7 @@ from granite_core.addresses import Addresses
 from granite_core.backends.adapter import SevenMethodBackend, adapted
 from granite_core.backends.base import ObjectStat, ReadableStream, StorageBackend
 from granite_core.errors import ConfigurationError, ContentRejectedError, ObjectNotFoundError, StorageError
-from granite_core.events import Deleted, Event, EventHub, Listener, ObjectName
+from granite_core.events import Event, EventHub, Listener, ObjectName
 from granite_core.events import object_id as name_object
 from granite_core.keys import is_granite_storage_key, suffix_of, unique_part
 from granite_core.limited import SizeLimitedStream
@@ -234,7 +234,7 @@ class StorageManager(Addresses):
         """Return backend key and location of the object that an event or a log line names; None where there is none.
 
         For operators: it lists the backends until the object is found. To ask the rows, which also know of objects that
-        are gone, use ``find_refs`` of ``granite_core.integrations.sqlalchemy``.
+        are gone, use ``SQLAlchemyLedger.holders_by_id``, or ``litestar granite find``.
 
         Raises:
             BackendError: A backend cannot be listed.
@@ -521,8 +521,8 @@ class StorageManager(Addresses):
 
     def _delete(self, ref: StoredObjectRef, reason: Literal["deleted", "discarded"]) -> None:
         self.backend_of(ref).delete(ref.location)
-        if self.events.wanted(Deleted):
-            self.events.emit(Deleted(**self.name_of(ref), reason=reason, size=ref.size))
+        backend_key = self.backend_key_of(ref.backend, ref.storage_key, ref.location)
+        self.events.deleted(ref.location, ref.storage_key, backend_key, reason, size=ref.size)
 
     def _let_go(self, ref: StoredObjectRef) -> None:
         try:

@@ -9,7 +9,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
 from granite_core import MemoryStorageBackend, StorageManager, StoragePolicy, StoredObjectRef, unsaved
 from granite_core.events import Event, Stored
-from granite_core.integrations.sqlalchemy import file_field, find_refs
+from granite_core.integrations.sqlalchemy import SQLAlchemyLedger, file_field
 from granite_core.logs import exc_info_of, extra_of
 
 
@@ -30,9 +30,8 @@ manager.register(Base)
 
 # the part "find" begins
 def find(engine: Engine, object_id: str) -> None:
-    with engine.connect() as connection:
-        for found in find_refs(connection, Base.metadata, object_id):
-            print(found.table, found.column, found.primary_key, found.ref.original_filename)
+    for column, row in SQLAlchemyLedger([engine], Base.metadata).holders_by_id(object_id):
+        print(column, row.key, [ref.original_filename for ref in row.refs])
     print(manager.find_object(object_id))  # backend key and location; None when the bytes are gone
     # the part "find" ends
 

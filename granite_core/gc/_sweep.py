@@ -9,7 +9,6 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Final
 
 from granite_core.errors import StorageError
-from granite_core.events import Deleted, object_id
 from granite_core.gc._run import MEMORY, Run, milliseconds
 from granite_core.gc.plan import (
     LocationPlan,
@@ -149,16 +148,8 @@ class Sweep(Run):
             except Exception as error:  # noqa: BLE001 - whatever one delete raises, the others go on
                 self.fail(key, plan.location, error)
                 return False
-        self.tell_deleted(plan)
+            self.manager.events.deleted(plan.location, plan.storage_key, key, "swept")
         return True
-
-    def tell_deleted(self, plan: LocationPlan) -> None:
-        events = self.manager.events
-        if events.wanted(Deleted):
-            storage_key = next((each.storage_key for each in plan.tombstones if each.storage_key), "")
-            named = object_id(plan.location)
-            for key in plan.backends:
-                events.emit(Deleted(object_id=named, storage_key=storage_key, backend_key=key, reason="swept"))
 
     def sweep_memory(self) -> None:
         """Do the same for notes that are kept in memory. One that was ever seen held is dropped, due or not."""

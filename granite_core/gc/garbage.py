@@ -84,6 +84,7 @@ class StorageGarbageCollector:
                     try:
                         backend.delete(location)
                         counts["deleted"] += 1
+                        self.manager.events.deleted(location, storage_key, policy.backend_key, "swept")
                     except Exception as error:  # noqa: BLE001 - whatever one delete raises, the others go on
                         counts["failed"] += 1
                         if len(problems) < MAX_DETAILS:

@@ -102,6 +102,11 @@ class LocationPlan:
     backends: tuple[str, ...]
     tombstones: tuple[Tombstone, ...]
 
+    @property
+    def storage_key(self) -> str:
+        """Its policy; empty where no tombstone tells."""
+        return next((each.storage_key for each in self.tombstones if each.storage_key), "")
+
 
 @dataclass(frozen=True, slots=True)
 class SweepPlan:

@@ -7,9 +7,7 @@ from granite_core.integrations.sqlalchemy.ledger import SQLAlchemyLedger
 from granite_core.integrations.sqlalchemy.links import link_column, link_content, link_query
 from granite_core.integrations.sqlalchemy.mixin import ReplaceContentResult, StoredContentMixin, UploadedFile
 from granite_core.integrations.sqlalchemy.references import (
-    FoundRef,
     file_columns,
-    find_refs,
     held_locations,
     iter_model_storage_refs,
     ref_location,
@@ -26,7 +24,6 @@ from granite_core.integrations.sqlalchemy.unit_of_work import install
 
 __all__ = [
     "BackfillReport",
-    "FoundRef",
     "GraniteTables",
     "ReplaceContentResult",
     "RowFile",
@@ -41,7 +38,6 @@ __all__ = [
     "file_columns",
     "file_field",
     "files_field",
-    "find_refs",
     "held_locations",
     "is_file_column",
     "iter_model_storage_refs",

@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 from sqlalchemy import Column, Select, inspect, select, type_coerce
 from sqlalchemy.orm import Session
 
 from granite_core.errors import ConfigurationError, ObjectNotFoundError
+from granite_core.events import object_id as name_object
 from granite_core.gc.ports import FileColumn, RefRow
 from granite_core.integrations.sqlalchemy._database import Database
-from granite_core.integrations.sqlalchemy._survey import LenientRefs, key_text, named_columns, python_type
+from granite_core.integrations.sqlalchemy._survey import LenientRefs, Survey, key_text, named_columns, python_type
 from granite_core.integrations.sqlalchemy._transaction import Field, fields_by_class
 from granite_core.integrations.sqlalchemy.references import location_in, refs_in
 from granite_core.integrations.sqlalchemy.types import StoredObjectRefListType
 from granite_core.refs import StoredObjectRef
 
 __all__ = ["RowFile", "RowFiles"]
+
+_PAGE: Final = 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,10 +51,8 @@ class _Found:
     field: Field
 
 
-class RowFiles:
+class RowFiles(Survey):
     """The part of the ledger that reads and changes single rows, for commands and scripts."""
-
-    _all: list[Database]
 
     def holders(self, location: str, *, limit: int = 20) -> Sequence[tuple[FileColumn, RefRow]]:
         """Return the rows that hold an object, at most ``limit`` of each column."""
@@ -61,6 +62,26 @@ class RowFiles:
             for name, column in named_columns(database).items()
             for row in _holders_in(database, column, location, limit)
         ]
+
+    def holders_by_id(self, object_id: str) -> Iterator[tuple[FileColumn, RefRow]]:
+        """Yield the rows that hold the object which an event or a log line names, be its bytes there or not.
+
+        Reads every file column, in pages. A table without a primary key is passed over.
+
+        Args:
+            object_id: The id, as ``granite_core.events.object_id`` makes it.
+        """
+        for column in self.columns():
+            after, more = None, True
+            while more:
+                try:
+                    page = self.refs(column, after=after, limit=_PAGE)
+                except ConfigurationError:
+                    break
+                for row in page.rows:
+                    if any(name_object(ref.location) == object_id for ref in row.refs):
+                        yield column, row
+                after, more = page.after, page.after is not None
 
     def row_file(self, field: str, key: str) -> RowFile:
         """Return what a row holds in a file field.

@@ -27,7 +27,6 @@ from granite_core.integrations.sqlalchemy._database import AnyEngine, Database, 
 from granite_core.integrations.sqlalchemy._diagnosis import Diagnosis
 from granite_core.integrations.sqlalchemy._greenlet import in_greenlet, run_blocking
 from granite_core.integrations.sqlalchemy._row_files import RowFiles
-from granite_core.integrations.sqlalchemy._survey import Survey
 from granite_core.integrations.sqlalchemy.references import held_locations
 from granite_core.integrations.sqlalchemy.tables import GraniteTables, db_now, home_of
 
@@ -50,7 +49,7 @@ _IDENTITY: Final = "database"
 _NAME: Final = ("schema_name", "table_name", "column_name")
 
 
-class SQLAlchemyLedger(Survey, RowFiles, Diagnosis):
+class SQLAlchemyLedger(RowFiles, Diagnosis):
     """The collector's ledger in the tables that lie beside the models.
 
     The first database that has the tables keeps the lease, the identity and the position of a reconcile; tombstones

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Final
 
@@ -14,15 +13,12 @@ from sqlalchemy.orm import Mapper, Session
 from sqlalchemy.sql.functions import FunctionElement
 
 from granite_core.errors import ConfigurationError
-from granite_core.events import object_id as name_object
 from granite_core.integrations.sqlalchemy.types import StoredObjectRefListType, is_file_column
 from granite_core.refs import StoredObjectRef
 
 __all__ = [
-    "FoundRef",
     "element_in",
     "file_columns",
-    "find_refs",
     "held_locations",
     "iter_model_storage_refs",
     "location_in",
@@ -169,45 +165,6 @@ def iter_model_storage_refs(db: Session, model: Any, ref_attr_name: str) -> Iter
     query = select(column).where(column.is_not(None)).execution_options(yield_per=LOOK_UP_BATCH)
     for value in db.execute(query, bind_arguments={"mapper": mapper}).scalars():
         yield from refs_in(value)
-
-
-@dataclass(frozen=True, slots=True)
-class FoundRef:
-    """A row that holds an object.
-
-    Args:
-        table: The table's name.
-        column: The column's name.
-        primary_key: The row's primary key, by column.
-        ref: What the column holds.
-    """
-
-    table: str
-    column: str
-    primary_key: dict[str, Any]
-    ref: StoredObjectRef
-
-
-def find_refs(connection: Connection, metadata: MetaData, object_id: str) -> Iterator[FoundRef]:
-    """Yield the rows that hold the object which an event or a log line names, be its bytes there or not.
-
-    For operators: it reads every file column, once, in constant memory.
-
-    Args:
-        connection: Where to look.
-        metadata: What the models are declared in.
-        object_id: The id, as ``granite_core.events.object_id`` makes it.
-    """
-    for column in file_columns(metadata):
-        keys = list(column.table.primary_key.columns)
-        rows = connection.execute(
-            select(column, *keys).where(column.is_not(None)), execution_options={"yield_per": LOOK_UP_BATCH}
-        )
-        for value, *identity in rows:
-            for ref in refs_in(value):
-                if name_object(ref.location) == object_id:
-                    names = dict(zip((key.name for key in keys), identity, strict=True))
-                    yield FoundRef(column.table.fullname, column.name, names, ref)
 
 
 def refs_in(value: object) -> Iterator[StoredObjectRef]:

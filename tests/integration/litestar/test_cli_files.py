@@ -10,6 +10,7 @@ import pytest
 from sqlalchemy import text
 
 from granite_core import ContentTooLargeError, StoredObjectRef
+from granite_core.events import object_id
 from tests.integration.litestar.cli_support import System, local, system
 from tests.support.operated_app import Document
 
@@ -19,6 +20,31 @@ __all__ = ["local", "system"]
 def ref_of(document: Document) -> StoredObjectRef:
     assert document.file is not None
     return document.file
+
+
+class TestFind:
+    def test_the_id_of_a_log_line_leads_to_the_object_and_its_rows(self, system: System) -> None:
+        document = system.keep(b"12345", pages=(b"page",))
+        ref = ref_of(document)
+        found = system.json("find", object_id(ref.location))
+        assert (found["location"], found["stored_in"]) == (ref.location, "main")
+        [row] = found["rows"]
+        assert (row["column"], row["key"], row["ref"]["size"]) == ("document.file", str(document.id), 5)
+        shown = system.run("find", object_id(document.pages[0].location)).stdout
+        assert document.pages[0].location in shown
+        assert "document.pages" in shown
+
+    def test_rows_tell_of_bytes_that_are_gone_and_stores_of_objects_that_nobody_holds(self, local: System) -> None:
+        ref = ref_of(local.keep())
+        local.manager.delete(ref)
+        found = local.json("find", object_id(ref.location))
+        assert (found["stored_in"], len(found["rows"])) == (None, 1)
+        assert "its bytes are in no backend" in local.run("find", object_id(ref.location)).stdout
+        assert local.run("find", object_id(ref.location), "--no-bytes").stdout.splitlines()[0] == ref.location
+        local.manager.get_backend("main").put_bytes("documents/~lost", b"1")
+        assert local.json("find", object_id("documents/~lost"))["rows"] == []
+        assert local.run("find", object_id("documents/~lost"), "--no-bytes").exit_code == 7
+        assert local.json("find", "0" * 16, code=7)["error"]["code"] == "not_found"
 
 
 class TestLs:

@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 
 from granite_core import CollectionRefusedError, StoredObjectRef
 from granite_core.events import Attached, Collected, Deleted, Event, Released, object_id
-from granite_core.integrations.sqlalchemy import find_refs
+from granite_core.integrations.sqlalchemy import SQLAlchemyLedger
 from tests.integration.sqlalchemy.collecting import (
     age_everything,
     bury,
@@ -357,12 +357,11 @@ def test_the_rows_of_an_id_are_found_also_where_the_bytes_are_gone(world: World)
         ref: StoredObjectRef = keep(world)
         keep(world, b"other", pages=[ref])
         world.manager.delete(ref)
-        with world.engine.connect() as connection:
-            found = list(find_refs(connection, Base.metadata, object_id(ref.location)))
-            assert list(find_refs(connection, Base.metadata, object_id("another"))) == []
-        assert sorted((each.table, each.column) for each in found) == [("document", "file"), ("document", "pages")]
-        assert all(each.ref == ref for each in found)
-        ids = {row.id for row in rows_of(world, Document.__table__)}
-        assert {each.primary_key["id"] for each in found} == ids
+        ledger = SQLAlchemyLedger([world.any_engine], Base.metadata)
+        found = list(ledger.holders_by_id(object_id(ref.location)))
+        assert list(ledger.holders_by_id(object_id("another"))) == []
+        assert [str(column) for column, _ in found] == ["document.file", "document.pages"]
+        assert all(row.refs == (ref,) for _, row in found)
+        assert {row.key for _, row in found} == {str(row.id) for row in rows_of(world, Document.__table__)}
 
     world.run(scenario)

@@ -21,6 +21,7 @@ from granite_core import (
     StoragePolicy,
     StoredObjectRef,
 )
+from granite_core.events import Deleted, Event, ObjectName, object_id
 from granite_core.gc import GarbageCollectionReport, StorageGarbageCollector
 from granite_core.testing.faults import FaultyBackend
 from tests.support.seven_methods import DictBackend
@@ -59,9 +60,16 @@ def backend() -> FaultyBackend:
 def test_what_nobody_refers_to_is_deleted(backend: FaultyBackend) -> None:
     manager = manage(backend, ("documents", "docs"), ("avatars", "avatars"))
     store(backend, "docs/a", "docs/b", "docs/c/d", "avatars/a")
+    heard: list[Event] = []
+    manager.listen(heard.append, Deleted)
     report = collect(manager, [ref("docs/b"), None, ref("docs/b"), ref("docs/gone")])
     assert report == GarbageCollectionReport(scanned=3, referenced=1, orphaned=2, deleted=2)
     assert [*backend.iter_locations()] == ["avatars/a", "docs/b"]
+    named = [
+        ObjectName(object_id=object_id(each), storage_key="documents", backend_key="main")
+        for each in ("docs/a", "docs/c/d")
+    ]
+    assert heard == [Deleted(**each, reason="swept") for each in named]
 
 
 def test_a_dry_run_is_the_default_and_deletes_nothing(backend: FaultyBackend) -> None:
