@@ -19,7 +19,7 @@ from granite_core import (
     StorageManager,
     StoredObjectRef,
 )
-from granite_core.gc import Collector
+from granite_core.gc import Collector, GCConfig
 from granite_core.integrations.sqlalchemy import SQLAlchemyLedger, file_columns
 from granite_core.logs import describe_error
 from granite_litestar._collection import NO_DATABASE, CollectionPlugin, alchemy_configs, find_databases
@@ -129,16 +129,20 @@ class GranitePlugin(InitPlugin, ReceiveRoutePlugin, CLIPlugin):
 
         cli.add_command(granite_group)
 
-    def make_collector(self, app: Litestar) -> Collector:
+    def make_collector(self, app: Litestar, config: GCConfig | None = None) -> Collector:
         """Return a collector over the same databases and stores as the running application's.
 
-        For commands, scripts and jobs. It works whatever ``GraniteConfig(gc=…)`` says; with None it has the defaults.
+        For commands, scripts and jobs. It works whatever ``GraniteConfig(gc=…)`` says.
+
+        Args:
+            app: The application.
+            config: Takes the place of ``GraniteConfig(gc=…)``; where both are None it is the default.
 
         Raises:
             ConfigurationError: There is no database, or it cannot be told which one holds what.
         """
         databases = find_databases(self.config.engines, self._found, list(alchemy_configs(list(app.plugins))))
-        return Collector(self.config.manager, SQLAlchemyLedger(databases), self.config.gc)
+        return Collector(self.config.manager, SQLAlchemyLedger(databases), config or self.config.gc)
 
     def receive_route(self, route: BaseRoute) -> None:
         """Keep compression off the application's own handlers that answer with files."""

@@ -7,7 +7,7 @@ import json
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
@@ -161,6 +161,7 @@ class Verify(Run):
         if options.backend_key is not None:
             collector.manager.get_backend(options.backend_key)
         self.options = options
+        self.pool: Executor
         self.position = Position()
         self.resumed = False
         self.bytes = Pace(options.byte_rate, stop)
@@ -174,7 +175,8 @@ class Verify(Run):
             return self.report(skipped)
         try:
             self.load()
-            self.go_through()
+            with ThreadPoolExecutor(self.options.workers, thread_name_prefix="granite-verify") as self.pool:
+                self.go_through()
         except LedgerBusyError as busy:
             self.stopped = True
             return self.report(str(busy))
@@ -303,8 +305,8 @@ class Verify(Run):
             BackendUnavailableError: It was not one object that could not be had: the backend itself is away.
         """
         results: list[_Result] = []
-        # A few at a time, so that the lease is renewed while large objects are read.
-        for some in chunks(tasks, self.options.workers * 2):
+        # Few at a time where they are read: the lease is renewed between them.
+        for some in chunks(tasks, self.options.workers * 2 if self.options.checksums else len(tasks) or 1):
             try:
                 results += self.ledger.call(None, self.examine_at_once, some)
             except _StoppedError:
@@ -317,8 +319,7 @@ class Verify(Run):
 
     def examine_at_once(self, tasks: Sequence[_Task]) -> list[_Result]:
         """Look at objects in threads of our own."""
-        with ThreadPoolExecutor(min(len(tasks), self.options.workers), thread_name_prefix="granite-verify") as pool:
-            return list(pool.map(self.look_at, tasks))
+        return list(self.pool.map(self.look_at, tasks))
 
     def look_at(self, task: _Task) -> _Result:
         """Hold one object against its ref."""

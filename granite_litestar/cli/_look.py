@@ -44,7 +44,8 @@ def ls(
         raise CommandError(Exit.USAGE, "--nobodys needs the rows")
     rules = work.manager.get_policy(policy)
     backend = work.manager.get_backend_for_policy(policy)
-    below = f"{rules.key_prefix}/" if rules.key_prefix else ""
+    folder = (rules.key_prefix or "").strip("/")
+    below = f"{folder}/" if folder else ""
     wanted = prefix if prefix.startswith(below) else below + prefix
 
     def list_all(ledger: Ledger | None) -> None:

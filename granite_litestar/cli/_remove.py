@@ -54,14 +54,14 @@ def rm(work: Work, policy: str, locations: tuple[str, ...], later: bool, force: 
         return Exit.REFUSED
     deleted: list[str] = []
     noted: list[str] = []
+    refs = [StoredObjectRef(policy, backend_key, each.location, each.size) for each in found]
     if found and later:
-        refs = [StoredObjectRef(policy, backend_key, each.location, each.size) for each in found]
         work.with_rows(lambda _: work.manager.note(refs))
         noted = [each.location for each in found]
     elif found:
         _ask(work, found, objections, yes=yes)
         try:
-            work.without_rows(lambda: _delete(work.manager, backend_key, found, deleted))
+            work.without_rows(lambda: _delete(work.manager, refs, deleted))
         except StorageError:
             work.out.note(f"{len(deleted)} of {len(found)} objects were deleted before this:")
             raise
@@ -77,7 +77,7 @@ def rm(work: Work, policy: str, locations: tuple[str, ...], later: bool, force: 
 def _look_at(
     manager: StorageManager, ledger: SQLAlchemyLedger, policy: str, locations: Sequence[str]
 ) -> tuple[list[_Doomed], list[str]]:
-    backend, prefix = manager.get_backend_for_policy(policy), manager.get_policy(policy).key_prefix
+    backend, prefix = manager.get_backend_for_policy(policy), (manager.get_policy(policy).key_prefix or "").strip("/")
     found: list[_Doomed] = []
     missing: list[str] = []
     for location in dict.fromkeys(locations):
@@ -111,8 +111,7 @@ def _ask(work: Work, found: Sequence[_Doomed], objections: Sequence[_Doomed], *,
     work.must_confirm(f"Delete {len(found)} objects ({size}) for good?", yes=yes)
 
 
-def _delete(manager: StorageManager, backend_key: str, found: Sequence[_Doomed], deleted: list[str]) -> None:
-    backend = manager.get_backend(backend_key)
-    for each in found:
-        backend.delete(each.location)
-        deleted.append(each.location)
+def _delete(manager: StorageManager, refs: Sequence[StoredObjectRef], deleted: list[str]) -> None:
+    for ref in refs:
+        manager.delete(ref)
+        deleted.append(ref.location)

@@ -102,11 +102,8 @@ class Work:
 
     def collector(self, **changes: Any) -> Collector:
         """Return the collector the application has, its configuration changed where a value is given."""
-        made = self.plugin.make_collector(self.app)
         changes = {name: value for name, value in changes.items() if value is not None}
-        if not changes:
-            return made
-        return Collector(made.manager, made.ledger, replace(self.plugin.config.gc or GCConfig(), **changes))
+        return self.plugin.make_collector(self.app, replace(self.plugin.config.gc or GCConfig(), **changes))
 
     def run(self, collector: Collector, call: Callable[[], Awaitable[T]]) -> T:
         """Run on an event loop of the command's own, and leave nothing open. Ctrl-C ends a run after its step."""
