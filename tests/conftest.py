@@ -12,12 +12,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings
 
 from tests.support.broker import VARIABLE, Broker, ask
 from tests.support.parts import TYPED_CLIENT, find_program, need
 from tests.support.postgres import Database, PostgresServer
 from tests.support.s3 import S3Server
 from tests.support.typed_client import TypedClientTools
+
+settings.register_profile("untimed", deadline=None)  # a busy machine is no failure
+settings.load_profile("untimed")
 
 _TESTS = Path(__file__).parent
 _LAYERS = {
