@@ -1,0 +1,78 @@
+"""A tick of the clock: everything grows older, if what is assumed of durations lets it."""
+
+from __future__ import annotations
+
+from tests.model.bounds import Bounds
+from tests.model.protocol import Protocol
+from tests.model.state import UNKNOWN, Buried, Mode, Phase, Status, Tombs, World, Writer
+
+__all__ = ["Clock"]
+
+
+class Clock:
+    """What a tick does.
+
+    Args:
+        bounds: How large the world is.
+        protocol: Which safeguards and assumptions there are.
+    """
+
+    def __init__(self, bounds: Bounds, protocol: Protocol) -> None:
+        self.bounds = bounds
+        self.protocol = protocol
+        self.oldest = protocol.within(bounds)
+        """An age that is refused; nobody asks for greater ones but of tombstones."""
+
+    def world(self, world: World) -> World:
+        """The world a tick later."""
+        return World(
+            tuple(
+                found._replace(age=_older(found.age, self.oldest)) if found.status != Status.UNBORN else found
+                for found in world.objects
+            ),
+            world.rows,
+            self.tombs(world.tombs),
+            (world.replica[0], self.tombs(world.replica[1])) if world.replica else (),
+        )
+
+    def tombs(self, tombs: Tombs) -> Tombs:
+        grace = self.bounds.grace
+        return tuple(tuple(sorted({(_older(age, grace), marks) for age, marks in row})) for row in tombs)
+
+    def writer(self, writer: Writer) -> Writer | None:
+        """A writer a tick later; None where it is assumed to go on before."""
+        if not self.may_wait(writer):
+            return None
+        if writer.opened == UNKNOWN:
+            return writer
+        snapshot, savepoint, base, grace = writer.snapshot, writer.savepoint, writer.base, self.bounds.grace
+        return writer._replace(
+            opened=_older(writer.opened, self.oldest),
+            began=_older(writer.began, self.oldest),
+            known=tuple(_older(age, self.oldest) for age in writer.known),
+            oldest=_older(writer.oldest, self.oldest),
+            clock=_older(writer.clock, self.bounds.quarter),
+            buried=self.buried(writer.buried),
+            remembers=self.buried(writer.remembers),
+            snapshot=snapshot and (snapshot[0], tuple(_older(age, grace) for age in snapshot[1])),
+            savepoint=savepoint and (*savepoint[:2], self.buried(savepoint[2])),
+            base=base and (*base[:2], self.buried(base[2])),
+        )
+
+    def buried(self, tombstones: Buried) -> Buried:
+        grace = self.bounds.grace
+        return tuple(sorted({(position, _older(age, grace)) for position, age in tombstones}))
+
+    def may_wait(self, writer: Writer) -> bool:
+        """Whether a writer may take another tick for what it is doing."""
+        if writer.clock < self.bounds.quarter:
+            return True
+        if writer.phase == Phase.COMMITTING:
+            return not self.protocol.quick_commit
+        if writer.mode.is_joined:
+            return not self.protocol.quick_outer
+        return writer.mode is not Mode.AUTOCOMMIT or not self.protocol.quick_statement
+
+
+def _older(age: int, limit: int) -> int:
+    return age + 1 if UNKNOWN < age < limit else age

@@ -1,0 +1,124 @@
+"""What a collector can do next: mark, wait, look, delete."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TypeAlias
+
+from granite_core.gc.plan import Verdict
+from tests.model.bounds import Bounds
+from tests.model.protocol import Protocol, compare, sweep_verdict
+from tests.model.state import Collector, Kind, Label, Object, Status, Tombs, Work, World, buried, changed
+
+__all__ = ["Collectors"]
+
+Moves: TypeAlias = Iterator[tuple[Label, World, Collector]]
+
+
+class Collectors:
+    """The steps of collectors.
+
+    Args:
+        bounds: How large the world is.
+        protocol: Which safeguards there are.
+    """
+
+    def __init__(self, bounds: Bounds, protocol: Protocol) -> None:
+        self.bounds = bounds
+        self.protocol = protocol
+        self.due_at = bounds.grace if protocol.waits else 0
+
+    def moves(self, world: World, collector: Collector, bit: int) -> Moves:
+        """The next steps of a collector, which is known by a bit."""
+        if collector.work != Work.IDLE:
+            yield ("dies",), *self.idle(world, collector, bit)
+        if collector.kind is Kind.SWEEP:
+            yield from self.sweep(world, collector, bit)
+        else:
+            yield from self.reconcile(world, collector, bit)
+
+    # -- the sweep -----------------------------------------------------------------------------------------------------
+
+    def sweep(self, world: World, collector: Collector, bit: int) -> Moves:
+        position = collector.object
+        match collector.work:
+            case Work.IDLE:
+                rows, tombs = world.replica or (world.rows, world.tombs)
+                for each, row in enumerate(tombs):
+                    if any(age >= self.due_at for age, _ in row):
+                        yield from self.look(world, each, rows, tombs, bit)
+            case Work.HALF if collector.read:
+                yield from self.decide(world, position, collector.read, self.holds(world.rows, position))
+            case Work.HALF:
+                marked, read = self.read(world, position, world.tombs, bit)
+                yield from self.decide(marked, position, read, collector.held)
+            case Work.DELETE:
+                objects = changed(world.objects, position, self.deleted(world.objects[position]))
+                yield ("deletes", position + 1), world._replace(objects=objects), collector._replace(work=Work.DROP)
+            case Work.DROP:
+                kept = tuple(sorted({each for each in world.tombs[position] if not each[1] & bit}))
+                dropped = world._replace(tombs=changed(world.tombs, position, kept))
+                yield ("drops", position + 1), *self.idle(dropped, collector, bit)
+
+    def look(self, world: World, position: int, rows: tuple[int, ...], tombs: Tombs, bit: int) -> Moves:
+        """The clock is read before the snapshot; to read it in the same moment finds the most to be due."""
+        marked, read = self.read(world, position, tombs, bit)
+        held = self.holds(rows, position)
+        if self.protocol.one_snapshot:
+            yield from self.decide(marked, position, read, held)
+            return
+        half = Collector(Kind.SWEEP, Work.HALF, position)
+        yield ("reads the tombstones of", position + 1), marked, half._replace(read=read)
+        yield ("reads the rows for", position + 1), world, half._replace(held=held)
+
+    def read(self, world: World, position: int, tombs: Tombs, bit: int) -> tuple[World, tuple[bool, ...]]:
+        due = {age for age, _ in tombs[position] if age >= self.due_at}
+        marked = {(age, marks | bit) if age in due else (age, marks) for age, marks in world.tombs[position]}
+        tombs_after = changed(world.tombs, position, tuple(sorted(marked)))
+        return world._replace(tombs=tombs_after), tuple(age >= self.due_at for age, _ in tombs[position])
+
+    def holds(self, rows: tuple[int, ...], position: int) -> bool:
+        return self.protocol.looks and position + 1 in rows
+
+    def decide(self, world: World, position: int, read: tuple[bool, ...], held: bool) -> Moves:
+        if not self.protocol.heeds_younger:
+            read = tuple(due for due in read if due)
+        verdict = sweep_verdict(read, held)
+        if verdict is not None:
+            work = Work.DELETE if verdict is Verdict.DELETE else Work.DROP
+            yield ("looks", position + 1, verdict.name), world, Collector(Kind.SWEEP, work, position)
+
+    def deleted(self, found: Object) -> Object:
+        alive = found.status == Status.STORED and found.age < self.bounds.quarter
+        return found._replace(status=Status.TAKEN if alive else Status.GONE)
+
+    # -- the reconcile -------------------------------------------------------------------------------------------------
+
+    def reconcile(self, world: World, collector: Collector, bit: int) -> Moves:
+        match collector.work:
+            case Work.IDLE:
+                listed = _bits(found.status == Status.STORED for found in world.objects)
+                if listed:
+                    yield ("lists",), world, Collector(Kind.RECONCILE, Work.LISTED, listed)
+            case Work.LISTED:
+                accounted = _bits(position + 1 in world.rows or bool(row) for position, row in enumerate(world.tombs))
+                loose = compare(collector.object, accounted)
+                if loose:
+                    yield ("compares",), world, Collector(Kind.RECONCILE, Work.NOTED, loose)
+                else:
+                    yield ("finds nothing",), *self.idle(world, collector, bit)
+            case Work.NOTED:
+                tombs = world.tombs
+                for position in range(len(world.objects)):
+                    if collector.object >> position & 1:
+                        tombs = buried(tombs, position)
+                yield ("releases its notes",), *self.idle(world._replace(tombs=tombs), collector, bit)
+
+    def idle(self, world: World, collector: Collector, bit: int) -> tuple[World, Collector]:
+        """Back to the beginning; what it has read, others may read too."""
+        tombs = tuple(tuple(sorted({(age, marks & ~bit) for age, marks in row})) for row in world.tombs)
+        return world._replace(tombs=tombs), Collector(collector.kind)
+
+
+def _bits(flags: Iterator[bool]) -> int:
+    return sum(1 << position for position, flag in enumerate(flags) if flag)

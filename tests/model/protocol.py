@@ -1,0 +1,119 @@
+"""The protocol as the model plays it: the code's own decisions, and the safeguards that can be taken away."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from functools import cache
+from typing import Final
+
+from granite_core.admission import plan_admission, plan_check, plan_looked_up
+from granite_core.backends.base import ObjectStat
+from granite_core.gc.plan import RunState, Tombstone, Verdict, plan_page, plan_release, plan_sweep
+from tests.model.bounds import Bounds
+
+__all__ = ["Protocol", "admit", "admit_looked_up", "check", "compare", "sweep_verdict"]
+
+_EVER: Final = datetime(2000, 1, 1, tzinfo=UTC)
+
+
+@dataclass(frozen=True, slots=True)
+class Protocol:
+    """Which safeguards there are. As it is made, all of them: the protocol as it is.
+
+    Args:
+        tombstone_with_change: A tombstone is written in its row's transaction; under AUTOCOMMIT after its statement.
+        waits: A tombstone is due when the grace has passed; else at once.
+        heeds_younger: A tombstone that is not due yet keeps the object.
+        looks: The sweep looks whether a row holds the object.
+        one_snapshot: It reads rows and tombstones as of one moment.
+        admits_by_rule: A flush lets in what is fresh or held; else anything.
+        admits_by_age: A flush heeds how long ago that was.
+        checks: Before COMMIT everything a transaction rests on is checked for its age.
+        checks_last: That is done after the last flush, not before it.
+        renews: Old tombstones of a transaction are written anew there.
+        quarter: Old means a quarter of the grace; else half of it.
+        quick_commit: Assumed: a COMMIT takes a quarter of the grace at most.
+        quick_outer: Assumed: so does a transaction that the session has joined, from the session's commit to its end.
+        quick_statement: Assumed: so does a flush under AUTOCOMMIT, from its look-up to its statement.
+        primary: Assumed: the collector does not read from a replica.
+        only_sweep_deletes: What a flush has seen stays when its transaction fails; else it is deleted at once.
+        ages_from_begin: What is looked up is as old as the database's transaction; else as the session's.
+        guards: Where an old tombstone waits, the row that was looked up is kept from changing.
+        forgets: An undone savepoint takes what was looked up with it.
+        distrusts: What a row held and let go under AUTOCOMMIT is not taken for good.
+    """
+
+    tombstone_with_change: bool = True
+    waits: bool = True
+    heeds_younger: bool = True
+    looks: bool = True
+    one_snapshot: bool = True
+    admits_by_rule: bool = True
+    admits_by_age: bool = True
+    checks: bool = True
+    checks_last: bool = True
+    renews: bool = True
+    quarter: bool = True
+    quick_commit: bool = True
+    quick_outer: bool = True
+    quick_statement: bool = True
+    primary: bool = True
+    only_sweep_deletes: bool = True
+    ages_from_begin: bool = True
+    guards: bool = True
+    forgets: bool = True
+    distrusts: bool = True
+
+    def within(self, bounds: Bounds) -> int:
+        """How old anything may be that a transaction rests on, in ticks."""
+        return bounds.quarter if self.quarter else 2 * bounds.quarter
+
+
+def _ticks(age: int) -> timedelta | None:
+    """An age of the model as the code takes it. A tick is long beside the skew of clocks."""
+    return None if age < 0 else timedelta(minutes=age)
+
+
+@cache
+def admit(known: int, staged: int, within: int) -> int | None:
+    """Since when a ref is good that is to get into a row; -1 when it must be looked up, None when it is refused."""
+    plan = plan_admission(_ticks(known), _ticks(staged), timedelta(minutes=within))
+    if plan.must_look_up:
+        return -1
+    return None if plan.since is None else plan.since // timedelta(minutes=1)
+
+
+@cache
+def admit_looked_up(began: int, within: int, held: bool) -> int | None:
+    """Since when a ref is good that was looked up; None when it is refused."""
+    plan = plan_looked_up(timedelta(minutes=began), timedelta(minutes=within), held=held)
+    return None if plan.since is None else plan.since // timedelta(minutes=1)
+
+
+@cache
+def check(oldest: int, tombstones: tuple[int, ...], within: int) -> tuple[bool, tuple[int, ...]]:
+    """Whether a transaction may be committed, and the positions of the tombstones that it renews."""
+    limit = timedelta(minutes=within)
+    rests_on = [(timedelta(minutes=oldest), limit)] if oldest >= 0 else []
+    plan = plan_check(rests_on, [(timedelta(minutes=age), limit) for age in tombstones])
+    return plan.too_old is None, plan.renew
+
+
+@cache
+def sweep_verdict(due: tuple[bool, ...], held: bool) -> Verdict | None:
+    """What becomes of one object; None when none of its tombstones is due."""
+    tombstones = [Tombstone(0, number, "object", "main", each) for number, each in enumerate(due)]
+    objects = plan_sweep(tombstones, {"object"} if held else set(), {"main"}).objects
+    return objects[0].verdict if objects else None
+
+
+@cache
+def compare(listed: int, accounted: int, objects: int = 8) -> int:
+    """Which objects a reconcile notes, as bits: those that were listed and that nothing accounts for."""
+    names = [str(position) for position in range(objects)]
+    page = [ObjectStat(name, 1, _EVER) for position, name in enumerate(names) if listed >> position & 1]
+    known = {name for position, name in enumerate(names) if accounted >> position & 1}
+    plan = plan_page(RunState("run"), page, known, "main")
+    released = plan_release(plan.state, "main", max_share=0.5, always_allowed=objects).release
+    return sum(1 << int(note.location) for note in plan.notes) if released else 0

@@ -1,0 +1,205 @@
+"""What the model remembers of the world. Small integers and tuples: a state is a key.
+
+Ages are in ticks and stop growing where nothing asks for more, so that the number of states is finite although time is
+not. A row holds 0, which is nothing, or the number of an object counted from 1.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+from typing import NamedTuple, TypeAlias, TypeVar
+
+__all__ = [
+    "NOTHING",
+    "UNCHANGED",
+    "UNKNOWN",
+    "Collector",
+    "Kind",
+    "Label",
+    "Locks",
+    "Mode",
+    "Object",
+    "Phase",
+    "Status",
+    "Tombs",
+    "Work",
+    "World",
+    "Writer",
+    "buried",
+    "changed",
+]
+
+T = TypeVar("T")
+
+NOTHING = 0
+UNCHANGED = -1
+UNKNOWN = -1
+
+Label: TypeAlias = tuple[object, ...]
+"""What happened: a verb, and what it was done to."""
+
+
+class Status(IntEnum):
+    """What there is of an object's bytes."""
+
+    UNBORN = 0
+    STORED = 1
+    GONE = 2
+    TAKEN = 3
+    """Collected as an upload in flight, which the third law forbids."""
+
+
+class Object(NamedTuple):
+    status: Status = Status.UNBORN
+    age: int = 0
+    """Since it was staged."""
+    was_held: bool = False
+    """Whether a committed row has held it."""
+
+
+Tombs: TypeAlias = tuple[tuple[tuple[int, int], ...], ...]
+"""For each object its visible tombstones: age, and as bits which collectors have read it when it was due."""
+
+
+class World(NamedTuple):
+    """What is stored and committed."""
+
+    objects: tuple[Object, ...]
+    rows: tuple[int, ...]
+    tombs: Tombs
+    replica: tuple[tuple[int, ...], Tombs] | tuple[()] = ()
+    """What a lagging replica shows, where one is read from."""
+
+
+class Mode(IntEnum):
+    """How a writer's session reaches the database."""
+
+    READ_COMMITTED = 0
+    SNAPSHOT = 1
+    """REPEATABLE READ; SQLite, whose writers are more alone than that, shows nothing else."""
+    AUTOCOMMIT = 2
+    JOINED = 3
+    """A session on a connection whose transaction somebody else ends; READ COMMITTED."""
+    JOINED_SNAPSHOT = 4
+
+    @property
+    def has_snapshot(self) -> bool:
+        return self in (Mode.SNAPSHOT, Mode.JOINED_SNAPSHOT)
+
+    @property
+    def is_joined(self) -> bool:
+        return self in (Mode.JOINED, Mode.JOINED_SNAPSHOT)
+
+
+class Phase(IntEnum):
+    """Where a writer stands."""
+
+    IDLE = 0
+    OUTER = 1
+    """The outer transaction is open, the session is not."""
+    ACTIVE = 2
+    ADMITTED = 3
+    """A flush has decided; its statement comes next."""
+    GUARDED = 4
+    """Under AUTOCOMMIT: a young tombstone was written, the second look-up comes next."""
+    READ = 5
+    """Under AUTOCOMMIT: the row's old value was read."""
+    WRITTEN = 6
+    """Under AUTOCOMMIT: the statement is done, the tombstone comes next."""
+    COMMITTING = 7
+
+
+Buried: TypeAlias = tuple[tuple[int, int], ...]
+"""Uncommitted tombstones: object, age."""
+
+
+class Writer(NamedTuple):
+    mode: Mode
+    transactions: int
+    """How many more it may begin."""
+    phase: Phase = Phase.IDLE
+    left: int = 0
+    """How many more rows it may change in this transaction."""
+    opened: int = UNKNOWN
+    """Age of the database's transaction."""
+    began: int = UNKNOWN
+    """Age of the session's."""
+    known: tuple[int, ...] = ()
+    """For each object, since when this transaction knows it to be good."""
+    looked_up: int = 0
+    """Which of these it looked up or read from a row, as bits."""
+    oldest: int = UNKNOWN
+    """Age of the oldest thing it rests on."""
+    written: tuple[int, ...] = ()
+    """What its uncommitted rows hold."""
+    shared: int = 0
+    """Rows it keeps others from changing, as bits."""
+    buried: Buried = ()
+    """Its uncommitted tombstones."""
+    remembers: Buried = ()
+    """Those that the session remembers, to renew them: a savepoint that is undone takes none of these."""
+    snapshot: tuple[tuple[int, ...], tuple[int, ...]] | tuple[()] = ()
+    """The rows as its transaction sees them, and the age of each object's oldest tombstone."""
+    savepoint: tuple[tuple[int, ...], int, Buried] | tuple[()] = ()
+    """What had been written, shared and buried when it began."""
+    savepoints: int = 0
+    """How many more it may make."""
+    base: tuple[tuple[int, ...], int, Buried] | tuple[()] = ()
+    """The same of the outer transaction, when the session began."""
+    flush: tuple[int, ...] = ()
+    """The row, its new value, its old one once that is read, and whether it is a statement past the flush."""
+    clock: int = UNKNOWN
+    """Since COMMIT, since the first flush in an outer transaction, or since a flush under AUTOCOMMIT has decided."""
+    flushed: int = 0
+    """Objects its flushes have seen, as bits."""
+    noted: int = 0
+    """Objects it will tell the collector of, unless the process dies first."""
+    checked: bool = False
+
+
+class Locks(NamedTuple):
+    """Which rows other writers have changed, or keep from changing, as bits."""
+
+    changed: int
+    shared: int
+
+
+class Kind(IntEnum):
+    """What a collector does."""
+
+    SWEEP = 0
+    RECONCILE = 1
+
+
+class Work(IntEnum):
+    """Where a collector stands."""
+
+    IDLE = 0
+    HALF = 1
+    """One of rows and tombstones is read, the other is not: where that is not one snapshot."""
+    DELETE = 2
+    DROP = 3
+    LISTED = 4
+    NOTED = 5
+
+
+class Collector(NamedTuple):
+    kind: Kind
+    work: Work = Work.IDLE
+    object: int = 0
+    """The object, or several as bits."""
+    read: tuple[bool, ...] = ()
+    """Which of its tombstones are due, where those were read first."""
+    held: bool = False
+    """Whether a row holds it, where those were read first."""
+
+
+def changed(items: tuple[T, ...], position: int, item: T) -> tuple[T, ...]:
+    """The items with another one in a place."""
+    return (*items[:position], item, *items[position + 1 :])
+
+
+def buried(tombs: Tombs, position: int, age: int = 0) -> Tombs:
+    """With one more tombstone of an object; one that differs from another in nothing is the same."""
+    row = tombs[position]
+    return tombs if (age, 0) in row else changed(tombs, position, tuple(sorted((*row, (age, 0)))))

@@ -1,0 +1,78 @@
+"""A counter-example as one reads it: a line for each step, the ticks that have passed, what is stored and committed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from tests.model.explorer import Exploration
+from tests.model.state import NOTHING, Kind, Label, Mode, Status, World
+from tests.model.system import Event, Packed, System
+
+__all__ = ["tell"]
+
+_MODES = {
+    Mode.READ_COMMITTED: "READ COMMITTED",
+    Mode.SNAPSHOT: "REPEATABLE READ",
+    Mode.AUTOCOMMIT: "AUTOCOMMIT",
+    Mode.JOINED: "in an outer transaction, READ COMMITTED",
+    Mode.JOINED_SNAPSHOT: "in an outer transaction, REPEATABLE READ",
+}
+_COLLECTORS = {Kind.SWEEP: "sweep", Kind.RECONCILE: "reconcile"}
+_ON_ROWS = ("clears", "clears past the flush", "buries, and clears later,", "reads")
+_INTO_ROWS = ("puts", "puts past the flush", "writes")
+
+
+def tell(system: System, found: Exploration[Packed, Event]) -> str:
+    """What an exploration has found, in words: the figures, and the counter-example if there is one."""
+    bounds = system.bounds
+    figures = f"{found.states} states, {found.transitions} steps, {found.seconds:.1f} s"
+    if found.broken is None:
+        return f"{'all laws hold' if found.complete else 'nothing found so far'}: {figures}"
+    lines = [f"{found.broken} ({len(found.trace) - 1} steps; {figures}; a tick is 1/{bounds.grace} of the grace)"]
+    lines += _lines(system, found)
+    return "\n".join(lines)
+
+
+def _lines(system: System, found: Exploration[Packed, Event]) -> Iterator[str]:
+    tick = 0
+    for step in found.trace:
+        world = system.view(step.state).world
+        if step.label is None:
+            text = "at the beginning"
+        elif step.label[1] == ("time passes",):
+            tick += 1
+            continue
+        else:
+            text = _sentence(system, *step.label)
+        yield f"  {tick:>3}  {text:<62} {_world(world)}"
+
+
+def _sentence(system: System, place: int, label: Label) -> str:
+    bounds, first = system.bounds, system.first_collector
+    verb, *rest = label
+    if place == 0:
+        who = f"file {rest[0]}" if verb == "is staged" else "the replica"
+        return f"{who} {verb}"
+    if place >= first:
+        kind = bounds.collectors[place - first]
+        many = bounds.collectors.count(kind) > 1
+        who = f"{_COLLECTORS[kind]} {place - first + 1}" if many else f"the {_COLLECTORS[kind]}"
+        of = f" file {rest[0]}" if rest else ""
+        verb = f"{verb} at" if verb == "looks" else verb
+        return f"{who} {verb}{of}{': ' + str(rest[1]) if len(rest) > 1 else ''}"
+    who = f"writer {place}"
+    if verb == "begins":
+        return f"{who} begins ({_MODES[bounds.modes[place - 1]]})"
+    if verb in _ON_ROWS:
+        return f"{who} {verb} row {int(str(rest[0])) + 1}"
+    if verb in _INTO_ROWS:
+        row, held = int(str(rest[0])) + 1, rest[1]
+        return f"{who} {verb} {f'file {held} into' if held != NOTHING else 'nothing into'} row {row}"
+    return f"{who} {verb}{f' file {rest[0]}' if rest else ''}"
+
+
+def _world(world: World) -> str:
+    rows = " ".join("-" if held == NOTHING else str(held) for held in world.rows)
+    stored = [str(each) for each, found in enumerate(world.objects, 1) if found.status == Status.STORED]
+    ages = [f"{each}: {', '.join(str(age) for age, _ in row)}" for each, row in enumerate(world.tombs, 1) if row]
+    return f"rows [{rows}]  stored {{{', '.join(stored)}}}  tombstones {{{'; '.join(ages)}}}"
