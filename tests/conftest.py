@@ -31,6 +31,7 @@ _LAYERS = {
     "e2e": "e2e",
     "faults": "faults",
     "integration": "integration",
+    "model": "model",
     "stateful": "stateful",
     "unit": "unit",
 }
