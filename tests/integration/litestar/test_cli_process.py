@@ -85,7 +85,12 @@ def test_ctrl_c_ends_a_run_after_its_step_and_the_next_goes_on(local: System) ->
     for _ in range(40):  # fifty seconds of work, of which it does a few
         local.keep(b"x" * 500)
     argv = [*PROGRAM, "--app", APP, "granite", "verify", "--checksums", "--workers", "1", "--byte-rate", "400"]
-    process = subprocess.Popen(argv, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    # A shell starts what runs in the background with this signal ignored, and that is inherited.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        process = subprocess.Popen(argv, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    finally:
+        signal.signal(signal.SIGINT, before)
     deadline = time.monotonic() + 60
     while not (first := _position(local)) and time.monotonic() < deadline:
         time.sleep(0.05)
