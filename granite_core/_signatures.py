@@ -138,7 +138,10 @@ _DOCUMENT: Final = re.compile(r"<(?:!doctype\s+html|html|head|body|script|iframe
 # A fragment (WHATWG MIME Sniffing, section 7.1), which Markdown begins with as well.
 _FRAGMENT: Final = re.compile(r"<(?:h1|div|font|table|a|style|title|b|br|p)(?=[\s/>]|\Z)", re.IGNORECASE)
 _MISC: Final = re.compile(r"\s+|<!--.*?(?:-->|\Z)|<\?.*?(?:\?>|\Z)", re.DOTALL)
-_DOCTYPE: Final = re.compile(r"<!DOCTYPE\s+([\w:.-]+)(?:[^\[>\"']|\"[^\"]*\"|'[^']*')*(\[.*?\]\s*)?(?:>|\Z)", re.DOTALL)
+# Possessive where it can be: one that never ends must not be tried again from each of its letters.
+_DOCTYPE: Final = re.compile(
+    r"<!DOCTYPE\s++([\w:.-]++)(?:[^\[>\"']|\"[^\"]*+\"|'[^']*+')*+(\[.*?\]\s*)?(?:>|\Z)", re.DOTALL
+)
 _ROOT: Final = re.compile(r"<(?:[\w.-]+:)?([\w.-]+)(?=[\s/>]|\Z)")
 _XML_KIN: Final = frozenset(("application/xml", "image/svg+xml", "application/xhtml+xml"))
 

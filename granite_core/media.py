@@ -21,11 +21,17 @@ __all__ = [
 ]
 
 _JOINERS: Final = "\u200c\u200d"  # Persian spelling and emoji need them; they turn nothing around
+_LOOSE_END: Final = f". {_JOINERS}"
 MAX_FILENAME_BYTES: Final = 255
 DEFAULT_TYPE: Final = "application/octet-stream"
 
 _MEDIA_TYPE: Final = re.compile(r"[a-z0-9!#$&^_.+-]{1,127}/[a-z0-9!#$&^_.+-]{1,127}\Z")
-_RESERVED: Final = re.compile(r"(?i)(con|prn|aux|nul|com[0-9]|lpt[0-9])(\.|\Z)")
+_RESERVED: Final = re.compile(r"(?i)(con|prn|aux|nul|conin\$|conout\$|(com|lpt)[0-9\u00b9\u00b2\u00b3]) *(\.|\Z)")
+"""Names of devices on Windows, whatever follows ("Naming Files, Paths, and Namespaces")."""
+
+_HEAD: Final = 448
+_TAIL: Final = 64
+"""Characters of a long name that are looked at: what composes to 255 bytes, and what may be a suffix of 32."""
 
 
 def clean_filename(name: str | None) -> str | None:
@@ -40,9 +46,12 @@ def clean_filename(name: str | None) -> str | None:
     kept = "".join(
         c for c in base if c in _JOINERS or unicodedata.category(c) not in ("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp")
     )
+    if len(kept) > _HEAD + _TAIL:
+        # Putting marks in order takes time by the square of their number.
+        kept = kept[:_HEAD] + kept[-_TAIL:]
     text = unicodedata.normalize("NFC", kept).strip().strip(_JOINERS)
     # A name that is dots only means a folder; trailing dots and spaces vanish on Windows.
-    text = text.rstrip(f". {_JOINERS}")
+    text = text.rstrip(_LOOSE_END)
     if not text:
         return None
     if _RESERVED.match(text):
@@ -57,7 +66,8 @@ def _shorten(name: str) -> str:
     tail = f"{dot}{suffix}" if stem and len(suffix.encode()) <= 32 else ""
     stem = stem if tail else name
     room = MAX_FILENAME_BYTES - len(tail.encode())
-    return stem.encode()[:room].decode("utf-8", "ignore") + tail
+    cut = stem.encode()[:room].decode("utf-8", "ignore")
+    return cut + tail if tail else cut.rstrip(_LOOSE_END)
 
 
 def clean_content_type(value: str | None) -> str | None:

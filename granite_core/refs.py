@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Awaitable, Callable, Generator, Mapping
+from collections.abc import Awaitable, Callable, Generator, Iterator, Mapping
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any, Final, NoReturn, final
 
@@ -151,9 +152,10 @@ class StoredObjectRef:
         Raises:
             ValueError: A required key is absent or of the wrong type.
         """
-        if _INLINE_TEXT in data and "location" not in data:
+        if isinstance(data, Mapping) and _INLINE_TEXT in data and "location" not in data:
             return _from_inline(data)
-        return _from_record(msgspec.convert(data, _RefRecord))
+        with _not_too_deep():
+            return _from_record(msgspec.convert(data, _RefRecord))
 
     @classmethod
     def from_json(cls, data: str | bytes) -> StoredObjectRef:
@@ -162,13 +164,14 @@ class StoredObjectRef:
         Raises:
             ValueError: The text is no JSON, or a required key is absent or of the wrong type.
         """
-        try:
-            return _from_record(_decode_one(data))
-        except msgspec.ValidationError:
-            found = msgspec.json.decode(data)
-            if isinstance(found, dict) and _INLINE_TEXT in found:
-                return cls.from_dict(found)
-            raise
+        with _not_too_deep():
+            try:
+                return _from_record(_decode_one(data))
+            except msgspec.ValidationError:
+                found = msgspec.json.decode(data)
+                if isinstance(found, dict) and _INLINE_TEXT in found:
+                    return cls.from_dict(found)
+                raise
 
     @classmethod
     def list_from_json(cls, data: str | bytes) -> list[StoredObjectRef]:
@@ -177,7 +180,8 @@ class StoredObjectRef:
         Raises:
             ValueError: The text is no JSON list of refs.
         """
-        return [_from_record(record) for record in _decode_many(data)]
+        with _not_too_deep():
+            return [_from_record(record) for record in _decode_many(data)]
 
     @property
     def inline_text(self) -> str | None:
@@ -210,8 +214,21 @@ def _from_record(record: _RefRecord) -> StoredObjectRef:
 
 def _from_inline(data: Mapping[str, Any]) -> StoredObjectRef:
     text = data[_INLINE_TEXT]
-    size = len(text.encode()) if isinstance(text, str) else 0
+    size = len(text.encode("utf-8", "surrogatepass")) if isinstance(text, str) else 0
     return StoredObjectRef("", "", "", size, content_type="text/plain", extra=dict(data))
+
+
+@contextmanager
+def _not_too_deep() -> Iterator[None]:
+    """Say of data that is nested without end what is said of all that is no ref.
+
+    Raises:
+        ValueError: It is.
+    """
+    try:
+        yield
+    except RecursionError as error:
+        raise ValueError("this is no ref: it is nested too deeply") from error
 
 
 def timestamp(moment: datetime) -> str:

@@ -380,8 +380,8 @@ class FormDraft:
         if head.content_type == JSON:
             try:
                 value = msgspec.json.decode(text)
-            except msgspec.DecodeError:
-                self._wrong(spec.name, "invalid", "this is not JSON")
+            except (msgspec.DecodeError, RecursionError):
+                self._wrong(spec.name, "invalid", "this is not JSON, or too deep")
                 return
         if spec.many:
             items = value if isinstance(value, list) else [value]
@@ -441,7 +441,7 @@ class FormDraft:
     def _convert(self, spec: TextField | FileField, value: Any) -> None:
         try:
             self._values[spec.attribute] = msgspec.convert(value, spec.type, strict=False, dec_hook=self.dec_hook)
-        except (msgspec.ValidationError, ValueError, TypeError) as error:
+        except (msgspec.ValidationError, ValueError, TypeError, RecursionError) as error:
             message = str(error).partition(" - at ")[0].replace("`", "")
             self._wrong(spec.name, "invalid", message)
 

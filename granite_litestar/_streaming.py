@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import logging
+import re
 from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias, cast
 
@@ -41,6 +42,9 @@ PLAN_KEY: Final = "granite_body_plan"
 """Where a handler's ``opt`` holds what to do with its body."""
 
 _STATE_KEY: Final = "_granite_upload"
+
+_LENGTH: Final = re.compile(r"[0-9]{1,19}")
+"""What no body passes has 19 digits; Python minds numbers of thousands."""
 
 UploadContext: TypeAlias = (
     "Callable[[ASGIConnection[Any, Any, Any, Any]], Mapping[str, str] | Awaitable[Mapping[str, str]]]"
@@ -174,7 +178,7 @@ class UploadRequest:
         value = self.headers.get("content-length")
         if value is None:
             return None
-        if not (value.isascii() and value.isdigit()):
+        if not _LENGTH.fullmatch(value):
             raise MalformedBodyError(detail="The Content-Length is no number")
         return int(value)
 
@@ -317,7 +321,12 @@ def upload_of(scope: Scope) -> UploadRequest:
 
 
 def _headers(scope: HTTPScope) -> dict[str, str]:
-    return {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
+    """The request's fields by lower-case name, repeated ones joined (RFC 9110 section 5.2): none hides another."""
+    fields: dict[str, str] = {}
+    for name, value in scope["headers"]:
+        key, text = name.decode("latin-1").lower(), value.decode("latin-1")
+        fields[key] = f"{fields[key]}, {text}" if key in fields else text
+    return fields
 
 
 async def _joined(work: Any) -> None:

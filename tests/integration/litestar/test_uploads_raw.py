@@ -146,6 +146,10 @@ async def test_a_guard_refuses_before_the_first_byte(manager: AsyncStorageManage
         ([("Content-Encoding", "gzip")], 415, b"Content-Encoding"),
         ([("Content-Type", "multipart/form-data; boundary=x")], 415, b"not a form"),
         ([("Content-Range", "bytes 0-4/10")], 400, b"Content-Range"),
+        ([("Content-Length", "9" * 5000)], 400, b"ength"),
+        ([("Content-Length", "5"), ("Content-Length", "6")], 400, b"Content-Length"),
+        ([("Content-Encoding", "gzip"), ("Content-Encoding", "identity")], 415, b"Content-Encoding"),
+        ([("Repr-Digest", "sha-256=:\xe9\xe9\xe9\xe9:")], 400, b"Repr-Digest"),
     ],
 )
 async def test_what_the_head_shows_is_refused_before_the_first_byte(

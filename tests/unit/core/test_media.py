@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from granite_core.media import clean_content_type, clean_filename, judge_content, matches_type, sniff_content_type
+from tests.support.effort import cpu_seconds
 
 PNG = b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR" + bytes(20)
 ZIP = b"PK\x03\x04" + bytes(20)
@@ -36,6 +37,9 @@ MP4 = b"\x00\x00\x00\x20ftypisom\x00\x00\x02\x00isomiso2avc1mp41"
         ("con.txt", "_con.txt"),
         ("LPT1", "_LPT1"),
         ("console.txt", "console.txt"),
+        ("nul .tar.gz", "_nul .tar.gz"),
+        ("COM\u00b2.txt", "_COM\u00b2.txt"),
+        ("CONIN$", "_CONIN$"),
         ("name. . .", "name"),
         ("..", None),
         ("", None),
@@ -57,10 +61,37 @@ def test_any_filename_comes_out_short_and_harmless(name: str) -> None:
         assert clean_filename(cleaned) == cleaned
 
 
-def test_a_long_name_keeps_its_suffix() -> None:
-    cleaned = clean_filename("ü" * 300 + ".pdf")
-    assert cleaned is not None
-    assert cleaned.endswith("ü.pdf")
+@pytest.mark.parametrize("length", [300, 500, 5000])
+def test_a_long_name_keeps_its_suffix(length: int) -> None:
+    cleaned = clean_filename("ü" * length + ".pdf")
+    assert cleaned == "ü" * 125 + ".pdf"
+    assert clean_filename(unicodedata.normalize("NFD", "ü" * length + ".pdf")) == cleaned
+
+
+def test_a_name_that_is_cut_ends_as_a_name_may() -> None:
+    assert clean_filename("a" * 254 + " b") == "a" * 254
+
+
+def test_no_name_takes_long_to_clean() -> None:
+    marks = "a" + "\u0315" * 10_000 + "\u0300" * 10_000  # to be put in order: the second kind goes before the first
+    assert cpu_seconds(lambda: clean_filename(marks)) < 0.2
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"<!DOCTYPE " + b"a" * 2000 + b" " * 2000 + b"[",
+        b"<!DOCTYPE " + b"a" * 4080 + b"[",
+        b"<!DOCTYPE a" + b'"' * 2001 + b"'" * 2001,
+        b"<!DOCTYPE a [" + b"] " * 2000,
+        b"<!DOCTYPE a>" + b"<!---->" * 580,
+        b"<" + b"a:" * 2040,
+        b"PK\x03\x04" * 1000,
+        b"ftyp" * 1000,
+    ],
+)
+def test_no_content_takes_long_to_recognise(head: bytes) -> None:
+    assert cpu_seconds(lambda: sniff_content_type(head)) < 0.05
 
 
 @pytest.mark.parametrize(

@@ -76,10 +76,29 @@ def test_unknown_keys_and_absent_optional_ones_are_tolerated() -> None:
     assert (ref.checksum, ref.content_type, ref.extra) == ("", None, None)
 
 
-@pytest.mark.parametrize("data", [{}, {"storage_key": "a", "backend": "b", "location": 3, "size": 1}, [], "x"])
+@pytest.mark.parametrize(
+    "data",
+    [
+        {},
+        {"storage_key": "a", "backend": "b", "location": 3, "size": 1},
+        [],
+        "x",
+        "legacy_inline_text",
+        None,
+    ],
+)
 def test_what_is_no_ref_is_refused(data: Any) -> None:
     with pytest.raises(ValueError):
         StoredObjectRef.from_dict(data)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{", "[" * 100_000, '{"a":' * 100_000, '{"extra":{"a":' + "[" * 100_000, "\ud800", b"\xff", "1e999"]
+)
+def test_text_that_is_no_ref_is_refused(text: str | bytes) -> None:
+    for read in (StoredObjectRef.from_json, StoredObjectRef.list_from_json):
+        with pytest.raises(ValueError):
+            read(text)
 
 
 def test_a_text_that_a_migration_left_in_a_row_is_a_ref_to_no_object() -> None:

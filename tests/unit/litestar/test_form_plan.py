@@ -272,9 +272,10 @@ def test_a_part_of_json_is_understood() -> None:
     file(draft, "file")
     form = finished(draft)
     assert (form.data, form.flags) == ({"a": 1}, [True, False])
-    draft = draft_of(Typed)
-    text(draft, "data", "{", content_type="application/json")
-    assert ("data", "invalid") in wrong(draft)
+    for no_json in ("{", "[" * 200_000, '{"a":' * 200_000):
+        draft = draft_of(Typed, limits=FormLimits(max_field_size=2_000_000, max_text_size=2_000_000))
+        text(draft, "data", no_json, content_type="application/json")
+        assert ("data", "invalid") in wrong(draft)
 
 
 def test_latin_1_is_understood_and_what_is_no_text_is_told() -> None:
