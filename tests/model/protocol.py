@@ -19,7 +19,9 @@ _EVER: Final = datetime(2000, 1, 1, tzinfo=UTC)
 
 @dataclass(frozen=True, slots=True)
 class Protocol:
-    """Which safeguards there are. As it is made, all of them: the protocol as it is.
+    """Which safeguards there are. As it is made, all of them.
+
+    The code does not have the last four yet, from ``ages_from_begin`` on: they were found with the model.
 
     Args:
         tombstone_with_change: A tombstone is written in its row's transaction; under AUTOCOMMIT after its statement.
