@@ -7,7 +7,7 @@ import pytest
 
 from granite_core.backends.base import StorageBackend
 from granite_core.backends.s3 import S3StorageBackend
-from granite_core.testing import BackendConformance
+from granite_core.testing import BackendConformance, FaultyBackend
 from tests.support.s3 import S3Server
 
 
@@ -35,7 +35,21 @@ class TestS3OnMiniStack(BackendConformance):
         client.close()
 
 
+class TestS3ThroughFaultInjection(BackendConformance):
+    programs = 10
+
+    @pytest.fixture
+    def backend(self, ministack: S3Server, ministack_bucket: str) -> Iterator[StorageBackend]:
+        client = ministack.client(max_pool_connections=32)
+        backend = FaultyBackend(S3StorageBackend(ministack_bucket, uuid4().hex, client))
+        yield backend
+        clean(backend)
+        client.close()
+
+
 class TestS3OnCeph(BackendConformance):
+    programs = 5  # it takes its time to copy
+
     @pytest.fixture
     def backend(self, rgw: S3Server, rgw_bucket: str) -> Iterator[StorageBackend]:
         client = rgw.client(max_pool_connections=32)

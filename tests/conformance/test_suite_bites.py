@@ -1,283 +1,152 @@
-"""Backends that break the contract in one way each, and the test of the suite that says so."""
+"""Every test of the suite catches a backend that is broken in just that way, and lets a sound one pass."""
 
 from __future__ import annotations
 
-import io
-from collections.abc import Iterator
+import zipfile
 from typing import Any
 
 import pytest
 
-from granite_core.backends.base import ObjectReader, ObjectStat, ObjectWriter, StorageBackend
+from granite_core.backends.base import StorageBackend
 from granite_core.backends.memory import MemoryStorageBackend
-from granite_core.errors import AccessDeniedError, BackendError, ObjectNotFoundError, StorageError
-from granite_core.refs import StoredObjectRef
+from granite_core.errors import StorageError
 from granite_core.testing import BackendConformance
+from tests.conformance import broken as of
+from tests.conformance import signing_memory as signing
 
-_CAUGHT = (AssertionError, StorageError, ValueError, pytest.fail.Exception)
+_CAUGHT = (AssertionError, StorageError, ValueError, zipfile.BadZipFile, pytest.fail.Exception)
+
+CASES: dict[str, list[tuple[type[StorageBackend], dict[str, Any]]]] = {
+    # -- writing
+    "test_a_committed_object_is_there_and_whole": [(of.KeepsOnlyTheLastPiece, {})],
+    "test_nothing_is_visible_before_commit": [(of.IsVisibleWhileItIsWritten, {})],
+    "test_nothing_remains_after_abort": [(of.KeepsWhatWasAborted, {"many_parts": False})],
+    "test_aborting_twice_is_no_error": [(of.ComplainsOfASecondAbort, {})],
+    "test_aborting_after_commit_changes_nothing": [(of.UndoesACommitByAnAbort, {})],
+    "test_leaving_a_writer_that_was_not_committed_aborts_it": [(of.CommitsWhatIsLeft, {})],
+    "test_an_aborted_writer_takes_nothing_and_commits_nothing": [(of.RevivesAnAbortedWriter, {})],
+    "test_a_committed_writer_takes_nothing_more": [(of.TakesMoreAfterItsCommit, {})],
+    "test_an_object_may_be_empty": [(of.HasNoEmptyObjects, {})],
+    "test_an_object_of_many_parts_comes_back_exactly": [(of.CutsLargeObjects, {})],
+    "test_an_object_written_in_one_piece_comes_back_exactly": [(of.CutsLargeContents, {})],
+    "test_the_caller_may_reuse_its_buffer": [(of.KeepsTheCallersBuffer, {})],
+    "test_any_buffer_is_taken": [(of.TakesOnlyBytes, {})],
+    "test_a_writer_may_pass_from_thread_to_thread": [(of.KeepsABufferForEachThread, {})],
+    "test_memory_does_not_grow_with_what_is_written": [(MemoryStorageBackend, {})],
+    "test_writers_of_different_keys_do_not_disturb_each_other": [(of.DeletesTheFolderToo, {})],
+    "test_an_aborted_writer_does_not_disturb_another_of_its_key": [(of.KeepsOneTemporaryFileForAKey, {})],
+    "test_a_taken_key_is_not_overwritten": [(of.OverwritesATakenKey, {"many_parts": False})],
+    "test_of_many_writers_of_a_key_one_wins": [(of.OverwritesATakenKey, {})],
+    "test_a_stream_that_breaks_leaves_nothing": [(of.KeepsWhatABrokenStreamGave, {})],
+    "test_a_deleted_object_is_gone": [(of.DeletesNothing, {})],
+    "test_deleting_what_is_absent_is_no_error": [(of.ComplainsOfASecondDelete, {})],
+    "test_deleting_touches_no_other_object": [(of.DeletesWholeFolders, {}), (of.DeletesTheFolderToo, {})],
+    "test_clearing_touches_neither_objects_nor_a_writer_at_work": [(of.ClearsWhatIsAtWork, {})],
+    "test_clearing_removes_what_a_dead_writer_left": [(of.CountsTheSameLeftoverForEver, {})],
+    # -- reading
+    "test_an_absent_object_is_said_to_be_absent": [
+        (of.TakesAbsentForForbidden, {"key": "absent"}),
+        (of.OpensAbsentObjects, {"key": "absent"}),
+    ],
+    "test_an_absent_object_is_said_to_be_absent_for_ranges_too": [(of.DoesNotLookForAnEmptyRange, {})],
+    "test_a_range_is_read_exactly": [(of.ReadsOneByteTooMany, {"offset": 10, "length": 20})],
+    "test_a_range_behind_the_end_is_empty": [(of.RefusesARangeBehindTheEnd, {"offset": 1000, "length": None})],
+    "test_an_empty_object_has_only_empty_ranges": [(of.RefusesRangesOfEmptyObjects, {"offset": 3, "length": None})],
+    "test_reading_in_pieces_ends_only_at_the_end": [(of.EndsNowAndThen, {})],
+    "test_reading_nothing_takes_nothing": [(of.TakesZeroForEverything, {})],
+    "test_a_range_across_parts_is_read_exactly": [(of.EndsAtAPart, {})],
+    "test_closing_twice_and_half_way_is_no_error": [(of.ComplainsOfASecondClose, {})],
+    "test_a_reader_sees_one_version_or_fails": [(of.MixesVersions, {})],
+    "test_many_readers_at_once_each_get_their_bytes": [(of.SharesOneReader, {})],
+    "test_memory_does_not_grow_with_what_is_read": [(of.ReadsEverythingAtOnce, {})],
+    "test_stat_tells_size_and_time": [(of.ForgetsTheTimeZone, {})],
+    "test_an_etag_changes_with_the_content": [(of.HasOneEtag, {})],
+    # -- listing
+    "test_an_empty_store_lists_nothing": [(of.ListsWhatIsNotThere, {})],
+    "test_objects_come_in_byte_order_of_their_keys": [(of.SortsByFolders, {}), (of.SortsAsUTF16, {})],
+    "test_a_prefix_is_a_string_and_no_folder": [(of.TakesAPrefixForAFolder, {})],
+    "test_a_listing_can_be_resumed_after_any_key": [(of.RepeatsTheKeyItStartsAfter, {})],
+    "test_prefix_and_start_work_together": [(of.StartsAnywhereWithAPrefix, {})],
+    "test_a_listing_tells_what_stat_tells": [(of.ListsNoSizes, {})],
+    "test_more_objects_than_a_page_holds_are_each_listed_once": [(of.ListsOnePage, {})],
+    "test_a_listing_may_be_left_half_way": [(of.ListsOnceAtATime, {})],
+    "test_reserved_keys_can_be_used_and_are_not_listed": [(of.ListsWhatIsReserved, {})],
+    "test_any_valid_key_is_taken": [(of.KnowsAsciiOnly, {"key": "日本語/ファイル.pdf"})],
+    "test_keys_that_look_alike_are_different_objects": [(of.FoldsCase, {})],
+    # -- addresses
+    "test_a_presigned_address_gives_the_object": [(signing.SignsAnotherObject, {})],
+    "test_a_presigned_address_gives_the_headers_that_were_asked_for": [(signing.HasHeadersOfItsOwn, {})],
+    "test_a_presigned_address_for_head_tells_the_length": [(signing.SignsForGetOnly, {})],
+    "test_a_presigned_address_is_good_for_its_method_only": [(signing.DoesNotSignTheMethod, {})],
+    "test_the_same_presigned_address_comes_out_twice": [(signing.NeverSignsTwiceAlike, {})],
+    "test_nothing_of_a_presigned_address_can_be_changed": [(signing.DoesNotSignTheHeaders, {})],
+    "test_a_presigned_address_ends": [(signing.GivesForEver, {})],
+    "test_a_presigned_address_says_when_its_object_is_gone": [(signing.GivesAnEmptyOneForWhatIsGone, {})],
+    "test_presigned_addresses_may_be_good_for_some_time": [(signing.GivesForMinutesOnly, {})],
+    "test_without_the_capability_nothing_is_presigned": [(of.PresignsUnasked, {})],
+    "test_a_public_address_is_there_where_it_is_claimed": [(of.HasNoPublicAddress, {})],
+    # -- what is derived
+    "test_the_identity_is_the_same_every_time": [(of.IsCalledAnewEachTime, {})],
+    "test_a_diagnosis_finds_something_or_nothing_and_changes_nothing": [(of.DiagnosesByWriting, {})],
+    "test_putting_returns_a_ref_of_what_was_stored": [(of.ForgetsTheName, {})],
+    "test_what_is_announced_is_not_believed": [(of.BelievesWhatIsAnnounced, {"announced": {"size": 4}})],
+    "test_a_stream_is_read_from_where_it_stands_and_stays_open": [
+        (of.ClosesTheCallersStream, {}),
+        (of.ReadsTheStreamFromItsBeginning, {}),
+    ],
+    "test_a_stream_needs_nothing_but_read": [(of.ReadsAStreamOnce, {})],
+    "test_iter_locations_yields_keys": [(of.IteratesBelowThePrefix, {})],
+    "test_exists_tells_both": [(of.TakesSilenceForYes, {})],
+    "test_an_opened_object_is_a_seekable_file": [(of.CannotSeek, {})],
+    "test_an_opened_range_is_a_file_of_its_own": [(of.OpensTheWholeForARange, {})],
+    "test_an_opened_object_serves_zipfile": [(of.DoesNotTellItsPosition, {})],
+    "test_an_opened_object_serves_csv": [(of.OpensAsLatin1, {})],
+    "test_an_opened_object_can_be_put_elsewhere": [(of.OpensTheFirstPart, {})],
+    "test_a_copy_holds_the_same_bytes": [(of.MovesInsteadOfCopying, {"size": 1})],
+    "test_copying_what_is_absent_leaves_nothing": [(of.LeavesAHalfCopy, {})],
+    "test_a_local_path_names_a_file_with_exactly_the_object": [(of.NamesAnotherFile, {})],
+    "test_without_the_capability_there_is_no_local_path": [(of.NamesAFileUnasked, {})],
+    "test_a_closed_backend_can_be_used_again": [(of.IsDeadOnceItWasClosed, {})],
+    # -- what no single call shows
+    "test_any_program_does_what_a_dictionary_does": [(of.RemembersWhatWasDeleted, {}), (of.MovesInsteadOfCopying, {})],
+}
+_BROKEN = [(test, *case) for test, cases in CASES.items() for case in cases]
+_IDS = [f"{broken.__name__}-{test[5:]}" for test, broken, _ in _BROKEN]
+
+# What a backend in memory cannot show to be sound; the local one does.
+_NEVER_SOUND = {
+    "test_memory_does_not_grow_with_what_is_written",
+    "test_a_local_path_names_a_file_with_exactly_the_object",
+    "test_a_public_address_is_there_where_it_is_claimed",
+}
 
 
-class Writer(ObjectWriter):
-    """A writer to break: passes everything on."""
+def test_every_test_of_the_suite_is_known_to_catch_something() -> None:
+    assert {name for name in dir(BackendConformance) if name.startswith("test_")} == set(CASES)
 
-    def __init__(self, backend: Broken, location: str) -> None:
+
+@pytest.mark.parametrize(("test", "broken", "arguments"), _BROKEN, ids=_IDS)
+def test_the_suite_catches_a_backend_that(test: str, broken: type[StorageBackend], arguments: dict[str, Any]) -> None:
+    with _closing(broken()) as backend, pytest.raises(_CAUGHT):
+        getattr(BackendConformance(), test)(backend, **arguments)
+
+
+@pytest.mark.parametrize("test", [test for test in CASES if test not in _NEVER_SOUND])
+def test_what_catches_it_passes_a_sound_backend(test: str) -> None:
+    for broken, arguments in CASES[test]:
+        sound = signing.Presigning if issubclass(broken, signing.Presigning) else of.Misread
+        with _closing(sound()) as backend:
+            getattr(BackendConformance(), test)(backend, **arguments)
+
+
+class _closing:
+    """Ends the server of a backend that has one, whatever its own ``close`` does."""
+
+    def __init__(self, backend: StorageBackend) -> None:
         self.backend = backend
-        self.location = location
-        self.inner = super(Broken, backend).open_writer(location)
 
-    def write(self, data: Any, /) -> None:
-        self.inner.write(data)
+    def __enter__(self) -> StorageBackend:
+        return self.backend
 
-    def commit(self) -> None:
-        self.inner.commit()
-
-    def abort(self) -> None:
-        self.inner.abort()
-
-
-class Broken(MemoryStorageBackend):
-    writer: type[Writer] = Writer
-
-    def open_writer(self, location: str, **_: Any) -> ObjectWriter:
-        return self.writer(self, location)
-
-    def overwrite(self, location: str, content: bytes) -> None:
-        MemoryStorageBackend.delete(self, location)
-        self._store(location, content)
-
-
-class IsVisibleWhileItIsWritten(Broken):
-    class writer(Writer):
-        content = b""
-
-        def write(self, data: Any, /) -> None:
-            self.content += bytes(data)
-            self.backend.overwrite(self.location, self.content)
-
-        def commit(self) -> None: ...
-
-
-class KeepsWhatWasAborted(Broken):
-    class writer(Writer):
-        def abort(self) -> None:
-            if self.inner._buffer:
-                self.inner.commit()
-
-
-class UndoesACommitByAnAbort(Broken):
-    class writer(Writer):
-        def abort(self) -> None:
-            self.backend.delete(self.location)
-
-
-class OverwritesATakenKey(Broken):
-    class writer(Writer):
-        def commit(self) -> None:
-            self.backend.delete(self.location)
-            self.inner.commit()
-
-
-class KeepsTheCallersBuffer(Broken):
-    class writer(Writer):
-        def __init__(self, *arguments: Any) -> None:
-            super().__init__(*arguments)
-            self.kept: list[Any] = []
-
-        def write(self, data: Any, /) -> None:
-            self.kept.append(data)
-
-        def commit(self) -> None:
-            for data in self.kept:
-                self.inner.write(data)
-            self.inner.commit()
-
-
-class CutsLargeObjects(Broken):
-    class writer(Writer):
-        left = 8 * 1024 * 1024
-
-        def write(self, data: Any, /) -> None:
-            piece = memoryview(data).cast("B")[: self.left]
-            self.left -= len(piece)
-            self.inner.write(piece)
-
-
-class HasNoEmptyObjects(Broken):
-    class writer(Writer):
-        def commit(self) -> None:
-            if self.inner._buffer:
-                self.inner.commit()
-
-
-class TakesAPrefixForAFolder(Broken):
-    def list_objects(self, *, prefix: str = "", start_after: str | None = None) -> Iterator[ObjectStat]:
-        folder = prefix and prefix.rstrip("/") + "/"
-        return super().list_objects(prefix=folder, start_after=start_after)
-
-
-class SortsByFolders(Broken):
-    def list_objects(self, **arguments: Any) -> Iterator[ObjectStat]:
-        yield from sorted(super().list_objects(**arguments), key=lambda each: each.location.split("/"))
-
-
-class SortsAsUTF16(Broken):
-    def list_objects(self, **arguments: Any) -> Iterator[ObjectStat]:
-        yield from sorted(super().list_objects(**arguments), key=lambda each: each.location.encode("utf-16-be"))
-
-
-class RepeatsTheKeyItStartsAfter(Broken):
-    def list_objects(self, *, prefix: str = "", start_after: str | None = None) -> Iterator[ObjectStat]:
-        return (each for each in super().list_objects(prefix=prefix) if each.location >= (start_after or ""))
-
-
-class ListsOnePage(Broken):
-    def list_objects(self, **arguments: Any) -> Iterator[ObjectStat]:
-        return (each for _, each in zip(range(1000), super().list_objects(**arguments), strict=False))
-
-
-class ListsWhatIsReserved(Broken):
-    def list_objects(self, *, prefix: str = "", start_after: str | None = None) -> Iterator[ObjectStat]:
-        for key in list(self._keys):
-            if key.decode().startswith(prefix):
-                yield self._objects[key][1]
-
-
-class ForgetsTheTimeZone(Broken):
-    def stat(self, location: str) -> ObjectStat:
-        found = super().stat(location)
-        return ObjectStat(location, found.size, found.modified.replace(tzinfo=None))
-
-
-class TakesAbsentForForbidden(Broken):
-    def stat(self, location: str) -> ObjectStat:
-        try:
-            return super().stat(location)
-        except ObjectNotFoundError:
-            raise AccessDeniedError("forbidden", location=location) from None
-
-
-class OpensAbsentObjects(Broken):
-    def open_reader(self, location: str, **arguments: Any) -> ObjectReader:
-        if not self.exists(location):
-            MemoryStorageBackend.put_bytes(self, location, b"")
-        return super().open_reader(location, **arguments)
-
-
-class RefusesARangeBehindTheEnd(Broken):
-    def open_reader(self, location: str, *, offset: int = 0, length: int | None = None) -> ObjectReader:
-        if offset >= self.stat(location).size > 0:
-            raise BackendError("InvalidRange")
-        return super().open_reader(location, offset=offset, length=length)
-
-
-class ReadsOneByteTooMany(Broken):
-    def open_reader(self, location: str, *, offset: int = 0, length: int | None = None) -> ObjectReader:
-        return super().open_reader(location, offset=offset, length=length and length + 1)
-
-
-class MixesVersions(Broken):
-    def open_reader(self, location: str, *, offset: int = 0, length: int | None = None) -> ObjectReader:
-        reader = super().open_reader(location, offset=offset, length=length)
-        read = reader.read
-
-        def live(size: int = -1, /) -> bytes:
-            reader._content = self._find(location)[0]
-            return read(size)
-
-        reader.read = live  # type: ignore[method-assign]
-        return reader
-
-
-class ComplainsOfASecondDelete(Broken):
-    def delete(self, location: str) -> None:
-        self.stat(location)
-        super().delete(location)
-
-
-class DeletesWholeFolders(Broken):
-    def delete(self, location: str) -> None:
-        for each in list(self.list_objects(prefix=location)):
-            super().delete(each.location)
-
-
-class ClosesTheCallersStream(Broken):
-    def put_stream(self, key: str, stream: Any, **arguments: Any) -> StoredObjectRef:
-        ref = super().put_stream(key, stream, **arguments)
-        stream.close()
-        return ref
-
-
-class ReadsTheStreamFromItsBeginning(Broken):
-    def put_stream(self, key: str, stream: Any, **arguments: Any) -> StoredObjectRef:
-        if isinstance(stream, io.BytesIO):
-            stream.seek(0)
-        return super().put_stream(key, stream, **arguments)
-
-
-class BelievesWhatIsAnnounced(Broken):
-    def put_stream(
-        self, key: str, stream: Any, *, size: Any = None, checksum: Any = None, **named: Any
-    ) -> StoredObjectRef:
-        return super().put_stream(key, stream, **named)
-
-
-class FoldsCase(Broken):
-    def _store(self, location: str, content: bytes) -> None:
-        super()._store(location.lower(), content)
-
-    def _find(self, location: str) -> tuple[bytes, ObjectStat]:
-        return super()._find(location.lower())
-
-
-class LeavesAHalfCopy(Broken):
-    def copy(self, source: str, target: str) -> None:
-        MemoryStorageBackend.put_bytes(self, target, b"")
-        content = self.get(source)
-        self.overwrite(target, content)
-
-
-CASES: list[tuple[type[StorageBackend], str, dict[str, Any]]] = [
-    (IsVisibleWhileItIsWritten, "test_nothing_is_visible_before_commit", {}),
-    (KeepsWhatWasAborted, "test_nothing_remains_after_abort", {"many_parts": False}),
-    (UndoesACommitByAnAbort, "test_aborting_after_commit_changes_nothing", {}),
-    (OverwritesATakenKey, "test_a_taken_key_is_not_overwritten", {"many_parts": False}),
-    (OverwritesATakenKey, "test_of_many_writers_of_a_key_one_wins", {}),
-    (KeepsTheCallersBuffer, "test_the_caller_may_reuse_its_buffer", {}),
-    (CutsLargeObjects, "test_an_object_of_many_parts_comes_back_exactly", {}),
-    (HasNoEmptyObjects, "test_an_object_may_be_empty", {}),
-    (MemoryStorageBackend, "test_memory_does_not_grow_with_what_is_written", {}),
-    (TakesAPrefixForAFolder, "test_a_prefix_is_a_string_and_no_folder", {}),
-    (SortsByFolders, "test_objects_come_in_byte_order_of_their_keys", {}),
-    (SortsAsUTF16, "test_objects_come_in_byte_order_of_their_keys", {}),
-    (RepeatsTheKeyItStartsAfter, "test_a_listing_can_be_resumed_after_any_key", {}),
-    (ListsOnePage, "test_more_objects_than_a_page_holds_are_each_listed_once", {}),
-    (ListsWhatIsReserved, "test_reserved_keys_can_be_used_and_are_not_listed", {}),
-    (ForgetsTheTimeZone, "test_stat_tells_size_and_time", {}),
-    (TakesAbsentForForbidden, "test_an_absent_object_is_said_to_be_absent", {"key": "absent"}),
-    (OpensAbsentObjects, "test_an_absent_object_is_said_to_be_absent", {"key": "absent"}),
-    (RefusesARangeBehindTheEnd, "test_a_range_behind_the_end_is_empty", {"offset": 1000, "length": None}),
-    (ReadsOneByteTooMany, "test_a_range_is_read_exactly", {"offset": 10, "length": 20}),
-    (MixesVersions, "test_a_reader_sees_one_version_or_fails", {}),
-    (ComplainsOfASecondDelete, "test_deleting_what_is_absent_is_no_error", {}),
-    (DeletesWholeFolders, "test_deleting_touches_no_other_object", {}),
-    (ClosesTheCallersStream, "test_a_stream_is_read_from_where_it_stands_and_stays_open", {}),
-    (ReadsTheStreamFromItsBeginning, "test_a_stream_is_read_from_where_it_stands_and_stays_open", {}),
-    (BelievesWhatIsAnnounced, "test_what_is_announced_is_not_believed", {"announced": {"size": 4}}),
-    (FoldsCase, "test_keys_that_look_alike_are_different_objects", {}),
-    (LeavesAHalfCopy, "test_copying_what_is_absent_leaves_nothing", {}),
-]
-
-
-@pytest.mark.parametrize(
-    ("broken", "test", "arguments"), CASES, ids=[f"{broken.__name__}-{test[5:]}" for broken, test, _ in CASES]
-)
-def test_the_suite_catches_a_backend_that(broken: type[StorageBackend], test: str, arguments: dict[str, Any]) -> None:
-    with pytest.raises(_CAUGHT):
-        getattr(BackendConformance(), test)(broken(), **arguments)
-
-
-@pytest.mark.parametrize(("broken", "test", "arguments"), CASES[:8] + CASES[9:])
-def test_what_caught_it_passes_a_sound_backend(
-    broken: type[StorageBackend], test: str, arguments: dict[str, Any]
-) -> None:
-    getattr(BackendConformance(), test)(Broken(), **arguments)
+    def __exit__(self, *_: object) -> None:
+        self.backend.close()

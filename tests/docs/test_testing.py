@@ -3,23 +3,15 @@
 from __future__ import annotations
 
 import shutil
-import subprocess
-import sys
 import tomllib
 from pathlib import Path
 
 import pytest
 
+from tests.support.projects import run_pytest
+
 ROOT = Path(__file__).parents[2]
 PROJECT = ROOT / "docs" / "examples" / "testing"
-
-
-def run_pytest(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """In a process of its own, with nothing of this project's configuration."""
-    (folder / "pytest.ini").write_text("[pytest]\n")
-    argv = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-q", "-rA", *arguments]
-    environment = {"PATH": "/usr/bin:/bin", "PYTHONPATH": f"{ROOT}:{folder}"}
-    return subprocess.run(argv, cwd=folder, env=environment, capture_output=True, text=True, timeout=120, check=False)
 
 
 @pytest.mark.parametrize("arguments", [(), ("-n", "2"), ("--import-mode=importlib", "-p", "no:asyncio")])

@@ -16,13 +16,14 @@ from __future__ import annotations
 from granite_core.testing.conformance.derived import DerivedTests
 from granite_core.testing.conformance.linking import LinkingTests
 from granite_core.testing.conformance.listing import ListingTests
+from granite_core.testing.conformance.programs import ProgramTests
 from granite_core.testing.conformance.reading import ReadingTests
 from granite_core.testing.conformance.writing import WritingTests
 
 __all__ = ["BackendConformance"]
 
 
-class BackendConformance(WritingTests, ReadingTests, ListingTests, LinkingTests, DerivedTests):
+class BackendConformance(WritingTests, ReadingTests, ListingTests, LinkingTests, DerivedTests, ProgramTests):
     """Subclass it under a name that begins with ``Test``, and give it a fixture ``backend``: a new, empty one.
 
     Attributes:
@@ -30,4 +31,6 @@ class BackendConformance(WritingTests, ReadingTests, ListingTests, LinkingTests,
         large: Size in bytes of an object that takes several parts, chunks or whatever the backend cuts objects into.
         many: How many objects a listing takes more than one page for.
         memory_limit: How many bytes of Python memory one stream may take.
+        programs: How many random programs are run beside an oracle.
+        steps: How many calls each of them makes at most.
     """

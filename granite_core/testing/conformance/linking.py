@@ -62,14 +62,14 @@ class LinkingTests(BackendTests):
             cache_control="private, immutable",
         )
         _, _, headers = fetch(address)
-        assert headers["content-type"] == "text/plain; charset=utf-8"
-        assert headers["content-disposition"] == disposition
-        assert headers["cache-control"] == "private, immutable"
-        assert headers["expires"] == (began + HOUR).strftime("%a, %d %b %Y %H:%M:%S GMT")
+        assert headers.get("content-type") == "text/plain; charset=utf-8"
+        assert headers.get("content-disposition") == disposition
+        assert headers.get("cache-control") == "private, immutable"
+        assert headers.get("expires") == (began + HOUR).strftime("%a, %d %b %Y %H:%M:%S GMT")
 
     def test_a_presigned_address_for_head_tells_the_length(self, backend: StorageBackend) -> None:
         status, body, headers = fetch(self.presigned(backend, method="HEAD"), "HEAD")
-        assert (status, body, headers["content-length"]) == (200, b"", "10")
+        assert (status, body, headers.get("content-length")) == (200, b"", "10")
 
     def test_a_presigned_address_is_good_for_its_method_only(self, backend: StorageBackend) -> None:
         assert fetch(self.presigned(backend, method="HEAD"))[0] == 403
