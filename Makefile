@@ -1,4 +1,4 @@
-# make demo | test | proof | lint | docs | bench | format | clean        Needs Python 3.11 to 3.13 and make; everything else is installed here.
+# make demo | test | proof | soak | lint | docs | bench | format | clean        Needs Python 3.11 to 3.13 and make; everything else is installed here.
 PYTHON   ?= python3
 VENV     ?= .venv
 DEMO_VENV ?= .venv-demo
@@ -13,13 +13,14 @@ ARGS     ?=
 BIN := $(VENV)/bin
 PIP_FLAGS := --quiet --disable-pip-version-check
 
-.PHONY: help demo test proof lint docs bench bench-quick servers format clean
+.PHONY: help demo test proof soak lint docs bench bench-quick servers format clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo     start the example application and print its address"
 	@echo "make test     every layer of tests (ARGS='-k words' to choose)"
 	@echo "make proof    what tries to break the promises, with its figures (docs/topics/proof.md)"
+	@echo "make soak     processes killed for two minutes, nothing lost (ARGS='--minutes 60 --seed 7 --workers 6')"
 	@echo "make lint     ruff, mypy, import contracts"
 	@echo "make docs     build the documentation, warnings being errors"
 	@echo "make bench    figures beside the peers' (ARGS='download --case 10'); make bench-quick: small, for breakage"
@@ -69,7 +70,11 @@ proof: $(VENV)/.stamp $(MINISTACK_VENV)/.stamp
 	@$(BIN)/python -m tests.model
 	@$(BIN)/python -m tests.model --removed
 	@GRANITE_MINISTACK=$(abspath $(MINISTACK_VENV))/bin/ministack \
-	  $(BIN)/python -m pytest -s $(wildcard tests/stateful tests/faults) $(ARGS)
+	  $(BIN)/python -m pytest -s $(wildcard tests/stateful tests/faults tests/soak) $(ARGS)
+
+soak: $(VENV)/.stamp $(MINISTACK_VENV)/.stamp
+	@sh scripts/install_test_programs.sh
+	@GRANITE_MINISTACK=$(abspath $(MINISTACK_VENV))/bin/ministack exec $(BIN)/python -m tests.soak $(ARGS)
 
 lint: $(VENV)/.stamp
 	@$(BIN)/ruff check .

@@ -32,6 +32,7 @@ _LAYERS = {
     "faults": "faults",
     "integration": "integration",
     "model": "model",
+    "soak": "soak",
     "stateful": "stateful",
     "unit": "unit",
 }

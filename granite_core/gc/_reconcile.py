@@ -6,7 +6,7 @@ import threading
 import time
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from granite_core.backends.base import StorageBackend
 from granite_core.errors import CollectionRefusedError, StorageError
@@ -25,8 +25,6 @@ if TYPE_CHECKING:
     from granite_core.gc.collector import Collector
 
 __all__ = ["Reconcile"]
-
-UNFINISHED_AFTER: Final = timedelta(days=1)
 
 
 @dataclass(slots=True)
@@ -136,7 +134,7 @@ class Reconcile(Run):
             if place.complete:
                 self.decide(place, name, kept)
                 if not self.dry_run:
-                    place.cleared = self.ledger.call(backend, backend.clear_unfinished, UNFINISHED_AFTER)
+                    place.cleared = self.ledger.call(backend, backend.clear_unfinished, self.config.unfinished_after)
         except StorageError as error:
             self.fail(key, None, error)
         self.found.append(place.report())

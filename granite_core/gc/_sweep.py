@@ -5,8 +5,8 @@ from __future__ import annotations
 import threading
 from collections.abc import Collection, Sequence
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Final
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
 
 from granite_core.errors import StorageError
 from granite_core.gc._run import MEMORY, Run, milliseconds
@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from granite_core.gc.collector import Collector
 
 __all__ = ["Sweep"]
-
-CLAIM_FOR: Final = timedelta(minutes=5)
 
 
 class Sweep(Run):
@@ -77,7 +75,7 @@ class Sweep(Run):
     def sweep_database(self, database: int) -> None:
         """Take batch after batch. What was taken once in this run is not taken again: ``until`` stays."""
         until, after = self.ledger.now(database), None
-        limit, hold = self.config.batch_size, milliseconds(CLAIM_FOR)
+        limit, hold = self.config.batch_size, milliseconds(self.config.lease_for)
         while not self.must_stop():
             if self.dry_run:
                 batch = self.ledger.peek(database, grace=self.grace, until=until, limit=limit, after=after)

@@ -24,7 +24,10 @@ class GCConfig:
         page_size: Objects that a reconcile lists, looks up and notes at a time.
         rate_limit: Objects per second that a reconcile lists at most; None for no limit.
         time_budget: A reconcile that has taken so long stops after its page; the next one goes on there.
-        lease_for: How long a worker that died keeps the others from collecting.
+        lease_for: How long a worker that died keeps the others from collecting, and what it had begun to collect from
+            being tried again.
+        unfinished_after: A reconcile clears uploads into which nothing has come for so long, and temporary files of
+            that age. No upload that is under way may pause as long.
 
     Raises:
         ConfigurationError: A value that cannot work.
@@ -39,9 +42,10 @@ class GCConfig:
     rate_limit: float | None = None
     time_budget: timedelta | None = None
     lease_for: timedelta = timedelta(minutes=5)
+    unfinished_after: timedelta = timedelta(days=1)
 
     def __post_init__(self) -> None:
-        for name in ("sweep_every", "reconcile_every", "lease_for"):
+        for name in ("sweep_every", "reconcile_every", "lease_for", "unfinished_after"):
             if getattr(self, name) <= timedelta(0):
                 raise ConfigurationError(f"{name} must be longer than nothing", value=getattr(self, name))
         for name in ("batch_size", "page_size"):

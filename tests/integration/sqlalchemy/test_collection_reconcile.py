@@ -111,8 +111,11 @@ class TestNotes:
 
     def test_leftovers_of_dead_writers_are_cleared(self, world: World) -> None:
         def scenario() -> None:
-            world.backend.clear_unfinished = lambda older_than: 7 if older_than == timedelta(days=1) else 0  # type: ignore[method-assign]
+            asked: list[timedelta] = []
+            world.backend.clear_unfinished = lambda older_than: asked.append(older_than) or 7  # type: ignore[method-assign,func-returns-value]
             assert reconcile(world).backends[0].cleared == 7
+            reconcile(world, {"unfinished_after": timedelta(hours=6)})
+            assert asked == [timedelta(days=1), timedelta(hours=6)]
 
         world.run(scenario)
 

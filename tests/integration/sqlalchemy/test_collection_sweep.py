@@ -216,6 +216,22 @@ class TestHalfWay:
 
         world.run(scenario)
 
+    def test_what_a_sweep_that_died_had_begun_is_tried_again_when_its_lease_has_ended(
+        self, world: World, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def scenario() -> None:
+            store(world, "a")
+            bury(world, "a")
+            died = collector(world, lease_for=timedelta(seconds=30))
+            with monkeypatch.context() as patch:
+                patch.setattr(SQLAlchemyLedger, "look", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
+                with pytest.raises(KeyboardInterrupt):
+                    died.sweep()
+            (row,) = rows_of(world, tables().tombstone)
+            assert 0 < row.retry_at - died.ledger.now() <= 30_000  # type: ignore[attr-defined]
+
+        world.run(scenario)
+
     def test_a_stop_ends_the_run_and_the_next_one_goes_on(self, world: World) -> None:
         def scenario() -> None:
             stop = threading.Event()
