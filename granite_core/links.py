@@ -151,7 +151,9 @@ class Links:
                 expires_in=plan.window.lasts,
                 method=method,
                 content_type=kind,
-                content_disposition=served_disposition(kind, plan.name, plan.disposition or plan.policy.disposition),
+                content_disposition=served_disposition(
+                    ref.content_type, plan.name, plan.disposition or plan.policy.disposition
+                ),
                 cache_control=_of_the_store(plan.policy, plan.window.lasts),
             )
         claims = _FileClaims(

@@ -7,7 +7,7 @@ from dataclasses import replace
 from granite_core.caching import Address, cache_control
 from granite_core.options import WriteOptions
 from granite_core.policies import StoragePolicy
-from granite_core.serving import served_disposition, served_type
+from granite_core.serving import served_disposition
 
 __all__ = ["options_for"]
 
@@ -21,7 +21,7 @@ def options_for(policy: StoragePolicy, content_type: str | None, filename: str |
     asked = policy.store
     if not policy.public:
         return asked
-    disposition = served_disposition(served_type(content_type), filename, policy.disposition)
+    disposition = served_disposition(content_type, filename, policy.disposition)
     return replace(
         asked,
         content_disposition=disposition if asked.content_disposition is None else asked.content_disposition,

@@ -70,7 +70,18 @@ _RASTER_IMAGES: Final = frozenset(
         "x-icon",
     )
 )  # fmt: skip
-_DECLARE_THEIR_ENCODING: Final = frozenset(("text/html", "text/xml", "text/css"))
+_DECLARE_THEIR_ENCODING: Final = frozenset(("text/html", "text/xml"))
+
+# WHATWG MIME Sniffing, section 4.6, "JavaScript MIME type"; and style sheets.
+_TAKEN_BY_PAGES: Final = frozenset(
+    (
+        "application/ecmascript", "application/javascript", "application/x-ecmascript", "application/x-javascript",
+        "text/css", "text/ecmascript", "text/javascript", "text/javascript1.0", "text/javascript1.1",
+        "text/javascript1.2", "text/javascript1.3", "text/javascript1.4", "text/javascript1.5", "text/jscript",
+        "text/livescript", "text/x-ecmascript", "text/x-javascript",
+    )
+)  # fmt: skip
+"""Types that a page of the same origin takes in as its own, whatever the answer's disposition and policy say."""
 _CHARSET: Final = re.compile(r'(?i);[ \t]*charset="?([a-z0-9][a-z0-9._:+-]{0,39})"?[ \t]*(?:;|\Z)')
 _SHA256: Final = re.compile(r"sha256:([0-9a-f]{64})")
 _BACKEND_TAG: Final = re.compile(r'(?:W/)?"[\x21\x23-\x7e]{1,256}"')
@@ -269,14 +280,18 @@ def entity_tag(ref: Servable) -> str | None:
 
 
 def served_type(stored: str | None) -> str:
-    """The media type to send: never one that cannot stand in a header, nor one that would be taken apart.
+    """The media type to send: never one that cannot stand in a header, nor one that would be taken apart or run.
 
-    Text is stored with no word on its encoding; it is called UTF-8 unless the row says otherwise, or the format has a
-    way of its own to say so that a header would override.
+    Scripts and style sheets are sent as plain text, and WebAssembly as bytes: ``nosniff`` then keeps every page from
+    taking them in, also one whose ``Content-Security-Policy`` trusts its own origin. Text is stored with no word on its
+    encoding; it is called UTF-8 unless the row says otherwise, or the format has a way of its own to say so that a
+    header would override.
     """
     bare = clean_content_type(stored)
-    if bare is None or bare.startswith("multipart/"):
+    if bare is None or bare.startswith("multipart/") or bare == "application/wasm":
         return "application/octet-stream"
+    if bare in _TAKEN_BY_PAGES:
+        bare = "text/plain"
     if (charset := _CHARSET.search(stored or "")) is not None:
         return f"{bare}; charset={charset[1].lower()}"
     return f"{bare}; charset=utf-8" if bare.startswith("text/") and bare not in _DECLARE_THEIR_ENCODING else bare
@@ -358,7 +373,8 @@ def _validator_headers(validators: Validators) -> tuple[tuple[str, str], ...]:
 
 def _safety_headers(content_type: str, ref: Servable, settings: ServeSettings) -> tuple[tuple[str, str], ...]:
     policy = content_security_policy(content_type)
-    disposition = served_disposition(content_type, settings.filename or ref.original_filename, settings.disposition)
+    # By the type it has, not the one it is sent as: a script is not shown, though it is sent as text.
+    disposition = served_disposition(ref.content_type, settings.filename or ref.original_filename, settings.disposition)
     return (
         ("Content-Disposition", disposition),
         ("X-Content-Type-Options", "nosniff"),

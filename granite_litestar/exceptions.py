@@ -28,6 +28,7 @@ from granite_core import (
     ContentRejectedError,
     ContentTooLargeError,
     ContentTypeNotAllowedError,
+    InvalidKeyError,
     ObjectNotFoundError,
     StaleRefError,
     StorageError,
@@ -156,6 +157,9 @@ def status_of(error: StorageError) -> HTTPStatus:
     if isinstance(error, ChecksumMismatchError) and error.operation != "put":
         # What is stored has changed: not the fault of whoever asks for it.
         return HTTPStatus.INTERNAL_SERVER_ERROR
+    if isinstance(error, InvalidKeyError) and error.operation == "put" and error.field is not None:
+        # What the request gave for a name in the policy's key_template: a tenant of 5,000 letters.
+        return HTTPStatus.BAD_REQUEST
     return next(_STATUS[kind] for kind in type(error).__mro__ if kind in _STATUS)
 
 

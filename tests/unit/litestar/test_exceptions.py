@@ -20,6 +20,7 @@ from granite_core import (
     ContentRejectedError,
     ContentTooLargeError,
     ContentTypeNotAllowedError,
+    InvalidKeyError,
     MissingExtraError,
     ObjectNotFoundError,
     StaleRefError,
@@ -51,6 +52,8 @@ SECRET = "s3://bucket/key?credential=hunter2"
         (ConfigurationError("x"), 500),
         (MissingExtraError("s3", "S3"), 500),
         (CollectionRefusedError("x"), 500),
+        (InvalidKeyError("x", operation="put", field="tenant"), 400),
+        (InvalidKeyError("x", operation="open"), 500),
     ],
 )
 def test_every_error_has_a_status(error: StorageError, status: int) -> None:
