@@ -12,7 +12,17 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Final, TypeAlias
 
-__all__ = ["CLOCK_SKEW", "Admission", "Aged", "Check", "is_fresh", "plan_admission", "plan_check", "plan_looked_up"]
+__all__ = [
+    "CLOCK_SKEW",
+    "Admission",
+    "Aged",
+    "Check",
+    "guarded_from",
+    "is_fresh",
+    "plan_admission",
+    "plan_check",
+    "plan_looked_up",
+]
 
 CLOCK_SKEW: Final = timedelta(seconds=5)
 """By how much the clock of a host that staged may be ahead of ours."""
@@ -87,6 +97,18 @@ def plan_looked_up(began: timedelta, within: timedelta, *, held: bool) -> Admiss
     if began >= within:
         return Admission(refusal="the transaction that looked it up is too old")
     return Admission(began)
+
+
+def guarded_from(within: timedelta) -> timedelta:
+    """From which age a tombstone of a looked-up file may be due before the row that gets it can be seen.
+
+    The look-up counts for a quarter of the grace, and COMMIT takes less than another. Where a tombstone is older than
+    these two, and waits, the row that was found must not change meanwhile.
+
+    Args:
+        within: A quarter of the grace.
+    """
+    return 2 * within
 
 
 def plan_check(rests_on: Iterable[Aged], tombstones: Sequence[Aged]) -> Check:

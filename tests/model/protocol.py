@@ -7,21 +7,19 @@ from datetime import UTC, datetime, timedelta
 from functools import cache
 from typing import Final
 
-from granite_core.admission import plan_admission, plan_check, plan_looked_up
+from granite_core.admission import guarded_from, plan_admission, plan_check, plan_looked_up
 from granite_core.backends.base import ObjectStat
 from granite_core.gc.plan import RunState, Tombstone, Verdict, plan_page, plan_release, plan_sweep
 from tests.model.bounds import Bounds
 
-__all__ = ["Protocol", "admit", "admit_looked_up", "check", "compare", "sweep_verdict"]
+__all__ = ["Protocol", "admit", "admit_looked_up", "check", "compare", "guarded_age", "sweep_verdict"]
 
 _EVER: Final = datetime(2000, 1, 1, tzinfo=UTC)
 
 
 @dataclass(frozen=True, slots=True)
 class Protocol:
-    """Which safeguards there are. As it is made, all of them.
-
-    The code does not have the last four yet, from ``ages_from_begin`` on: they were found with the model.
+    """Which safeguards there are. As it is made, all of them: the protocol as it is.
 
     Args:
         tombstone_with_change: A tombstone is written in its row's transaction; under AUTOCOMMIT after its statement.
@@ -91,6 +89,12 @@ def admit_looked_up(began: int, within: int, held: bool) -> int | None:
     """Since when a ref is good that was looked up; None when it is refused."""
     plan = plan_looked_up(timedelta(minutes=began), timedelta(minutes=within), held=held)
     return None if plan.since is None else plan.since // timedelta(minutes=1)
+
+
+@cache
+def guarded_age(within: int) -> int:
+    """From which age a tombstone that waits makes the flush guard the row that it looked up."""
+    return guarded_from(timedelta(minutes=within)) // timedelta(minutes=1)
 
 
 @cache

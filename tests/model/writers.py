@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import TypeAlias
 
 from tests.model.bounds import Bounds
-from tests.model.protocol import Protocol, admit, admit_looked_up, check
+from tests.model.protocol import Protocol, admit, admit_looked_up, check, guarded_age
 from tests.model.state import (
     NOTHING,
     UNCHANGED,
@@ -156,7 +156,7 @@ class Writers:
             return
         writer = writer._replace(looked_up=writer.looked_up | 1 << position)
         oldest = writer.snapshot[1][position] if writer.snapshot else _oldest(world.tombs[position])
-        if not self.protocol.guards or oldest < self.bounds.grace // 2:
+        if not self.protocol.guards or oldest < guarded_age(self.within):
             yield from self.admitted(world, writer, row, each, since)
         elif writer.mode is Mode.AUTOCOMMIT:
             after = writer._replace(phase=Phase.GUARDED, flush=(row, each, NOTHING, 0))

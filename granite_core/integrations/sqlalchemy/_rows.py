@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import logging
 import time
-from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import suppress
 from itertools import islice
 from types import MappingProxyType
 from typing import Any, Final
 from weakref import WeakKeyDictionary
 
-from sqlalchemy import Column, Connection, MetaData, Table, and_, inspect, literal, or_, select, update
-from sqlalchemy.exc import UnboundExecutionError
-from sqlalchemy.orm import Mapper, Session
+from sqlalchemy import Column, Connection, MetaData, Table, and_, inspect, literal, or_, select
+from sqlalchemy.orm import Mapper
 from sqlalchemy.orm.attributes import get_history
 from sqlalchemy.orm.base import PASSIVE_NO_INITIALIZE
 
@@ -26,15 +23,15 @@ from granite_core.integrations.sqlalchemy._transaction import (
     Transaction,
     fields_by_class,
 )
-from granite_core.integrations.sqlalchemy.references import file_columns, held_locations, refs_in
+from granite_core.integrations.sqlalchemy.references import Question, refs_in
 from granite_core.integrations.sqlalchemy.tables import db_now, tables_of
 from granite_core.manager import StorageManager
 from granite_core.refs import StoredObjectRef
 
 __all__ = [
+    "NO_OPTIONS",
     "is_changed",
     "is_there",
-    "look_up",
     "read_rows",
     "refs_of",
     "register_columns",
@@ -42,8 +39,8 @@ __all__ = [
     "write_tombstones",
 ]
 
+NO_OPTIONS: Final[Mapping[str, Any]] = MappingProxyType({})
 _READ_BATCH: Final = 200
-_NO_OPTIONS: Final[Mapping[str, Any]] = MappingProxyType({})
 
 registered: WeakKeyDictionary[Any, set[Place]] = WeakKeyDictionary()
 """Columns that are known to be registered, by engine."""
@@ -61,43 +58,27 @@ def refs_of(target: object, each: Field) -> Iterator[StoredObjectRef]:
     return refs_in(inspect(target).dict.get(each.key))
 
 
-def look_up(
-    session: Session,
-    mapper: Mapper[Any] | None,
-    targets: list[object],
-    metadata: MetaData,
-    locations: set[str],
-    options: Mapping[str, Any] = _NO_OPTIONS,
-) -> set[str]:
-    """Return those that a row holds: look first in the rows to be changed, by their keys, then in all, everywhere."""
-    held: set[str] = set()
-    identities = {state.identity for state in map(inspect, targets) if state.identity is not None}
-    if mapper is not None and identities:
-        connection = _primary(session, mapper, mapper.local_table)
-        rows = read_rows(mapper, connection, identities, lock=False).values()
-        held.update(ref.location for row in rows for refs in row.values() for ref in refs)
-    classes = {each.column: class_ for class_, fields in [*fields_by_class.items()] for each in fields}
-    places: dict[Connection, list[Column[Any]]] = defaultdict(list)
-    for column in () if locations <= held else file_columns(metadata):
-        mapped = inspect(classes[column]) if column in classes else None
-        with suppress(UnboundExecutionError):  # a table that this session has no engine for
-            places[_primary(session, mapped, column.table)].append(column)
-    for connection, columns in places.items():
-        held |= held_locations(connection, columns, locations - held, execution_options=options)
-    return held & locations
-
-
-def _primary(session: Session, mapper: Mapper[Any] | None, table: Any) -> Connection:
-    """The connection a session would write a table on: some sessions send what reads to a replica."""
-    found_by: dict[str, Any] = {"clause": update(table)}
-    return session.connection(bind_arguments=found_by if mapper is None else {**found_by, "mapper": mapper})
-
-
 def read_rows(
-    mapper: Mapper[Any], connection: Connection, identities: Iterable[tuple[Any, ...]], *, lock: bool
+    mapper: Mapper[Any],
+    connection: Connection,
+    identities: Iterable[tuple[Any, ...]],
+    *,
+    lock: bool,
+    question: Question | None = None,
 ) -> dict[tuple[Any, ...], Held]:
+    """Read what rows hold, by their keys; those that are there.
+
+    Args:
+        mapper: Of which class.
+        connection: Where.
+        identities: Their keys.
+        lock: Whether to keep others from changing them.
+        question: What to ask by the way.
+    """
     fields, keys = fields_by_class[mapper.class_], mapper.primary_key
     query = select(*keys, *(each.column for each in fields)).select_from(mapper.persist_selectable).order_by(*keys)
+    if question is not None:
+        query = query.add_columns(question.column)
     if lock:
         query = query.with_for_update(key_share=True)
     rows: dict[tuple[Any, ...], Held] = {}
@@ -109,7 +90,9 @@ def read_rows(
             else or_(*(and_(*(k == v for k, v in zip(keys, identity, strict=True))) for identity in batch))
         )
         for row in connection.execute(query.where(match)):
-            values = zip(fields, row[len(keys) :], strict=True)
+            if question is not None:
+                question.answer(row[-1])
+            values = zip(fields, row[len(keys) :], strict=False)
             rows[tuple(row[: len(keys)])] = {each: [*refs_in(value)] for each, value in values}
     return rows
 
@@ -139,7 +122,7 @@ def write_tombstones(
     state.tombstones.append(Tombstones(connection, metadata, manager, time.monotonic(), refs))
 
 
-def is_there(connection: Connection, table: Table, options: Mapping[str, Any] = _NO_OPTIONS) -> bool:
+def is_there(connection: Connection, table: Table, options: Mapping[str, Any] = NO_OPTIONS) -> bool:
     """Tell whether the database has one of Granite's tables: after an upgrade its migration may be yet to come."""
     schemas = {**connection.get_execution_options(), **options}.get("schema_translate_map") or {}
     schema = schemas.get(table.schema, table.schema)
@@ -169,7 +152,7 @@ def register_columns(
     state: Transaction,
     connection: Connection,
     columns: Iterable[Column[Any]],
-    options: Mapping[str, Any] = _NO_OPTIONS,
+    options: Mapping[str, Any] = NO_OPTIONS,
 ) -> None:
     """Note which columns hold refs, so that a collector that does not know one of them stops."""
     schemas = repr({**connection.get_execution_options(), **options}.get("schema_translate_map"))

@@ -11,7 +11,8 @@ from sqlalchemy.exc import StatementError
 from sqlalchemy.orm import ORMExecuteState, Session
 
 from granite_core.errors import StorageError
-from granite_core.integrations.sqlalchemy._rows import look_up, register_columns
+from granite_core.integrations.sqlalchemy._looking import look_up
+from granite_core.integrations.sqlalchemy._rows import register_columns
 from granite_core.integrations.sqlalchemy._storing import store
 from granite_core.integrations.sqlalchemy._transaction import Field, admit, field_of, fields_by_class, transaction_of
 from granite_core.integrations.sqlalchemy.types import binding, is_file_column

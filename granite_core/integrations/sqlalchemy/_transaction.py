@@ -108,7 +108,7 @@ class Tombstones:
 
 @dataclass(slots=True)
 class Transaction:
-    """What a root transaction of a session knows and did. Knowledge stays true when a savepoint is rolled back."""
+    """What a root transaction of a session knows and did."""
 
     began: float = field(default_factory=time.monotonic)
     connections: set[Connection] = field(default_factory=set)
@@ -121,9 +121,12 @@ class Transaction:
     committing: bool = False
     committed: bool = False
     undone: bool = False
-    # what to tell of when it is committed, and where in that each open savepoint began; None once it is released
+    # what it knows to be good only as long as its locks last, in the order in which it learned that
+    learned: list[str] = field(default_factory=list)
+    # what to tell of when it is committed
     events: list[tuple[EventHub, Event]] = field(default_factory=list)
-    savepoints: dict[SessionTransaction, int | None] = field(default_factory=dict)
+    # how much of these two there was when each open savepoint began; None once it is released
+    savepoints: dict[SessionTransaction, tuple[int, int] | None] = field(default_factory=dict)
     # of the flush that is under way
     context: Any = None
     held: dict[InstanceState[Any], Held] = field(default_factory=dict)
@@ -154,14 +157,33 @@ class Transaction:
             event = Released(**manager.name_of(ref), size=ref.size, field=each.column_name)
             self.events.append((manager.events, event))
 
+    def begin_savepoint(self, savepoint: SessionTransaction) -> None:
+        """Remember what there was before a savepoint."""
+        self.savepoints[savepoint] = len(self.events), len(self.learned)
+
     def end_savepoint(self, savepoint: SessionTransaction) -> None:
-        """Forget what was to be told of a savepoint that was rolled back."""
-        began = self.savepoints.pop(savepoint, 0)
-        if began is not None:
-            del self.events[began:]
+        """Forget what was to be told of a savepoint that was rolled back, and what was learned in it.
+
+        The database has given its locks back: others may have changed the rows since.
+        """
+        before = self.savepoints.pop(savepoint, (0, 0))
+        if before is None:
+            return
+        events, learned = before
+        del self.events[events:]
+        for location in self.learned[learned:]:
+            self.good.pop(location, None)
+            self.rests_on.discard(location)
+        del self.learned[learned:]
+
+    def learn(self, location: str, manager: StorageManager) -> None:
+        """Know an object to be good, since a row of the database holds it: from when the transaction began."""
+        if location not in self.good:
+            self.good[location] = self.began_at(manager)
+            self.learned.append(location)
 
     def rest_on(self, ref: StoredObjectRef, manager: StorageManager, since: datetime) -> None:
-        self.good[ref.location] = since
+        self.good.setdefault(ref.location, since)
         self.rests_on.add(ref.location)
         self.oldest[manager] = min(since, self.oldest.get(manager, since))
 
@@ -186,9 +208,14 @@ def transaction_of(session: Session) -> Transaction:
 def admit(
     state: Transaction,
     wanted: list[tuple[Field, StoredObjectRef]],
-    look_up: Callable[[MetaData, set[str]], set[str]],
+    look_up: Callable[[MetaData, set[str], timedelta], set[str]],
 ) -> None:
     """Let refs into rows, or refuse. Good is what was staged lately, or what a committed row holds.
+
+    Args:
+        state: What the transaction knows.
+        wanted: The refs, and the fields they are for.
+        look_up: Returns those locations that a row holds; the last argument is a quarter of the grace.
 
     Raises:
         StaleRefError: A ref is too old, was let go, or is held by no row.
@@ -208,10 +235,13 @@ def admit(
             raise _stale(each, ref, manager, "it was let go already")
         _let_in(state, each, ref, manager, plan)
     for metadata, asked in unknown.items():
-        held = look_up(metadata, {ref.location for _, ref, _ in asked})
+        within = min(manager.attach_within for _, _, manager in asked)
+        held = look_up(metadata, {ref.location for _, ref, _ in asked}, within)
         for each, ref, manager in asked:
             began = manager.now() - state.began_at(manager)
             plan = plan_looked_up(began, manager.attach_within, held=ref.location in held)
+            if plan.since is not None:
+                state.learn(ref.location, manager)
             _let_in(state, each, ref, manager, plan)
 
 

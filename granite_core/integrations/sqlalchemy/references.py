@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
-from sqlalchemy import Column, Connection, MetaData, Select, String, case, cast, func, inspect, select
+from sqlalchemy import Column, ColumnElement, Connection, MetaData, Select, String, case, cast, func, inspect, select
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.orm import Mapper, Session
@@ -17,10 +17,14 @@ from granite_core.integrations.sqlalchemy.types import StoredObjectRefListType, 
 from granite_core.refs import StoredObjectRef
 
 __all__ = [
+    "LOOK_UP_BATCH",
+    "Question",
     "element_in",
     "file_columns",
+    "find_held",
     "held_locations",
     "iter_model_storage_refs",
+    "keep_held",
     "location_in",
     "ref_location",
     "refs_in",
@@ -62,6 +66,19 @@ def _location_mysql(element: ref_location, compiler: Any, **kw: Any) -> str:
     return f"JSON_UNQUOTE(JSON_EXTRACT({compiler.process(element.clauses, **kw)}, '$.location'))"
 
 
+class Question(Protocol):
+    """What a query that looks for refs asks by the way."""
+
+    @property
+    def column(self) -> ColumnElement[bool]:
+        """What to select besides; the same for every row."""
+        ...
+
+    def answer(self, value: object) -> None:
+        """Hear what a row said."""
+        ...
+
+
 def file_columns(metadata: MetaData) -> tuple[Column[Any], ...]:
     """Return every column of a metadata that holds refs, in a stable order."""
     found = [column for table in metadata.tables.values() for column in table.columns if is_file_column(column)]
@@ -83,27 +100,79 @@ def held_locations(
         locations: The keys to look for, whatever backend they are in.
         execution_options: Options for the queries, such as a schema translation of their own.
     """
-    options = dict(execution_options or {})
+    return find_held(connection, columns, locations, dict(execution_options or {}))
+
+
+def find_held(
+    connection: Connection,
+    columns: Sequence[Column[Any]],
+    locations: Collection[str],
+    options: Mapping[str, Any],
+    question: Question | None = None,
+) -> set[str]:
+    """Do as ``held_locations`` does, and ask a question by the way.
+
+    Args:
+        connection: Where to look.
+        columns: The columns to look in.
+        locations: The keys to look for.
+        options: Options for the queries.
+        question: What to ask; it is answered where a row was found.
+    """
     held: set[str] = set()
-    left = set(locations)
-    for batch in _batches(sorted(left), LOOK_UP_BATCH):
+    for batch in _batches(sorted(locations), LOOK_UP_BATCH):
         for column in columns:
             wanted = [location for location in batch if location not in held]
             if not wanted:
                 break
-            held.update(_held_in(connection, column, wanted, options))
-    return held & left
+            held.update(_held_in(connection, column, wanted, dict(options), question))
+    return held.intersection(locations)
+
+
+def keep_held(
+    connection: Connection, columns: Sequence[Column[Any]], locations: Collection[str], options: Mapping[str, Any]
+) -> set[str]:
+    """Return those of ``locations`` that a row holds, and keep others from changing it until the transaction ends.
+
+    Where the database has no locks on rows it is the same as ``find_held``.
+
+    Args:
+        connection: Where to look.
+        columns: The columns to look in.
+        locations: The keys to look for.
+        options: Options for the queries.
+    """
+    return {each for each in locations if any(_keep_in(connection, column, each, options) for column in columns)}
+
+
+def _keep_in(connection: Connection, column: Column[Any], wanted: str, options: Mapping[str, Any]) -> bool:
+    location = location_in(column, connection.dialect.name)
+    if location is None:
+        return wanted in _held_in_scan(connection, column, frozenset((wanted,)), {**options}, lock=True)
+    # A stronger lock than one that keeps the key: the column is no key. One row is enough.
+    query: Select[Any] = select(location).select_from(column.table).where(location == wanted).limit(1)
+    query = query.with_for_update(read=True, of=column.table)
+    return connection.execute(query, execution_options=options).first() is not None
 
 
 def _held_in(
-    connection: Connection, column: Column[Any], wanted: Sequence[str], options: dict[str, Any]
+    connection: Connection,
+    column: Column[Any],
+    wanted: Sequence[str],
+    options: dict[str, Any],
+    question: Question | None,
 ) -> Iterator[str]:
     location = location_in(column, connection.dialect.name)
     if location is None:
-        yield from _held_in_scan(connection, column, frozenset(wanted), options)
+        yield from _held_in_scan(connection, column, frozenset(wanted), options, question)
         return
-    query: Select[Any] = select(location).select_from(column.table).where(location.in_(wanted))
-    yield from connection.execute(query.distinct(), execution_options=options).scalars()
+    query: Select[Any] = select(location).select_from(column.table).where(location.in_(wanted)).distinct()
+    if question is not None:
+        query = query.add_columns(question.column)
+    for row in connection.execute(query, execution_options=options):
+        if question is not None:
+            question.answer(row[1])
+        yield row[0]
 
 
 def location_in(column: Column[Any], dialect: str) -> Any:
@@ -132,13 +201,25 @@ def element_in(column: Column[Any], dialect: str) -> Any:
 
 
 def _held_in_scan(
-    connection: Connection, column: Column[Any], wanted: frozenset[str], options: dict[str, Any]
+    connection: Connection,
+    column: Column[Any],
+    wanted: frozenset[str],
+    options: dict[str, Any],
+    question: Question | None = None,
+    *,
+    lock: bool = False,
 ) -> Iterator[str]:
     """Where the database cannot look into an array, its rows are read one by one."""
-    query = select(column).where(column.is_not(None))
-    rows = connection.execute(query, execution_options={**options, "yield_per": LOOK_UP_BATCH})
-    for refs in rows.scalars():
-        yield from (ref.location for ref in refs if ref.location in wanted)
+    query: Select[Any] = select(column).where(column.is_not(None))
+    if question is not None:
+        query = query.add_columns(question.column)
+    if lock:
+        query = query.with_for_update(read=True)
+    for row in connection.execute(query, execution_options={**options, "yield_per": LOOK_UP_BATCH}):
+        found = [ref.location for ref in row[0] if ref.location in wanted]
+        if found and question is not None:
+            question.answer(row[1])
+        yield from found
 
 
 def iter_model_storage_refs(db: Session, model: Any, ref_attr_name: str) -> Iterator[StoredObjectRef]:

@@ -1,4 +1,4 @@
-"""The coupling of files to the session: the only file that listens to session, mapper and pool events.
+"""The coupling of files to the session: the only file that listens to session, mapper, engine and pool events.
 
 Storing: bytes first, row second. ``before_flush`` stores what is unsaved and decides which refs the flush may let into
 rows; ``before_commit``, and each flush that COMMIT brings, decides again. A ref gets in when it is known to be good
@@ -22,7 +22,7 @@ from datetime import timedelta
 from functools import cache, partial
 from typing import Any, Final
 
-from sqlalchemy import Column, Connection, MetaData, Pool, event, inspect
+from sqlalchemy import Column, Connection, Engine, MetaData, Pool, event, inspect
 from sqlalchemy.exc import InvalidRequestError
 from sqlalchemy.orm import (
     ColumnProperty,
@@ -35,10 +35,11 @@ from sqlalchemy.orm import (
 
 from granite_core.admission import plan_check
 from granite_core.errors import StaleRefError
+from granite_core.integrations.sqlalchemy._connections import began_at, is_autocommit, note_begin
 from granite_core.integrations.sqlalchemy._lists import begin_with_list, materialize
+from granite_core.integrations.sqlalchemy._looking import look_up
 from granite_core.integrations.sqlalchemy._rows import (
     is_changed,
-    look_up,
     read_rows,
     refs_of,
     register_columns,
@@ -84,6 +85,8 @@ def install() -> None:
     event.listen(Session, "after_transaction_end", _on_transaction_end)
     event.listen(Session, "do_orm_execute", execute_by_the_rule)
     event.listen(Pool, "checkin", _on_checkin)
+    event.listen(Engine, "begin", note_begin)
+    event.listen(Engine, "begin_twophase", note_begin)
 
 
 # -- declaring ---------------------------------------------------------------------------------------------------------
@@ -127,8 +130,8 @@ def _on_configured(mapper: Mapper[Any], class_: type) -> None:
 
 def _on_begin(session: Session, transaction: SessionTransaction, connection: Connection) -> None:
     state = transaction_of(session)
-    if not state.connections:
-        state.began = time.monotonic()
+    began = began_at(connection)
+    state.began = min(began, state.began) if state.connections else began
     state.connections.add(connection)
     if state.committing:
         _mark_committing([connection], on=True)
@@ -251,7 +254,7 @@ def _on_after_save(mapper: Mapper[Any], connection: Connection, target: object) 
     _release(state, connection, held, kept)
 
 
-def look_up_too_late(metadata: MetaData, locations: set[str]) -> set[str]:
+def look_up_too_late(metadata: MetaData, locations: set[str], within: timedelta) -> set[str]:
     """The row itself is written already: a look-up would find it."""
     return set()
 
@@ -302,9 +305,9 @@ def _on_after_flush(session: Session, context: Any) -> None:
         for each, ref in released:
             manager = each.bound_manager
             by_owner[each.column.table.metadata, manager].append(ref)
-            if manager is not None:
-                # Its row was read, and locked, in this transaction: good since that began.
-                state.good.setdefault(ref.location, state.began_at(manager))
+            if manager is not None and not is_autocommit(connection):
+                # Its row was read, and locked, in this transaction. Under AUTOCOMMIT a sweep may have come since.
+                state.learn(ref.location, manager)
         for (metadata, manager), refs in by_owner.items():
             write_tombstones(state, connection, metadata, manager, refs)
     state.begin_flush(None)
@@ -318,7 +321,7 @@ def _on_after_flush(session: Session, context: Any) -> None:
 def _on_transaction_create(session: Session, transaction: SessionTransaction) -> None:
     state = session.info.get(STATE_KEY)
     if transaction.nested and isinstance(state, Transaction):
-        state.savepoints[transaction] = len(state.events)
+        state.begin_savepoint(transaction)
 
 
 def _on_after_commit(session: Session) -> None:

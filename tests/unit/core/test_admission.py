@@ -6,7 +6,15 @@ from datetime import timedelta
 
 import pytest
 
-from granite_core.admission import CLOCK_SKEW, Admission, is_fresh, plan_admission, plan_check, plan_looked_up
+from granite_core.admission import (
+    CLOCK_SKEW,
+    Admission,
+    guarded_from,
+    is_fresh,
+    plan_admission,
+    plan_check,
+    plan_looked_up,
+)
 
 WITHIN = timedelta(minutes=30)
 YOUNG = timedelta(minutes=29, seconds=59)
@@ -48,6 +56,11 @@ class TestWhatGetsIn:
         plan = plan_looked_up(began, WITHIN, held=held)
         assert plan.refusal is not None
         assert plan.since is None
+
+
+def test_a_tombstone_that_cannot_be_due_before_the_row_is_seen_needs_no_guard() -> None:
+    grace, commit = 4 * WITHIN, WITHIN
+    assert guarded_from(WITHIN) + WITHIN + commit <= grace
 
 
 class TestWhatMayBeCommitted:
