@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Awaitable, Callable, Generator, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable, Generator, Mapping
+from contextlib import suppress
 from datetime import UTC, datetime
-from typing import Any, Final, NoReturn, final
+from typing import TYPE_CHECKING, Any, Final, NoReturn, final
 
 import msgspec
 
-__all__ = ["StagedFile", "StoredObjectRef", "timestamp"]
+__all__ = ["StagedFile", "StoredObjectRef", "timestamp", "unread_list", "unread_ref"]
 
 _FIELDS: Final = (
     "storage_key",
@@ -26,6 +26,7 @@ _FIELDS: Final = (
 
 
 _INLINE_TEXT: Final = "legacy_inline_text"
+_TOO_DEEP: Final = "this is no ref: it is nested too deeply"
 
 
 class _RefRecord(msgspec.Struct):
@@ -43,7 +44,7 @@ class _RefRecord(msgspec.Struct):
 
 
 _decode_one = msgspec.json.Decoder(_RefRecord).decode
-_decode_many = msgspec.json.Decoder(list[_RefRecord]).decode
+_decode_items = msgspec.json.Decoder(list[msgspec.Raw]).decode
 
 
 class StoredObjectRef:
@@ -64,7 +65,7 @@ class StoredObjectRef:
         extra: Free metadata, JSON-compatible.
     """
 
-    __slots__ = (*_FIELDS, "__weakref__")
+    __slots__ = (*_FIELDS, "__weakref__", "_unread")
 
     storage_key: str
     backend: str
@@ -88,16 +89,36 @@ class StoredObjectRef:
         created_at: str | None = None,
         extra: Mapping[str, Any] | None = None,
     ) -> None:
-        put = object.__setattr__
-        put(self, "storage_key", storage_key)
-        put(self, "backend", backend)
-        put(self, "location", location)
-        put(self, "size", size)
-        put(self, "checksum", checksum)
-        put(self, "content_type", content_type)
-        put(self, "original_filename", original_filename)
-        put(self, "created_at", created_at)
-        put(self, "extra", extra)
+        _put_storage_key(self, storage_key)
+        _put_backend(self, backend)
+        _put_location(self, location)
+        _put_size(self, size)
+        _put_checksum(self, checksum)
+        _put_content_type(self, content_type)
+        _put_original_filename(self, original_filename)
+        _put_created_at(self, created_at)
+        _put_extra(self, extra)
+
+    if not TYPE_CHECKING:  # it would make every name an attribute
+
+        def __getattr__(self, name: str) -> Any:
+            # Only asked where a slot is empty: nothing of a ref that was loaded has been looked at yet.
+            if name not in _FIELDS:
+                raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+            self._read()
+            return object.__getattribute__(self, name)
+
+    def _read(self) -> None:
+        try:
+            unread = _get_unread(self)
+        except AttributeError:
+            return  # another thread was faster
+        if isinstance(unread, (str, bytes, msgspec.Raw)):
+            _fill_from_text(self, unread)
+        else:
+            _fill_from_data(self, unread)
+        with suppress(AttributeError):
+            _drop_unread(self)
 
     def __setattr__(self, name: str, value: object) -> NoReturn:
         raise AttributeError(f"{type(self).__name__} is immutable: cannot set {name!r}")
@@ -119,6 +140,10 @@ class StoredObjectRef:
 
     def __repr__(self) -> str:
         # No key in it: reprs end in logs and in error pages.
+        try:
+            self.size  # noqa: B018 - what was loaded is read now
+        except ValueError:
+            return f"<{type(self).__name__} that cannot be read>"
         return f"<{type(self).__name__} {self.storage_key!r} {self.original_filename!r} {self.size} bytes>"
 
     def __copy__(self) -> StoredObjectRef:
@@ -152,26 +177,20 @@ class StoredObjectRef:
         Raises:
             ValueError: A required key is absent or of the wrong type.
         """
-        if isinstance(data, Mapping) and _INLINE_TEXT in data and "location" not in data:
-            return _from_inline(data)
-        with _not_too_deep():
-            return _from_record(msgspec.convert(data, _RefRecord))
+        ref = _make(StoredObjectRef)
+        _fill_from_data(ref, data)
+        return ref
 
     @classmethod
-    def from_json(cls, data: str | bytes) -> StoredObjectRef:
+    def from_json(cls, data: str | bytes | msgspec.Raw) -> StoredObjectRef:
         """Read a ref from JSON text.
 
         Raises:
             ValueError: The text is no JSON, or a required key is absent or of the wrong type.
         """
-        with _not_too_deep():
-            try:
-                return _from_record(_decode_one(data))
-            except msgspec.ValidationError:
-                found = msgspec.json.decode(data)
-                if isinstance(found, dict) and _INLINE_TEXT in found:
-                    return cls.from_dict(found)
-                raise
+        ref = _make(StoredObjectRef)
+        _fill_from_text(ref, data)
+        return ref
 
     @classmethod
     def list_from_json(cls, data: str | bytes) -> list[StoredObjectRef]:
@@ -180,8 +199,10 @@ class StoredObjectRef:
         Raises:
             ValueError: The text is no JSON list of refs.
         """
-        with _not_too_deep():
-            return [_from_record(record) for record in _decode_many(data)]
+        try:
+            return [cls.from_json(each) for each in _decode_items(data)]
+        except RecursionError as error:
+            raise ValueError(_TOO_DEEP) from error
 
     @property
     def inline_text(self) -> str | None:
@@ -198,37 +219,91 @@ class StoredObjectRef:
         return msgspec.json.encode(self.to_dict())
 
 
-def _from_record(record: _RefRecord) -> StoredObjectRef:
-    return StoredObjectRef(
-        record.storage_key,
-        record.backend,
-        record.location,
-        record.size,
-        record.checksum or "",
-        record.content_type,
-        record.original_filename,
-        record.created_at,
-        record.extra,
-    )
+# Rows are loaded by the hundred thousand: slots are filled directly, past the refusal to set attributes.
+_slots = vars(StoredObjectRef)
+_put_storage_key = _slots["storage_key"].__set__
+_put_backend = _slots["backend"].__set__
+_put_location = _slots["location"].__set__
+_put_size = _slots["size"].__set__
+_put_checksum = _slots["checksum"].__set__
+_put_content_type = _slots["content_type"].__set__
+_put_original_filename = _slots["original_filename"].__set__
+_put_created_at = _slots["created_at"].__set__
+_put_extra = _slots["extra"].__set__
+_get_unread, _put_unread, _drop_unread = (getattr(_slots["_unread"], do) for do in ("__get__", "__set__", "__delete__"))
+_make = object.__new__
 
 
-def _from_inline(data: Mapping[str, Any]) -> StoredObjectRef:
+def _fill(ref: StoredObjectRef, record: _RefRecord) -> None:
+    _put_storage_key(ref, record.storage_key)
+    _put_backend(ref, record.backend)
+    _put_location(ref, record.location)
+    _put_size(ref, record.size)
+    _put_checksum(ref, record.checksum or "")
+    _put_content_type(ref, record.content_type)
+    _put_original_filename(ref, record.original_filename)
+    _put_created_at(ref, record.created_at)
+    _put_extra(ref, record.extra)
+
+
+def _fill_from_text(ref: StoredObjectRef, text: str | bytes | msgspec.Raw) -> None:
+    try:
+        record = _decode_one(text)
+    except msgspec.ValidationError as error:
+        found = _decode_anything(text)
+        if not isinstance(found, dict) or _INLINE_TEXT not in found:
+            raise ValueError(str(error)) from error
+        _fill_from_data(ref, found)
+    except RecursionError as error:
+        raise ValueError(_TOO_DEEP) from error
+    else:
+        _fill(ref, record)
+
+
+def _decode_anything(text: str | bytes | msgspec.Raw) -> object:
+    try:
+        return msgspec.json.decode(text)
+    except RecursionError as error:
+        raise ValueError(_TOO_DEEP) from error
+
+
+def _fill_from_data(ref: StoredObjectRef, data: Mapping[str, Any]) -> None:
+    try:
+        if isinstance(data, Mapping) and _INLINE_TEXT in data and "location" not in data:
+            record = _inline_record(data)
+        else:
+            record = msgspec.convert(data, _RefRecord)
+    except RecursionError as error:
+        raise ValueError(_TOO_DEEP) from error
+    _fill(ref, record)
+
+
+def _inline_record(data: Mapping[str, Any]) -> _RefRecord:
     text = data[_INLINE_TEXT]
     size = len(text.encode("utf-8", "surrogatepass")) if isinstance(text, str) else 0
-    return StoredObjectRef("", "", "", size, content_type="text/plain", extra=dict(data))
+    return _RefRecord("", "", "", size, content_type="text/plain", extra=dict(data))
 
 
-@contextmanager
-def _not_too_deep() -> Iterator[None]:
-    """Say of data that is nested without end what is said of all that is no ref.
+def unread_ref(data: str | bytes | msgspec.Raw | Mapping[str, Any]) -> StoredObjectRef:
+    """Return a ref that is read when one of its attributes is asked for: most that are loaded are never looked at.
+
+    What is no ref is told then, with the ``ValueError`` of ``from_json`` or ``from_dict``.
+    """
+    ref = _make(StoredObjectRef)
+    _put_unread(ref, data)
+    return ref
+
+
+def unread_list(data: str | bytes) -> list[StoredObjectRef]:
+    """Return the refs of a list, to be read one by one as by ``unread_ref``.
 
     Raises:
-        ValueError: It is.
+        ValueError: The text is no JSON list.
     """
     try:
-        yield
+        return [unread_ref(each) for each in _decode_items(data)]
     except RecursionError as error:
-        raise ValueError("this is no ref: it is nested too deeply") from error
+        raise ValueError(_TOO_DEEP) from error
 
 
 def timestamp(moment: datetime) -> str:

@@ -219,7 +219,10 @@ class LenientRefs(TypeDecorator[Any]):
 
         def process(value: Any) -> tuple[tuple[StoredObjectRef, ...], str | None]:
             try:
-                return tuple(refs_in(decode(value))), None
+                refs = tuple(refs_in(decode(value)))
+                for each in refs:
+                    each.to_dict()  # read now: what is no ref says so here
+                return refs, None
             except ValueError as error:
                 return (), str(error)
 

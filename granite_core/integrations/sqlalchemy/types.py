@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeGuard, cast
 
@@ -11,7 +11,7 @@ from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.types import TypeDecorator, TypeEngine
 
 from granite_core.errors import ConfigurationError, StaleRefError
-from granite_core.refs import StagedFile, StoredObjectRef
+from granite_core.refs import StagedFile, StoredObjectRef, unread_list, unread_ref
 from granite_core.sources import UnsavedFile
 
 if TYPE_CHECKING:
@@ -93,20 +93,11 @@ class _RefColumnType(TypeDecorator[Any]):
         return bool(x == y) and _encode(x) == _encode(y)
 
     def result_processor(self, dialect: Dialect, coltype: object) -> Callable[[Any], Any]:
-        """Read the driver's value, text or decoded, straight into refs: one step where the default takes three."""
-        from_json, from_data = self._from_json, self._from_data
+        """Take the driver's value, text or decoded, for refs that are read when they are looked at."""
+        return self._load
 
-        def process(value: Any) -> Any:
-            if value is None or value == "null":
-                return None
-            return from_json(value) if isinstance(value, (str, bytes)) else from_data(value)
-
-        return process
-
-    def _from_json(self, value: str | bytes) -> Any:
-        raise NotImplementedError
-
-    def _from_data(self, value: Any) -> Any:
+    @staticmethod
+    def _load(value: Any) -> Any:
         raise NotImplementedError
 
 
@@ -136,11 +127,9 @@ class StoredObjectRefType(_RefColumnType):
         """Decode what the type beneath hands over."""
         return None if value is None else StoredObjectRef.from_dict(value)
 
-    def _from_json(self, value: str | bytes) -> StoredObjectRef:
-        return StoredObjectRef.from_json(value)
-
-    def _from_data(self, value: Any) -> StoredObjectRef:
-        return StoredObjectRef.from_dict(value)
+    @staticmethod
+    def _load(value: Any) -> StoredObjectRef | None:
+        return None if value is None or value == "null" else unread_ref(value)
 
 
 class StoredObjectRefListType(_RefColumnType):
@@ -167,13 +156,13 @@ class StoredObjectRefListType(_RefColumnType):
 
     def process_result_value(self, value: Any, dialect: Dialect) -> list[StoredObjectRef] | None:
         """Decode what the type beneath hands over."""
-        return None if value is None else self._from_data(value)
+        return None if value is None else [StoredObjectRef.from_dict(each) for each in value]
 
-    def _from_json(self, value: str | bytes) -> list[StoredObjectRef]:
-        return StoredObjectRef.list_from_json(value)
-
-    def _from_data(self, value: Iterable[Any]) -> list[StoredObjectRef]:
-        return [StoredObjectRef.from_dict(each) for each in value]
+    @staticmethod
+    def _load(value: Any) -> list[StoredObjectRef] | None:
+        if value is None or value == "null":
+            return None
+        return unread_list(value) if isinstance(value, (str, bytes)) else [unread_ref(each) for each in value]
 
 
 class _ComparedType(_RefColumnType):

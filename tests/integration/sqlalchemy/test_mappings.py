@@ -446,6 +446,22 @@ def test_a_file_s_name_is_changed_without_its_bytes(world: World) -> None:
     world.run(scenario)
 
 
+def test_a_row_whose_file_cannot_be_read_hides_no_other(world: World) -> None:
+    def scenario() -> None:
+        with world.session() as session:
+            session.add_all([Mixed(file=world.stage(name=f"{number}.txt")) for number in range(3)])
+            session.commit()
+            first = session.scalars(select(Mixed).order_by(Mixed.id)).first()
+            session.execute(text("UPDATE mixed SET file = '{\"size\": 1}' WHERE id = :id"), {"id": first.id})
+            session.commit()
+            found = [row.file for row in session.scalars(select(Mixed).order_by(Mixed.id))]
+            with pytest.raises(ValueError, match="storage_key"):
+                _ = found[0].original_filename
+            assert [each.original_filename for each in found[1:]] == ["1.txt", "2.txt"]
+
+    world.run(scenario)
+
+
 def test_columns_that_a_migration_made_plain_json_are_looked_up_too(postgres_url: str) -> None:
     with make_world(postgres_url, base=Zoo) as world:
         with world.engine.begin() as connection:

@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from granite_core import MemoryStorageBackend, StagedFile, StorageManager, StoragePolicy, StoredObjectRef
+from granite_core.refs import unread_list, unread_ref
 
 REF = StoredObjectRef(
     "documents", "main", "docs/_/abc.pdf", 5, "sha256:00", "application/pdf", "a.pdf", "2026-01-01T00:00:00Z"
@@ -165,3 +166,44 @@ def test_a_copy_that_leaves_the_process_is_a_plain_ref(manager: StorageManager) 
     other = pickle.loads(pickle.dumps(staged))
     assert type(other) is StoredObjectRef
     assert other == staged
+
+
+@pytest.mark.parametrize("data", [REF.to_json(), REF.to_json().decode(), REF.to_dict()])
+def test_what_was_loaded_is_read_when_it_is_asked_for(data: Any) -> None:
+    for use in (
+        lambda ref: ref.size == 5,
+        lambda ref: ref == REF and hash(ref) == hash(REF),
+        lambda ref: ref.to_dict() == REF.to_dict(),
+        lambda ref: repr(ref) == repr(REF),
+        lambda ref: pickle.loads(pickle.dumps(ref)).to_dict() == REF.to_dict(),
+        lambda ref: not hasattr(ref, "path"),
+    ):
+        assert use(unread_ref(data))
+    assert [each.location for each in unread_list(msgspec.json.encode([REF.to_dict()] * 2))] == [REF.location] * 2
+
+
+@pytest.mark.parametrize("data", ["", "{}", {}, 5, [], '{"extra":' + "[" * 100_000])
+def test_what_was_loaded_and_is_no_ref_says_so_each_time_but_not_in_logs(data: Any) -> None:
+    ref = unread_ref(data)
+    assert repr(ref) == "<StoredObjectRef that cannot be read>"
+    for _ in range(2):
+        with pytest.raises(ValueError):
+            _ = ref.location
+
+
+def test_a_loaded_ref_is_read_by_many_threads_at_once() -> None:
+    for _ in range(300):
+        ref = unread_ref(REF.to_json())
+        barrier = threading.Barrier(4)
+        found: list[object] = []
+
+        def read(ref: StoredObjectRef = ref, barrier: threading.Barrier = barrier, found: list[object] = found) -> None:
+            barrier.wait()
+            found.append((ref.extra, ref.storage_key, ref.created_at))
+
+        threads = [threading.Thread(target=read) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert found == [(None, "documents", REF.created_at)] * 4
