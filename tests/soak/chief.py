@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import timedelta
 
-from sqlalchemy import create_engine, select, text
+from sqlalchemy import select, text
 
 from granite_core.integrations.sqlalchemy import tables_of
 
@@ -67,7 +67,7 @@ class Soak:
         self._say = say
         self._dice = random.Random(site.seed)
         self._blows = Blows()
-        self._engine = create_engine(site.sync_url)
+        self._engine = site.engine()
         self._workers = [
             Child(f"worker-{number}", work, site, number % 2 == 1) for number in range(1, team.workers + 1)
         ]

@@ -15,7 +15,7 @@ from granite_core.backends.base import StorageBackend
 from granite_core.backends.s3 import S3StorageBackend
 from granite_core.events import Listener
 from granite_core.gc import Collector, GCConfig
-from granite_core.integrations.sqlalchemy import SQLAlchemyLedger
+from granite_core.integrations.sqlalchemy import SQLAlchemyLedger, prepare_sqlite
 from tests.support.s3 import S3Server
 
 from .models import Base
@@ -88,10 +88,10 @@ class Site:
         return manager
 
     def engine(self, **options: Any) -> Engine:
-        return create_engine(self.sync_url, **options)
+        return prepare_sqlite(create_engine(self.sync_url, **options))
 
     def async_engine(self, **options: Any) -> AsyncEngine:
-        return create_async_engine(self.async_url, **options)
+        return prepare_sqlite(create_async_engine(self.async_url, **options))
 
     def collector(self, manager: StorageManager, engine: Engine) -> Collector:
         config = GCConfig(

@@ -16,13 +16,12 @@ from advanced_alchemy.extensions.litestar import AsyncSessionConfig, SQLAlchemyA
 from litestar import Litestar, get, put
 from litestar.di import NamedDependency
 from litestar.params import FromPath
-from sqlalchemy import event
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from granite_core import LocalStorageBackend, StagedFile, StorageManager, StoragePolicy, StoredObjectRef
 from granite_core.gc import GCConfig
-from granite_core.integrations.sqlalchemy import file_field
+from granite_core.integrations.sqlalchemy import file_field, prepare_sqlite
 from granite_litestar import FileRoute, GraniteConfig, GranitePlugin, RawUpload
 
 FOLDER = Path(os.environ["GRANITE_WORKER_APP"])
@@ -53,13 +52,7 @@ async def keep(
     await db_session.commit()
 
 
-engine = create_async_engine(f"sqlite+aiosqlite:///{FOLDER}/notes.sqlite3", connect_args={"timeout": 20})
-
-
-@event.listens_for(engine.sync_engine, "connect")
-def set_up(connection: object, _: object) -> None:
-    connection.execute("PRAGMA journal_mode=WAL")  # type: ignore[attr-defined]
-
+engine = prepare_sqlite(create_async_engine(f"sqlite+aiosqlite:///{FOLDER}/notes.sqlite3"))
 
 app = Litestar(
     [pid, keep],

@@ -12,6 +12,7 @@ from granite_core.integrations.sqlalchemy.references import (
     iter_model_storage_refs,
     ref_location,
 )
+from granite_core.integrations.sqlalchemy.sqlite import prepare_sqlite
 from granite_core.integrations.sqlalchemy.tables import GraniteTables, db_now, tables_of
 from granite_core.integrations.sqlalchemy.types import (
     StorageJSONType,
@@ -45,6 +46,7 @@ __all__ = [
     "link_content",
     "link_query",
     "portable_storage_ref_type",
+    "prepare_sqlite",
     "ref_location",
     "tables_of",
 ]

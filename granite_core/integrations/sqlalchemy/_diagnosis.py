@@ -191,14 +191,14 @@ def _judge_sqlite(
             "sqlite-journal",
             Severity.NOTE,
             "readers and the writer wait for each other",
-            "PRAGMA journal_mode=WAL, once: it stays with the file",
+            "prepare_sqlite(engine); or PRAGMA journal_mode=WAL, once: it stays with the file",
         )
     if (connection.scalar(text("PRAGMA busy_timeout")) or 0) < 1000:
         yield Finding(
             "sqlite-timeout",
             Severity.WARNING,
             "who finds it locked fails at once",
-            'create_engine(…, connect_args={"timeout": 15})',
+            'prepare_sqlite(engine); or create_engine(…, connect_args={"timeout": 15})',
         )
 
 

@@ -19,8 +19,8 @@ from sqlalchemy.orm import Mapper, Session
 
 from granite_core.admission import guarded_from
 from granite_core.gc.ports import chunks
-from granite_core.integrations.sqlalchemy._rows import NO_OPTIONS, is_there, read_rows
-from granite_core.integrations.sqlalchemy._transaction import fields_by_class
+from granite_core.integrations.sqlalchemy._rows import NO_OPTIONS, is_there, read_rows, write_first
+from granite_core.integrations.sqlalchemy._transaction import fields_by_class, transaction_of
 from granite_core.integrations.sqlalchemy.references import LOOK_UP_BATCH, file_columns, find_held, keep_held
 from granite_core.integrations.sqlalchemy.tables import db_now, tables_of
 
@@ -48,6 +48,9 @@ def look_up(
         options: Options for the statements, such as a schema translation of their own.
     """
     questions: dict[Connection, _Question] = {}
+    if mapper is not None:
+        writing = _primary(session, mapper, mapper.local_table)
+        write_first(transaction_of(session), writing, fields_by_class[mapper.class_][0].column)
 
     def ask(connection: Connection) -> _Question | None:
         tables = tables_of(metadata)

@@ -10,7 +10,7 @@ from types import MappingProxyType
 from typing import Any, Final
 from weakref import WeakKeyDictionary
 
-from sqlalchemy import Column, Connection, MetaData, Table, and_, inspect, literal, or_, select
+from sqlalchemy import Column, Connection, MetaData, Table, and_, false, inspect, literal, or_, select, update
 from sqlalchemy.orm import Mapper
 from sqlalchemy.orm.attributes import get_history
 from sqlalchemy.orm.base import PASSIVE_NO_INITIALIZE
@@ -36,6 +36,7 @@ __all__ = [
     "refs_of",
     "register_columns",
     "registered",
+    "write_first",
     "write_tombstones",
 ]
 
@@ -56,6 +57,20 @@ def is_changed(target: object, each: Field) -> bool:
 
 def refs_of(target: object, each: Field) -> Iterator[StoredObjectRef]:
     return refs_in(inspect(target).dict.get(each.key))
+
+
+def write_first(
+    state: Transaction, connection: Connection, column: Column[Any], options: Mapping[str, Any] = NO_OPTIONS
+) -> None:
+    """Make a transaction on SQLite a writer's before it reads what it is about to change; nothing elsewhere.
+
+    One that has read and then writes is refused at once, "database is locked", when another one has written meanwhile,
+    however patient it is; one that writes first waits. A statement that changes no row is enough.
+    """
+    if connection.dialect.name == "sqlite" and connection not in state.writing:
+        nothing = update(column.table).where(false()).values({column: column})
+        connection.execute(nothing, execution_options=options)
+        state.writing.add(connection)
 
 
 def read_rows(

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from functools import partial
+from datetime import timedelta
 from typing import Any
 
-from sqlalchemy import Result, inspect
+from sqlalchemy import MetaData, Result, inspect
 from sqlalchemy.exc import StatementError
 from sqlalchemy.orm import ORMExecuteState, Session
 
 from granite_core.errors import StorageError
 from granite_core.integrations.sqlalchemy._looking import look_up
-from granite_core.integrations.sqlalchemy._rows import register_columns
+from granite_core.integrations.sqlalchemy._rows import register_columns, write_first
 from granite_core.integrations.sqlalchemy._storing import store
 from granite_core.integrations.sqlalchemy._transaction import Field, admit, field_of, fields_by_class, transaction_of
 from granite_core.integrations.sqlalchemy.types import binding, is_file_column
@@ -42,12 +42,16 @@ def execute_by_the_rule(execution: ORMExecuteState) -> Result[Any] | None:
     model_name = mapper.class_.__name__.lower() if mapper is not None else fields[0].column.table.name
     stored: list[UnsavedFile] = []
 
+    def find(metadata: MetaData, locations: set[str], within: timedelta) -> set[str]:
+        write_first(state, connection, fields[0].column, options)
+        return look_up(session, None, [], metadata, locations, within, options)
+
     def bind(value: StoredObjectRef | UnsavedFile, storage_key: str | None) -> StoredObjectRef:
         each = next((field for field in fields if field.declared_key == storage_key), fields[0])
         if isinstance(value, UnsavedFile):
             stored.append(value)
             value = store(state, each, value, model_name=model_name)
-        admit(state, [(each, value)], partial(look_up, session, None, [], options=options))
+        admit(state, [(each, value)], find)
         candidates = sum(field.storage_key == storage_key for field in fields)
         state.tell_attached(each, value, named=candidates == 1)
         return value

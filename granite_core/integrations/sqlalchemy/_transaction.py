@@ -112,6 +112,7 @@ class Transaction:
 
     began: float = field(default_factory=time.monotonic)
     connections: set[Connection] = field(default_factory=set)
+    writing: set[Connection] = field(default_factory=set)
     good: dict[str, datetime] = field(default_factory=dict)
     rests_on: set[str] = field(default_factory=set)
     oldest: dict[StorageManager, datetime] = field(default_factory=dict)

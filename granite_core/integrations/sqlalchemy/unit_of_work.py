@@ -44,6 +44,7 @@ from granite_core.integrations.sqlalchemy._rows import (
     refs_of,
     register_columns,
     registered,
+    write_first,
     write_tombstones,
 )
 from granite_core.integrations.sqlalchemy._statements import execute_by_the_rule
@@ -288,6 +289,7 @@ def _read_held(mapper: Mapper[Any], connection: Connection, target: object) -> N
         if is_delete or any(is_changed(instance, each) for each in fields_by_class[mapper.class_]):
             wanted[other] = other.identity
     # The rows are about to be changed anyway; locked here, what is read is what the change replaces.
+    write_first(state, connection, fields_by_class[mapper.class_][0].column)
     rows = read_rows(mapper, connection, wanted.values(), lock=True)
     for each, identity in wanted.items():
         state.held[each] = rows.get(identity, {})  # nothing, where another transaction deleted the row
