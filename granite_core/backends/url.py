@@ -20,8 +20,9 @@ def backend_from_url(url: str) -> StorageBackend:
 
     - ``file:var/files`` or ``file:///srv/files``; ``?durable=false`` for data that may be lost in a power cut.
     - ``s3://bucket/prefix``; ``?endpoint_url=https://…``, ``region``, ``part_size`` (bytes), ``atomic_create``,
-      ``delete_versions``, ``presign_endpoint_url`` and ``public_url`` are those of ``S3StorageBackend``. Credentials
-      come from where boto3 finds them, never from the URL.
+      ``delete_versions``, ``presign_endpoint_url``, ``public_url``, ``connect_timeout``, ``read_timeout`` (seconds) and
+      ``max_attempts`` are those of ``S3StorageBackend``. Credentials come from where boto3 finds them, never from the
+      URL.
     - ``memory:``.
 
     Args:
@@ -42,11 +43,14 @@ def backend_from_url(url: str) -> StorageBackend:
     if parts.scheme == "s3" and parts.netloc:
         known: dict[str, Callable[[str], Any]] = {
             "atomic_create": _boolean,
+            "connect_timeout": float,
             "delete_versions": _boolean,
             "endpoint_url": str,
+            "max_attempts": int,
             "part_size": int,
             "presign_endpoint_url": str,
             "public_url": str,
+            "read_timeout": float,
             "region": str,
         }
         return S3StorageBackend(parts.netloc, path, **_read(options, known))

@@ -26,7 +26,7 @@ from granite_core.errors import (
 )
 from granite_core.options import NO_OPTIONS
 from granite_core.testing.conformance.support import memory_peak, noise
-from tests.support.proxy import Proxy
+from tests.support.proxy import HttpProxy as Proxy
 from tests.support.s3 import S3Server
 
 MIB = 1024 * 1024

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -22,6 +23,7 @@ from granite_core.backends.base import (
     WriteOptions,
     location_of,
 )
+from granite_core.backends.s3.answers import ask, pages
 from granite_core.backends.s3.client import boto_errors, error_code, failure, http_status, make_client
 from granite_core.backends.s3.diagnosis import BucketSettings, judge_bucket
 from granite_core.backends.s3.download import S3Reader
@@ -78,6 +80,11 @@ class S3StorageBackend(StorageBackend):
             than ``endpoint_url`` (``http://minio:9000`` among containers, ``https://files.example`` outside).
         public_url: Address under which everybody may have the bucket's objects: a CDN before it, or the bucket itself
             where it is public. ``https://cdn.example`` and the object's whole key, ``prefix`` and all.
+        connect_timeout: Seconds until a connection that does not come about is given up; 5 by default.
+        read_timeout: Seconds of silence until an answer is given up; 60 by default.
+        max_attempts: How often a request is tried at most; what ``AWS_MAX_ATTEMPTS`` says, or 3, by default. No request
+            takes longer than ``max_attempts * (connect_timeout + read_timeout)`` seconds of silence, and the pauses
+            between, which are a second, then two, then four, at most.
 
     Raises:
         ConfigurationError: A value that cannot work.
@@ -107,11 +114,18 @@ class S3StorageBackend(StorageBackend):
         max_workers: int = 16,
         presign_endpoint_url: str | None = None,
         public_url: str | None = None,
+        connect_timeout: float | None = None,
+        read_timeout: float | None = None,
+        max_attempts: int | None = None,
     ) -> None:
         if not MIN_PART_BYTES <= part_size <= MAX_PART_BYTES:
             raise ConfigurationError("part_size must be between 5 MiB and 5 GiB", value=part_size)
-        if client is not None and (endpoint_url or region):
-            raise ConfigurationError("endpoint_url and region are the client's own")
+        patience = {"connect_timeout": connect_timeout, "read_timeout": read_timeout, "max_attempts": max_attempts}
+        for name, value in patience.items():
+            if value is not None and not 0 < value < math.inf:
+                raise ConfigurationError(f"{name} must be more than nothing", value=value)
+        if client is not None and (endpoint_url or region or any(value is not None for value in patience.values())):
+            raise ConfigurationError(f"endpoint_url, region, {', '.join(patience)} are the client's own")
         prefix = (prefix or "").strip("/")
         try:
             if prefix:
@@ -129,6 +143,7 @@ class S3StorageBackend(StorageBackend):
         self._given_client = client
         self._endpoint_url = endpoint_url
         self._region = region
+        self._patience: dict[str, Any] = patience
         self._extra = dict(extra_put_kwargs or {})
         self._presign_endpoint_url = _web_address("presign_endpoint_url", presign_endpoint_url)
         self._public_url = _web_address("public_url", public_url)
@@ -152,7 +167,10 @@ class S3StorageBackend(StorageBackend):
         made = self._made_client
         if made is None or made[0] != os.getpid():
             client = make_client(
-                endpoint_url=self._endpoint_url, region=self._region, connections=self.max_workers + SENDERS
+                endpoint_url=self._endpoint_url,
+                region=self._region,
+                connections=self.max_workers + SENDERS,
+                **self._patience,
             )
             if self.atomic_create and not _knows_conditional_writes(client):
                 raise ConfigurationError(
@@ -214,7 +232,7 @@ class S3StorageBackend(StorageBackend):
         location = location_of(location)
         target = self._object(location)
         try:
-            answer = self.client.delete_object(**target)
+            answer = self._ask("delete_object", **target)
             # A versioned bucket says that it only hid the object behind a marker.
             if self.delete_versions and (answer.get("DeleteMarker") or answer.get("VersionId")):
                 self._delete_versions(target["Key"])
@@ -231,7 +249,7 @@ class S3StorageBackend(StorageBackend):
             if last:
                 arguments["StartAfter"] = self.prefix + last
             try:
-                page = self.client.list_objects_v2(**arguments)
+                page = self._ask("list_objects_v2", **arguments)
             except boto_errors() as error:
                 raise failure(error, "list", prefix) from error
             entries = page.get("Contents", ())
@@ -261,7 +279,7 @@ class S3StorageBackend(StorageBackend):
             if int(head["ContentLength"]) <= self.copy_limit:
                 kept = {name: value for name, value in self._extra.items() if name not in _OWNER}
                 described = self._object_head(head.get("ContentType"), options, head.get("Metadata", {}))
-                self.client.copy_object(**{**kept, **described, **self._object(target)}, **origin, **_REPLACED)
+                self._ask("copy_object", **{**kept, **described, **self._object(target)}, **origin, **_REPLACED)
             else:
                 self._copy_parts(target, head, origin, options)
         except boto_errors() as error:
@@ -312,7 +330,7 @@ class S3StorageBackend(StorageBackend):
         before, cleared = datetime.now(UTC) - older_than, 0
         arguments = {**self._pick(_OWNER), "Bucket": self.bucket, "Prefix": self.prefix}
         try:
-            for page in self.client.get_paginator("list_multipart_uploads").paginate(**arguments):
+            for page in pages(self.client, "list_multipart_uploads", **arguments):
                 for upload in page.get("Uploads", ()):
                     if upload["Key"].startswith(self.prefix) and upload["Initiated"] < before:
                         cleared += self._clear_upload(upload["Key"], upload["UploadId"], before)
@@ -398,16 +416,19 @@ class S3StorageBackend(StorageBackend):
     def _head(self, location: str) -> Any:
         arguments = self._object(location, reading=True)
         try:
-            return self.client.head_object(**arguments)
+            return self._ask("head_object", **arguments)
         except boto_errors() as error:
             found = failure(error, "stat", location)
             if isinstance(found, ObjectNotFoundError):
                 self._check_bucket()  # the answer to a HEAD has no body that tells a missing bucket from a missing key
             raise found from error
 
+    def _ask(self, operation: str, **arguments: Any) -> Any:
+        return ask(self.client, operation, **arguments)
+
     def _check_bucket(self) -> None:
         try:
-            self.client.head_bucket(**self._pick(_OWNER - {"RequestPayer"}), Bucket=self.bucket)
+            self._ask("head_bucket", **self._pick(_OWNER - {"RequestPayer"}), Bucket=self.bucket)
         except boto_errors() as error:
             if http_status(error) == 404:
                 raise BackendError(f"there is no bucket {self.bucket!r}", operation="stat", backend="s3") from error
@@ -419,12 +440,11 @@ class S3StorageBackend(StorageBackend):
 
     def _delete_versions(self, key: str) -> None:
         owner = self._pick(_OWNER)
-        pages = self.client.get_paginator("list_object_versions").paginate(**owner, Bucket=self.bucket, Prefix=key)
-        for page in pages:
+        for page in pages(self.client, "list_object_versions", **owner, Bucket=self.bucket, Prefix=key):
             found = [*page.get("Versions", ()), *page.get("DeleteMarkers", ())]
             for each in found:
                 if each["Key"] == key:
-                    self.client.delete_object(**owner, Bucket=self.bucket, Key=key, VersionId=each["VersionId"])
+                    self._ask("delete_object", **owner, Bucket=self.bucket, Key=key, VersionId=each["VersionId"])
             if found and all(each["Key"] != key for each in found):
                 return
 
@@ -432,8 +452,10 @@ class S3StorageBackend(StorageBackend):
         place, customer = self._object(target), self._pick(_CUSTOMER_KEY)
         upload = {
             **place,
-            "UploadId": self.client.create_multipart_upload(
-                **place, **self._object_head(head.get("ContentType"), options, head.get("Metadata", {}))
+            "UploadId": self._ask(
+                "create_multipart_upload",
+                **place,
+                **self._object_head(head.get("ContentType"), options, head.get("Metadata", {})),
             )["UploadId"],
         }
         parts = []
@@ -441,23 +463,28 @@ class S3StorageBackend(StorageBackend):
             for number, (first, last) in enumerate(
                 copy_ranges(int(head["ContentLength"]), base=min(COPY_PART_BYTES, self.copy_limit)), 1
             ):
-                answer = self.client.upload_part_copy(
-                    **upload, **origin, **customer, PartNumber=number, CopySourceRange=f"bytes={first}-{last}"
+                answer = self._ask(
+                    "upload_part_copy",
+                    **upload,
+                    **origin,
+                    **customer,
+                    PartNumber=number,
+                    CopySourceRange=f"bytes={first}-{last}",
                 )
                 parts.append({"PartNumber": number, "ETag": answer["CopyPartResult"]["ETag"]})
-            self.client.complete_multipart_upload(**upload, MultipartUpload={"Parts": parts})
+            self._ask("complete_multipart_upload", **upload, MultipartUpload={"Parts": parts})
         except BaseException:
             with suppress(Exception):
-                self.client.abort_multipart_upload(**upload)
+                self._ask("abort_multipart_upload", **upload)
             raise
 
     def _clear_upload(self, key: str, upload_id: str, before: datetime) -> bool:
         upload = {**self._pick(_OWNER), "Bucket": self.bucket, "Key": key, "UploadId": upload_id}
         try:
-            for page in self.client.get_paginator("list_parts").paginate(**upload):
+            for page in pages(self.client, "list_parts", **upload):
                 if any(part["LastModified"] >= before for part in page.get("Parts", ())):
                     return False
-            self.client.abort_multipart_upload(**upload)
+            self._ask("abort_multipart_upload", **upload)
         except boto_errors() as error:
             if error_code(error) == "NoSuchUpload":  # its writer, or another process that clears, was faster
                 return False
@@ -470,15 +497,18 @@ class S3StorageBackend(StorageBackend):
             with suppress(ObjectExistsError), S3Writer(self, taken, None, None, NO_OPTIONS) as writer:
                 writer.write(b"x")
                 if in_parts:
-                    writer.send_part()
+                    try:
+                        writer.send_part()
+                    except boto_errors() as error:
+                        raise failure(error, "check", taken) from error
                 writer.commit()
                 raise ConfigurationError("the store ignores If-None-Match: say atomic_create=False", backend="s3")
 
     def _check_lifecycle(self) -> None:
         try:
-            if not self.client.get_bucket_versioning(Bucket=self.bucket).get("Status"):
+            if not self._ask("get_bucket_versioning", Bucket=self.bucket).get("Status"):
                 return
-            rules = self.client.get_bucket_lifecycle_configuration(Bucket=self.bucket).get("Rules", [])
+            rules = self._ask("get_bucket_lifecycle_configuration", Bucket=self.bucket).get("Rules", [])
         except boto_errors() as error:
             if error_code(error) != "NoSuchLifecycleConfiguration":
                 raise failure(error, "check", "") from error

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+from granite_core.backends.s3.answers import ForeignAnswerError
 from granite_core.errors import (
     AccessDeniedError,
     BackendError,
@@ -15,20 +16,43 @@ from granite_core.errors import (
 
 __all__ = ["boto_errors", "error_code", "failure", "http_status", "make_client"]
 
-CONNECT_SECONDS: Final = 5
-READ_SECONDS: Final = 60
+CONNECT_SECONDS: Final = 5.0
+READ_SECONDS: Final = 60.0
 
-_ABSENT: Final = frozenset({"NoSuchKey", "NotFound", "404"})
+_ABSENT: Final = frozenset({"NoSuchKey", "NotFound"})
 _UNAVAILABLE: Final = frozenset(
-    {"SlowDown", "Throttling", "ThrottlingException", "TooManyRequests", "RequestTimeout", "RequestLimitExceeded"}
+    {
+        *("SlowDown", "Throttling", "ThrottlingException", "TooManyRequests", "RequestLimitExceeded"),
+        *("RequestTimeout", "IncompleteBody", "OperationAborted"),
+        # The bytes that arrived are not those that were sent.
+        *("BadDigest", "XAmzContentSHA256Mismatch", "XAmzContentChecksumMismatch"),
+    }
 )
+_NOT_THE_STORE: Final = frozenset({302, 303, 307, 308, 404, 408, 429})
+"""Without an error code of S3 in the body, these come from something in between."""
 _DENIED: Final = frozenset({"AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken"})
 
 
-def make_client(*, endpoint_url: str | None, region: str | None, connections: int) -> Any:
+def make_client(
+    *,
+    endpoint_url: str | None,
+    region: str | None,
+    connections: int,
+    connect_timeout: float | None = None,
+    read_timeout: float | None = None,
+    max_attempts: int | None = None,
+) -> Any:
     """Make a client that retries as AWS recommends and sends the checksums that we give it.
 
     A session of its own: the default session is not safe for threads.
+
+    Args:
+        endpoint_url: The store's address; AWS where absent.
+        region: The bucket's.
+        connections: How many it keeps open.
+        connect_timeout: Seconds; see ``S3StorageBackend``.
+        read_timeout: Seconds.
+        max_attempts: How often a request is tried; what the environment says, or three times, where absent.
 
     Raises:
         MissingExtraError: boto3 is not installed.
@@ -39,9 +63,9 @@ def make_client(*, endpoint_url: str | None, region: str | None, connections: in
     except ImportError as error:
         raise MissingExtraError("s3", "S3StorageBackend") from error
     settings: dict[str, Any] = {
-        "retries": {"mode": "standard"},
-        "connect_timeout": CONNECT_SECONDS,
-        "read_timeout": READ_SECONDS,
+        "retries": {"mode": "standard", **({"total_max_attempts": max_attempts} if max_attempts else {})},
+        "connect_timeout": connect_timeout or CONNECT_SECONDS,
+        "read_timeout": read_timeout or READ_SECONDS,
         "max_pool_connections": connections,
     }
     try:
@@ -63,7 +87,7 @@ def boto_errors() -> tuple[type[Exception], ...]:
         from urllib3.exceptions import HTTPError
     except ImportError:
         return ()  # the clause must let the error through that names the extra
-    return (ClientError, BotoCoreError, HTTPError, OSError)
+    return (ClientError, BotoCoreError, HTTPError, OSError, ForeignAnswerError)
 
 
 def error_code(error: BaseException) -> str:
@@ -82,6 +106,8 @@ def http_status(error: BaseException) -> int:
 def failure(error: BaseException, operation: str, location: str) -> StorageError:
     """Return the error to raise for one of boto3. Its message holds no key, address or credential."""
     code, status = error_code(error), http_status(error)
+    if code == "404" and operation == "stat":  # the answer to a HEAD has no body to name the error
+        code = "NotFound"
     kind = _kind(error, code, status)
     text = f"{code} (HTTP {status})" if code or status else type(error).__name__
     return kind(f"{operation}: {text}", operation=operation, backend="s3", location=location)
@@ -95,6 +121,8 @@ def _kind(error: BaseException, code: str, status: int) -> type[StorageError]:
     if code in _DENIED or status in (401, 403):
         return AccessDeniedError
     if code in _UNAVAILABLE or status == 429 or (status >= 500 and status != 501):
+        return BackendUnavailableError
+    if code in ("", str(status)) and status in _NOT_THE_STORE:
         return BackendUnavailableError
     if isinstance(error, exceptions.ClientError):
         return BackendError

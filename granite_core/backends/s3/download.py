@@ -52,7 +52,7 @@ class S3Reader(ObjectReader):
             self.size = backend.stat(location).size
             return
         self._body = response["Body"]
-        self._etag = response.get("ETag")
+        self._etag = response["ETag"]
         self.size = _whole_size(response) if asked else int(response["ContentLength"])
         self._end = self.size if length is None else min(self.size, offset + length)
 
@@ -94,19 +94,18 @@ class S3Reader(ObjectReader):
             self._resumes = 0
         self._resumes += 1
         self._progress = 0
-        if self._resumes > RESUMES or not self._etag:
-            raise BackendUnavailableError(
-                f"read: the connection broke {self._resumes} times",
-                operation="read",
-                backend="s3",
-                location=self._location,
-            ) from cause
+        if self._resumes > RESUMES:
+            raise self._unavailable(f"the connection broke {self._resumes} times") from cause
         time.sleep(PAUSE_SECONDS * (2 ** (self._resumes - 1) - 1))  # the first time at once
         response = self._get(f"bytes={self._position}-{self._end - 1}", if_match=self._etag)
         if response is None or response.get("ETag") != self._etag:
             raise BackendError("read: the object was changed", operation="read", backend="s3", location=self._location)
-        _whole_size(response)
         self._body = response["Body"]
+        if _whole_size(response) != self.size:
+            raise self._unavailable("the answers do not fit together")  # half a head may say half a length
+
+    def _unavailable(self, why: str) -> BackendUnavailableError:
+        return BackendUnavailableError(f"read: {why}", operation="read", backend="s3", location=self._location)
 
     def _get(self, asked: str | None, if_match: str | None = None) -> Any:
         """Send the request; None if there is nothing in that range of that object."""
@@ -117,7 +116,7 @@ class S3Reader(ObjectReader):
             arguments["IfMatch"] = if_match
         operation = "read" if if_match else "open"
         try:
-            return self._backend.client.get_object(**arguments)
+            return self._backend._ask("get_object", **arguments)
         except boto_errors() as error:
             if error_code(error) == "InvalidRange" or http_status(error) in (412, 416):
                 return None

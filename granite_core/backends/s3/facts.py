@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any, Final
 
+from granite_core.backends.s3.answers import ask
 from granite_core.backends.s3.client import boto_errors, error_code, http_status
 
 __all__ = ["BucketFacts", "ask_bucket"]
@@ -65,7 +66,7 @@ class _Questions:
     def ask(self, operation: str, **more: Any) -> Mapping[str, Any]:
         before = datetime.now(UTC)
         try:
-            answer: Mapping[str, Any] = getattr(self._client, operation)(**self._arguments, **more)
+            answer: Mapping[str, Any] = ask(self._client, operation, **self._arguments, **more)
         except boto_errors() as error:
             self._see_clock(getattr(error, "response", None), before)
             code = error_code(error)

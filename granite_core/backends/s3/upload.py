@@ -111,8 +111,8 @@ class S3Writer(ObjectWriter):
         self._buffer.free()
         if self._upload_id is not None:
             with suppress(Exception):  # the reconcile clears what could not be removed
-                self._backend.client.abort_multipart_upload(
-                    **self._backend._object(self._location), UploadId=self._upload_id
+                self._backend._ask(
+                    "abort_multipart_upload", **self._backend._object(self._location), UploadId=self._upload_id
                 )
 
     def send_part(self) -> None:
@@ -122,8 +122,11 @@ class S3Writer(ObjectWriter):
         if number > MAX_PARTS:
             raise BackendError("the object is too large", operation="write", backend="s3", location=self._location)
         if self._upload_id is None:
-            self._upload_id = self._backend.client.create_multipart_upload(
-                **self._backend._object(self._location), **self._head, ChecksumAlgorithm="CRC32"
+            self._upload_id = self._backend._ask(
+                "create_multipart_upload",
+                **self._backend._object(self._location),
+                **self._head,
+                ChecksumAlgorithm="CRC32",
             )["UploadId"]
         full, self._buffer = self._buffer, PartBuffer(buffer_budget)
         self._limit = part_length(number + 1, base=self._backend.part_size, size=self._size)
@@ -133,7 +136,8 @@ class S3Writer(ObjectWriter):
 
     def _upload_part(self, number: int, buffer: PartBuffer) -> dict[str, Any]:
         try:
-            answer = self._backend.client.upload_part(
+            answer = self._backend._ask(
+                "upload_part",
                 **self._backend._object(self._location, part=True),
                 UploadId=self._upload_id,
                 PartNumber=number,
@@ -154,7 +158,8 @@ class S3Writer(ObjectWriter):
     def _put(self) -> None:
         for _ in range(PUT_ATTEMPTS):
             try:
-                self._backend.client.put_object(
+                self._backend._ask(
+                    "put_object",
                     **self._backend._object(self._location),
                     **self._head,
                     **self._backend._create_only(),
@@ -174,7 +179,8 @@ class S3Writer(ObjectWriter):
 
     def _complete(self, upload_id: str) -> None:
         try:
-            self._backend.client.complete_multipart_upload(
+            self._backend._ask(
+                "complete_multipart_upload",
                 **self._backend._object(self._location),
                 **self._backend._create_only(),
                 UploadId=upload_id,
@@ -201,8 +207,8 @@ class S3Writer(ObjectWriter):
             found: str | None = self._backend._head(self._location).get("Metadata", {}).get(TOKEN, "")
         except ObjectNotFoundError:
             found = None
-        except StorageError:
-            raise said from error
+        except StorageError as unknown:
+            raise (unknown if unknown.retryable else said) from error
         if found == self._token:
             return True
         if found is not None and self._backend.atomic_create:

@@ -15,7 +15,9 @@ from botocore.exceptions import ClientError
 from hypothesis import given
 from hypothesis import strategies as st
 
+from granite_core.backends import backend_from_url
 from granite_core.backends.s3 import BufferBudget, S3StorageBackend
+from granite_core.backends.s3.answers import ForeignAnswerError
 from granite_core.backends.s3.buffers import PartBuffer
 from granite_core.backends.s3.client import failure
 from granite_core.backends.s3.parts import MAX_PART_BYTES, MAX_PARTS, copy_ranges, part_length
@@ -104,7 +106,13 @@ class TestErrors:
         ("error", "expected"),
         [
             (answer("NoSuchKey", 404), ObjectNotFoundError),
-            (answer("404", 404), ObjectNotFoundError),
+            (answer("404", 404), BackendUnavailableError),  # S3 names the error: this was something in between
+            (answer("", 404), BackendUnavailableError),
+            (answer("302", 302), BackendUnavailableError),
+            (answer("429", 429), BackendUnavailableError),
+            (answer("413", 413), BackendError),
+            (answer("BadDigest", 400), BackendUnavailableError),
+            (ForeignAnswerError("secret"), BackendUnavailableError),
             (answer("NoSuchBucket", 404), BackendError),
             (answer("NoSuchUpload", 404), BackendError),
             (answer("AccessDenied", 403), AccessDeniedError),
@@ -132,6 +140,9 @@ class TestErrors:
         assert type(found) is expected
         assert (found.operation, found.location) == ("get", "a/b")
         assert "secret" not in f"{found} {found!r}"
+
+    def test_the_answer_to_a_head_has_nothing_but_a_status(self) -> None:
+        assert type(failure(answer("404", 404), "stat", "a/b")) is ObjectNotFoundError
 
 
 @pytest.mark.parametrize(
@@ -167,3 +178,29 @@ def test_a_key_that_leaves_the_prefix_is_refused(key: str) -> None:
     for verb in (backend.open_writer, backend.open_reader, backend.stat, backend.delete):
         with pytest.raises(InvalidKeyError):
             verb(key)
+
+
+class TestPatience:
+    def test_is_bounded_where_nothing_is_said(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.delenv("AWS_MAX_ATTEMPTS", raising=False)
+        config = S3StorageBackend("bucket", region="us-east-1").client.meta.config
+        assert (config.connect_timeout, config.read_timeout) == (5, 60)
+        assert config.retries["mode"] == "standard"
+        assert config.retries.get("total_max_attempts", 3) == 3
+
+    def test_is_what_the_url_says(self) -> None:
+        url = "s3://bucket?region=us-east-1&connect_timeout=0.5&read_timeout=7&max_attempts=1"
+        config = backend_from_url(url).client.meta.config  # type: ignore[attr-defined]
+        assert (config.connect_timeout, config.read_timeout) == (0.5, 7)
+        assert config.retries["total_max_attempts"] == 1
+
+    @pytest.mark.parametrize("name", ["connect_timeout", "read_timeout", "max_attempts"])
+    @pytest.mark.parametrize("value", ["0", "-1", "inf", "nan", "long"])
+    def test_has_an_end_and_a_beginning(self, name: str, value: str) -> None:
+        with pytest.raises(ConfigurationError):
+            backend_from_url(f"s3://bucket?{name}={value}")
+
+    @pytest.mark.parametrize("name", ["connect_timeout", "read_timeout", "max_attempts"])
+    def test_of_a_client_that_is_given_is_its_own(self, name: str) -> None:
+        with pytest.raises(ConfigurationError, match="client's own"):
+            S3StorageBackend("bucket", client=object(), **{name: 1})
