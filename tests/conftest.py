@@ -62,6 +62,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(_LAYERS[layer])
 
 
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """Print what proofs have counted: their property `figures`."""
+    reports = [report for kind in ("passed", "failed") for report in terminalreporter.stats.get(kind, [])]
+    figures = [text for report in reports for name, text in report.user_properties if name == "figures"]
+    if figures:
+        terminalreporter.section("figures")
+        for each in sorted(figures):
+            terminalreporter.write_line(each)
+
+
 # -------------------------------------------------------------------------------------------------------- databases
 @pytest.fixture(scope="session")
 def postgres_server() -> PostgresServer:
