@@ -37,6 +37,7 @@ PAGE_HEADERS = {
     "Referrer-Policy": "no-referrer",
     "X-Content-Type-Options": "nosniff",
 }
+REFUSALS = [NotFoundException, PermissionDeniedException]  # for the API's description
 NOTES = ["application/pdf", "image/*", "text/*", "audio/*"]
 
 
@@ -100,7 +101,7 @@ async def overview(
     return Overview(settings.max_size, [card(item) for item in items], storage)
 
 
-@post("/api/items")
+@post("/api/items", raises=[PermissionDeniedException])
 async def create(data: MultipartBody[NewItem], db_session: NamedDependency[AsyncSession]) -> ItemCard:
     item = Item(title=data.title or data.file.original_filename or "unnamed", file=data.file, attachments=[])
     db_session.add(item)
@@ -108,7 +109,7 @@ async def create(data: MultipartBody[NewItem], db_session: NamedDependency[Async
     return card(item)
 
 
-@put("/api/items/{id:uuid}/file")
+@put("/api/items/{id:uuid}/file", raises=REFUSALS)
 async def replace(
     id: UUID,  # noqa: A002 - the path's name for it
     data: Annotated[StagedFile, RawUpload(Item.file)],
@@ -122,7 +123,7 @@ async def replace(
     return card(item)
 
 
-@delete("/api/items/{id:uuid}")
+@delete("/api/items/{id:uuid}", raises=REFUSALS)
 async def remove(
     id: UUID,  # noqa: A002
     db_session: NamedDependency[AsyncSession],
@@ -134,7 +135,7 @@ async def remove(
     keeper.remember([item.file, *item.attachments])
 
 
-@post("/api/items/{id:uuid}/attachments")
+@post("/api/items/{id:uuid}/attachments", raises=REFUSALS)
 async def attach(
     id: UUID,  # noqa: A002
     data: MultipartBody[NewAttachments],
@@ -146,7 +147,7 @@ async def attach(
     return card(item)
 
 
-@delete("/api/items/{id:uuid}/attachments/{attachment:str}")
+@delete("/api/items/{id:uuid}/attachments/{attachment:str}", raises=REFUSALS)
 async def detach(
     id: UUID,  # noqa: A002
     attachment: str,

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from litestar.types.callable_types import OperationIDCreator
 
 __all__ = [
+    "EXAMPLE_TAG",
     "OperationId",
     "OperationIds",
     "add_headers",
@@ -38,6 +39,9 @@ __all__ = [
     "header_parameter",
     "query_parameter",
 ]
+
+EXAMPLE_TAG: Final = '"9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"'
+"""An entity tag as ours are: programs that test an API send what its description shows."""
 
 _BETWEEN_WORDS: Final = re.compile(r"[\W_]+")
 

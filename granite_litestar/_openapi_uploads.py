@@ -28,6 +28,7 @@ from msgspec import Meta
 from granite_core import AsyncStorageManager, StoragePolicy, StoredObjectRef
 from granite_litestar._form_plan import FileField, FormPlan, TextField
 from granite_litestar._openapi_parts import (
+    EXAMPLE_TAG,
     add_headers,
     add_parameters,
     amended,
@@ -87,7 +88,7 @@ def describe_upload_route(operation: Operation) -> None:
 
 
 _CONDITIONS: Final = (
-    header_parameter("If-Match", "Replace only a file that has one of these ETags; `*` for any file.", '"9f86d0…"'),
+    header_parameter("If-Match", "Replace only a file that has one of these ETags; `*` for any file.", EXAMPLE_TAG),
     header_parameter("If-None-Match", "`*`: put the file only where there is none.", "*"),
 )
 _NEW_ETAG: Final = header("Tag of the file that is there now.", always=True, pattern='^"[0-9a-f]{64}"$')

@@ -21,6 +21,7 @@ from litestar.openapi.spec import (
 )
 
 from granite_litestar._openapi_parts import (
+    EXAMPLE_TAG,
     OperationId,
     OperationIds,
     add_headers,
@@ -75,10 +76,9 @@ _RANGE_UNSATISFIED: Final = header(
     "The file's length (RFC 9110, section 14.4).", always=True, pattern=r"^bytes \*/[0-9]+$", example="bytes */1234"
 )
 
-_TAGS: Final = '"9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"'
 _CONDITIONS: Final = (
-    header_parameter("If-Match", "Answer only if the file has one of these ETags.", _TAGS),
-    header_parameter("If-None-Match", "Answer only if the file has none of these ETags.", _TAGS),
+    header_parameter("If-Match", "Answer only if the file has one of these ETags.", EXAMPLE_TAG),
+    header_parameter("If-None-Match", "Answer only if the file has none of these ETags.", EXAMPLE_TAG),
     header_parameter("If-Modified-Since", "Answer only if the file was stored after this date."),
     header_parameter("If-Unmodified-Since", "Answer only if the file was not stored after this date."),
 )
@@ -86,7 +86,7 @@ _RANGE_REQUEST: Final = (
     header_parameter(
         "Range", "Bytes wanted, one range or several: `bytes=-500,0-99` (RFC 9110, section 14.2).", "bytes=0-499"
     ),
-    header_parameter("If-Range", "Heed `Range` only if the file is still the one with this ETag or date.", _TAGS),
+    header_parameter("If-Range", "Heed `Range` only if the file is still the one with this ETag or date.", EXAMPLE_TAG),
 )
 _DOWNLOAD: Final = query_parameter(
     "download",

@@ -21,6 +21,7 @@ from advanced_alchemy.extensions.litestar import SQLAlchemyPlugin, SQLAlchemySyn
 from litestar import Litestar, get, post
 from litestar.connection import ASGIConnection
 from litestar.di import NamedDependency
+from litestar.exceptions import NotFoundException
 from litestar.params import FromPath
 from litestar.testing import TestClient
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
@@ -136,13 +137,14 @@ async def of_tenant(data: Annotated[StagedFile, RawUpload("tenants")]) -> FileVi
     return file_view(data)
 
 
-@get("/letters/{letter_id:uuid}/link", sync_to_thread=True)
+@get("/letters/{letter_id:uuid}/link", sync_to_thread=True, raises=[NotFoundException])
 def link(
     letter_id: FromPath[UUID], db_session: NamedDependency[Session], storage: NamedDependency[StorageManager]
 ) -> dict[str, str]:
-    ref = db_session.get_one(Letter, letter_id).file
-    assert ref is not None
-    return {"url": storage.url(ref)}
+    letter = db_session.get(Letter, letter_id)
+    if letter is None or letter.file is None:
+        raise NotFoundException
+    return {"url": storage.url(letter.file)}
 
 
 ROUTES = {

@@ -465,6 +465,13 @@ def test_the_limits_that_are_described_are_the_limits(world: World) -> None:
         assert world.ask("PUT", world.file(), content=b"x" * size).status_code == status
 
 
+def test_what_headers_are_described_with_can_be_sent(world: World) -> None:
+    for path in world.described.document["paths"].values():
+        for operation in path.values():
+            for each in operation.get("parameters", ()):
+                assert each["in"] != "header" or str(each.get("example", "")).isascii(), each
+
+
 def test_the_types_that_are_described_are_accepted(world: World) -> None:
     content = world.described.operation("POST", "/letters")["requestBody"]["content"]["multipart/form-data"]
     assert content["encoding"] == {name: {"contentType": "application/pdf, text/*"} for name in ("file", "pages")}
