@@ -65,12 +65,12 @@ test: $(VENV)/.stamp $(MINISTACK_VENV)/.stamp
 	@GRANITE_MINISTACK=$(abspath $(MINISTACK_VENV))/bin/ministack GRANITE_TYPED_CLIENT=$(abspath $(TYPED_CLIENT)) \
 	  $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal $(ARGS)
 
-# The model prints its own figures; the others are pytest folders, which print theirs with -s.
+# The model prints its own figures; the others are pytest folders, which print theirs at the end.
 proof: $(VENV)/.stamp $(MINISTACK_VENV)/.stamp
 	@$(BIN)/python -m tests.model
 	@$(BIN)/python -m tests.model --removed
 	@GRANITE_MINISTACK=$(abspath $(MINISTACK_VENV))/bin/ministack \
-	  $(BIN)/python -m pytest -s $(wildcard tests/stateful tests/faults tests/soak) $(ARGS)
+	  $(BIN)/python -m pytest tests/stateful tests/faults tests/hostile tests/soak $(ARGS)
 
 soak: $(VENV)/.stamp $(MINISTACK_VENV)/.stamp
 	@sh scripts/install_test_programs.sh

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tests.model.bounds import Bounds
 from tests.model.protocol import Protocol
-from tests.model.state import UNKNOWN, Buried, Mode, Phase, Status, Tombs, World, Writer
+from tests.model.state import UNKNOWN, Buried, Mode, Phase, Saved, Status, Tombs, World, Writer
 
 __all__ = ["Clock"]
 
@@ -20,24 +20,24 @@ class Clock:
     def __init__(self, bounds: Bounds, protocol: Protocol) -> None:
         self.bounds = bounds
         self.protocol = protocol
-        self.oldest = protocol.within(bounds)
+        self.grace = 4 * bounds.longest
+        self.oldest = protocol.within(bounds.longest)
         """An age that is refused; nobody asks for greater ones but of tombstones."""
 
     def world(self, world: World) -> World:
         """The world a tick later."""
-        return World(
-            tuple(
+        return world._replace(
+            objects=tuple(
                 found._replace(age=_older(found.age, self.oldest)) if found.status != Status.UNBORN else found
                 for found in world.objects
             ),
-            world.rows,
-            self.tombs(world.tombs),
-            (world.replica[0], self.tombs(world.replica[1])) if world.replica else (),
+            tombs=self.tombs(world.tombs),
+            replica=(world.replica[0], self.tombs(world.replica[1])) if world.replica else (),
+            bytes_came=_older(world.bytes_came, self.bounds.expires),
         )
 
     def tombs(self, tombs: Tombs) -> Tombs:
-        grace = self.bounds.grace
-        return tuple(tuple(sorted({(_older(age, grace), marks) for age, marks in row})) for row in tombs)
+        return tuple(tuple(sorted({(_older(age, self.grace), marks) for age, marks in row})) for row in tombs)
 
     def writer(self, writer: Writer) -> Writer | None:
         """A writer a tick later; None where it is assumed to go on before."""
@@ -45,27 +45,32 @@ class Clock:
             return None
         if writer.opened == UNKNOWN:
             return writer
-        snapshot, savepoint, base, grace = writer.snapshot, writer.savepoint, writer.base, self.bounds.grace
+        snapshot, savepoint, base = writer.snapshot, writer.savepoint, writer.base
+        oldest = self.protocol.within(writer.quarter)
         return writer._replace(
-            opened=_older(writer.opened, self.oldest),
-            began=_older(writer.began, self.oldest),
-            known=tuple(_older(age, self.oldest) for age in writer.known),
-            oldest=_older(writer.oldest, self.oldest),
-            clock=_older(writer.clock, self.bounds.quarter),
+            opened=_older(writer.opened, oldest),
+            began=_older(writer.began, oldest),
+            known=tuple(_older(age, oldest) for age in writer.known),
+            oldest=_older(writer.oldest, oldest),
+            clock=_older(writer.clock, writer.quarter),
             buried=self.buried(writer.buried),
             remembers=self.buried(writer.remembers),
-            snapshot=snapshot and (snapshot[0], tuple(_older(age, grace) for age in snapshot[1])),
-            savepoint=savepoint and (*savepoint[:2], self.buried(savepoint[2])),
-            base=base and (*base[:2], self.buried(base[2])),
+            snapshot=snapshot and (snapshot[0], tuple(_older(age, self.grace) for age in snapshot[1])),
+            savepoint=savepoint and self.saved(savepoint),
+            base=base and self.saved(base),
+            touched=_older(writer.touched, self.bounds.expires),
         )
 
+    def saved(self, saved: Saved) -> Saved:
+        touched = _older(saved.touched, self.bounds.expires)
+        return saved._replace(buried=self.buried(saved.buried), touched=touched)
+
     def buried(self, tombstones: Buried) -> Buried:
-        grace = self.bounds.grace
-        return tuple(sorted({(position, _older(age, grace)) for position, age in tombstones}))
+        return tuple(sorted({(position, _older(age, self.grace)) for position, age in tombstones}))
 
     def may_wait(self, writer: Writer) -> bool:
         """Whether a writer may take another tick for what it is doing."""
-        if writer.clock < self.bounds.quarter:
+        if writer.clock < writer.quarter:
             return True
         if writer.phase == Phase.COMMITTING:
             return not self.protocol.quick_commit

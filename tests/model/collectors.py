@@ -26,7 +26,6 @@ class Collectors:
     def __init__(self, bounds: Bounds, protocol: Protocol) -> None:
         self.bounds = bounds
         self.protocol = protocol
-        self.due_at = bounds.grace if protocol.waits else 0
 
     def moves(self, world: World, collector: Collector, bit: int) -> Moves:
         """The next steps of a collector, which is known by a bit."""
@@ -42,15 +41,17 @@ class Collectors:
     def sweep(self, world: World, collector: Collector, bit: int) -> Moves:
         position = collector.object
         match collector.work:
+            case Work.IDLE if not self.protocol.grace_in_snapshot:
+                awake = collector._replace(work=Work.AWAKE, recorded=world.recorded)
+                yield ("reads the grace",), world, awake
             case Work.IDLE:
-                rows, tombs = world.replica or (world.rows, world.tombs)
-                for each, row in enumerate(tombs):
-                    if any(age >= self.due_at for age, _ in row):
-                        yield from self.look(world, each, rows, tombs, bit)
+                yield from self.look_at_all(world, bit, 4 * world.recorded)
+            case Work.AWAKE:
+                yield from self.look_at_all(world, bit, 4 * collector.recorded)
             case Work.HALF if collector.read:
                 yield from self.decide(world, position, collector.read, self.holds(world.rows, position))
             case Work.HALF:
-                marked, read = self.read(world, position, world.tombs, bit)
+                marked, read = self.read(world, position, world.tombs, bit, self.due_at(4 * world.recorded))
                 yield from self.decide(marked, position, read, collector.held)
             case Work.DELETE:
                 objects = changed(world.objects, position, self.deleted(world.objects[position]))
@@ -60,9 +61,19 @@ class Collectors:
                 dropped = world._replace(tombs=changed(world.tombs, position, kept))
                 yield ("drops", position + 1), *self.idle(dropped, collector, bit)
 
-    def look(self, world: World, position: int, rows: tuple[int, ...], tombs: Tombs, bit: int) -> Moves:
+    def due_at(self, grace: int) -> int:
+        return grace if self.protocol.waits else 0
+
+    def look_at_all(self, world: World, bit: int, grace: int) -> Moves:
+        rows, tombs = world.replica or (world.rows, world.tombs)
+        due_at = self.due_at(grace)
+        for position, row in enumerate(tombs):
+            if any(age >= due_at for age, _ in row):
+                yield from self.look(world, position, rows, tombs, bit, due_at)
+
+    def look(self, world: World, position: int, rows: tuple[int, ...], tombs: Tombs, bit: int, due_at: int) -> Moves:
         """The clock is read before the snapshot; to read it in the same moment finds the most to be due."""
-        marked, read = self.read(world, position, tombs, bit)
+        marked, read = self.read(world, position, tombs, bit, due_at)
         held = self.holds(rows, position)
         if self.protocol.one_snapshot:
             yield from self.decide(marked, position, read, held)
@@ -71,14 +82,17 @@ class Collectors:
         yield ("reads the tombstones of", position + 1), marked, half._replace(read=read)
         yield ("reads the rows for", position + 1), world, half._replace(held=held)
 
-    def read(self, world: World, position: int, tombs: Tombs, bit: int) -> tuple[World, tuple[bool, ...]]:
-        due = {age for age, _ in tombs[position] if age >= self.due_at}
+    def read(self, world: World, position: int, tombs: Tombs, bit: int, due_at: int) -> tuple[World, tuple[bool, ...]]:
+        due = {age for age, _ in tombs[position] if age >= due_at}
         marked = {(age, marks | bit) if age in due else (age, marks) for age, marks in world.tombs[position]}
         tombs_after = changed(world.tombs, position, tuple(sorted(marked)))
-        return world._replace(tombs=tombs_after), tuple(age >= self.due_at for age, _ in tombs[position])
+        return world._replace(tombs=tombs_after), tuple(age >= due_at for age, _ in tombs[position])
 
     def holds(self, rows: tuple[int, ...], position: int) -> bool:
-        return self.protocol.looks and position + 1 in rows
+        return self.protocol.looks and position + 1 in self.counted(rows)
+
+    def counted(self, rows: tuple[int, ...]) -> tuple[int, ...]:
+        return rows if self.protocol.counts_uploads else rows[: self.bounds.rows]
 
     def decide(self, world: World, position: int, read: tuple[bool, ...], held: bool) -> Moves:
         if not self.protocol.heeds_younger:
@@ -89,7 +103,7 @@ class Collectors:
             yield ("looks", position + 1, verdict.name), world, Collector(Kind.SWEEP, work, position)
 
     def deleted(self, found: Object) -> Object:
-        alive = found.status == Status.STORED and found.age < self.bounds.quarter
+        alive = found.status == Status.STORED and found.age < self.bounds.longest
         return found._replace(status=Status.TAKEN if alive else Status.GONE)
 
     # -- the reconcile -------------------------------------------------------------------------------------------------
@@ -101,7 +115,8 @@ class Collectors:
                 if listed:
                     yield ("lists",), world, Collector(Kind.RECONCILE, Work.LISTED, listed)
             case Work.LISTED:
-                accounted = _bits(position + 1 in world.rows or bool(row) for position, row in enumerate(world.tombs))
+                rows = self.counted(world.rows)
+                accounted = _bits(position + 1 in rows or bool(row) for position, row in enumerate(world.tombs))
                 loose = compare(collector.object, accounted)
                 if loose:
                     yield ("compares",), world, Collector(Kind.RECONCILE, Work.NOTED, loose)

@@ -59,7 +59,7 @@ class Laws:
         """The world when everybody has died, and a reconcile, the grace and a sweep have passed."""
         unread = tuple(tuple(sorted({(age, 0) for age, _ in row})) for row in world.tombs)
         world = self.run(world._replace(tombs=unread), Kind.RECONCILE)
-        for _ in range(self.bounds.grace):
+        for _ in range(self.clock.grace):
             world = self.clock.world(world)
         return self.run(world, Kind.SWEEP)
 

@@ -16,6 +16,9 @@ _TWO = Bounds()
 _ALONE = Bounds(modes=(Mode.READ_COMMITTED,))
 _AUTOCOMMIT = Bounds(modes=(Mode.AUTOCOMMIT,))
 _TWO_AUTOCOMMIT = Bounds(modes=(Mode.AUTOCOMMIT, Mode.AUTOCOMMIT))
+_COPIES = Bounds(operations=1, statements=True, copies=True)
+_UPLOAD = Bounds(operations=1, rows=1, upload=True)
+_GRACES = Bounds(operations=1, quarters=(1, 2))
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +29,7 @@ class Removal:
         name: The setting of ``Protocol`` that is switched off; after a dash, where.
         says: What is so then. ``docs/topics/proof.md`` says it in the same words.
         bounds: A world in which a file is lost then.
+        lingers: Whether nothing is lost then, but left behind untold.
         guarded: Whether looked-up rows are guarded; where they are, that makes up for some other safeguards.
     """
 
@@ -33,6 +37,7 @@ class Removal:
     says: str
     bounds: Bounds = _TWO
     guarded: bool = True
+    lingers: bool = False
 
     @property
     def safeguard(self) -> str:
@@ -59,7 +64,7 @@ REMOVALS = (
     Removal("admits_by_rule", "a flush lets in any ref", _ALONE),
     Removal("admits_by_age", "a flush lets in what was fresh or held, however long ago", _AUTOCOMMIT),
     Removal("checks", "nothing is checked before COMMIT"),
-    Removal("checks_last", "that is checked before the last flush"),
+    Removal("checks_last", "that is checked before the last flush", Bounds(operations=1)),
     Removal("renews", "old tombstones of a transaction are not renewed"),
     Removal("quarter", "whatever is younger than half the grace will do"),
     Removal("quick_commit", "a COMMIT takes as long as it likes"),
@@ -82,6 +87,11 @@ REMOVALS = (
     ),
     Removal("guards", "a row that was looked up may change while an old tombstone waits", Bounds(statements=True)),
     Removal(
+        "guards-sqlite",
+        "on SQLite the look-up is not repeated once nobody else can write",
+        Bounds(modes=(Mode.SQLITE, Mode.SQLITE), operations=1, statements=True),
+    ),
+    Removal(
         "guards-autocommit", "under AUTOCOMMIT the look-up is not repeated after a young tombstone", _TWO_AUTOCOMMIT
     ),
     Removal(
@@ -90,10 +100,17 @@ REMOVALS = (
         Bounds(rows=1, savepoints=1, statements=True),
     ),
     Removal("distrusts", "what a row let go under AUTOCOMMIT counts as good", _AUTOCOMMIT),
+    Removal("steady_copy", "the row that a ref is copied from, within the database, may change before COMMIT", _COPIES),
+    Removal("records_grace", "a process with a shorter grace sweeps by that", _GRACES),
+    Removal("grace_in_snapshot", "it reads the longest grace before it looks", _GRACES),
+    Removal("counts_uploads", "upload sessions do not count as rows that hold files", _UPLOAD),
+    Removal("gone_refuses", "the token of an upload is believed when its session is gone", _UPLOAD),
+    Removal("expires_by_statement", "an upload session is removed that was found expired a moment ago", _UPLOAD),
+    Removal("expiry_buries", "an expired upload session leaves no tombstone", _UPLOAD, lingers=True),
 )
 
 
 def remove(removal: Removal) -> tuple[System, Exploration[Packed, Event]]:
     """Take a safeguard away, and look for the shortest way to lose a file."""
-    system = System(removal.bounds, removal.without, losses_only=True)
+    system = System(removal.bounds, removal.without, losses_only=not removal.lingers)
     return system, explore(system.initial(), system.successors, system.broken)

@@ -10,9 +10,12 @@ from enum import IntEnum
 from typing import NamedTuple, TypeAlias, TypeVar
 
 __all__ = [
+    "EXPIRES",
     "NOTHING",
     "UNCHANGED",
     "UNKNOWN",
+    "Buried",
+    "Change",
     "Collector",
     "Kind",
     "Label",
@@ -20,6 +23,7 @@ __all__ = [
     "Mode",
     "Object",
     "Phase",
+    "Saved",
     "Status",
     "Tombs",
     "Work",
@@ -34,6 +38,7 @@ T = TypeVar("T")
 NOTHING = 0
 UNCHANGED = -1
 UNKNOWN = -1
+EXPIRES = -1
 
 Label: TypeAlias = tuple[object, ...]
 """What happened: a verb, and what it was done to."""
@@ -69,6 +74,10 @@ class World(NamedTuple):
     tombs: Tombs
     replica: tuple[tuple[int, ...], Tombs] | tuple[()] = ()
     """What a lagging replica shows, where one is read from."""
+    bytes_came: int = UNKNOWN
+    """How long ago the upload session, which is the last row, was given bytes."""
+    recorded: int = 0
+    """A quarter of the longest grace that a process has recorded, in ticks."""
 
 
 class Mode(IntEnum):
@@ -81,6 +90,8 @@ class Mode(IntEnum):
     JOINED = 3
     """A session on a connection whose transaction somebody else ends; READ COMMITTED."""
     JOINED_SNAPSHOT = 4
+    SQLITE = 5
+    """A transaction that begins with its first write, and keeps every other one from writing; it reads the latest."""
 
     @property
     def has_snapshot(self) -> bool:
@@ -101,11 +112,11 @@ class Phase(IntEnum):
     ADMITTED = 3
     """A flush has decided; its statement comes next."""
     GUARDED = 4
-    """Under AUTOCOMMIT: a young tombstone was written, the second look-up comes next."""
+    """An old tombstone waits, and a young one was written beside it; the second look-up comes next."""
     READ = 5
-    """Under AUTOCOMMIT: the row's old value was read."""
+    """Under AUTOCOMMIT: what the rows hold was read."""
     WRITTEN = 6
-    """Under AUTOCOMMIT: the statement is done, the tombstone comes next."""
+    """Under AUTOCOMMIT: the statements are done, the tombstones come next."""
     COMMITTING = 7
 
 
@@ -113,8 +124,31 @@ Buried: TypeAlias = tuple[tuple[int, int], ...]
 """Uncommitted tombstones: object, age."""
 
 
+class Change(NamedTuple):
+    """What a flush does to a row."""
+
+    row: int
+    new: int
+    old: int = UNKNOWN
+    """What the row held, once that is read."""
+    takes: int = NOTHING
+    """The file of an upload session that it attaches, or that the session is let expire."""
+
+
+class Saved(NamedTuple):
+    """What a transaction had done, and learned, when a savepoint began."""
+
+    looked_up: int
+    written: tuple[int, ...]
+    shared: int
+    buried: Buried
+    touched: int
+
+
 class Writer(NamedTuple):
     mode: Mode
+    quarter: int
+    """A quarter of its process's grace, in ticks."""
     transactions: int
     """How many more it may begin."""
     phase: Phase = Phase.IDLE
@@ -140,14 +174,23 @@ class Writer(NamedTuple):
     """Those that the session remembers, to renew them: a savepoint that is undone takes none of these."""
     snapshot: tuple[tuple[int, ...], tuple[int, ...]] | tuple[()] = ()
     """The rows as its transaction sees them, and the age of each object's oldest tombstone."""
-    savepoint: tuple[tuple[int, ...], int, Buried] | tuple[()] = ()
-    """What had been written, shared and buried when it began."""
+    savepoint: Saved | None = None
     savepoints: int = 0
     """How many more it may make."""
-    base: tuple[tuple[int, ...], int, Buried] | tuple[()] = ()
+    base: Saved | None = None
     """The same of the outer transaction, when the session began."""
-    flush: tuple[int, ...] = ()
-    """The row, its new value, its old one once that is read, and whether it is a statement past the flush."""
+    flush: tuple[Change, ...] = ()
+    """What is left of a flush, or of a statement past it."""
+    past: bool = False
+    """Whether it is a statement past the flush."""
+    guarding: int = 0
+    """What it looks up again, as bits."""
+    owed: tuple[int, ...] = ()
+    """Under AUTOCOMMIT: what the flush has let go, and not buried yet."""
+    touched: int = UNKNOWN
+    """How long ago it moved the upload session's expiry, uncommitted."""
+    takes: bool = False
+    """Whether it has let an upload expire that it should not have."""
     clock: int = UNKNOWN
     """Since COMMIT, since the first flush in an outer transaction, or since a flush under AUTOCOMMIT has decided."""
     flushed: int = 0
@@ -181,6 +224,8 @@ class Work(IntEnum):
     DROP = 3
     LISTED = 4
     NOTED = 5
+    AWAKE = 6
+    """It has read the grace, and not yet anything else: where that is not one snapshot."""
 
 
 class Collector(NamedTuple):
@@ -192,6 +237,8 @@ class Collector(NamedTuple):
     """Which of its tombstones are due, where those were read first."""
     held: bool = False
     """Whether a row holds it, where those were read first."""
+    recorded: int = 0
+    """A quarter of the grace it goes by, where that was read first."""
 
 
 def changed(items: tuple[T, ...], position: int, item: T) -> tuple[T, ...]:

@@ -17,9 +17,11 @@ from tests.model.protocol import Protocol
 from tests.model.state import (
     NOTHING,
     UNCHANGED,
+    UNKNOWN,
     Collector,
     Label,
     Locks,
+    Mode,
     Object,
     Status,
     Tombs,
@@ -87,7 +89,8 @@ class System:
         self.collectors = Collectors(bounds, self.protocol)
         self.clock = Clock(bounds, self.protocol)
         self.laws = Laws(bounds, self.clock, self.collectors, losses_only=losses_only)
-        self.symmetric = symmetric and len(set(bounds.modes)) < len(bounds.modes)
+        kinds = {(mode, bounds.quarter_of(number)) for number, mode in enumerate(bounds.modes)}
+        self.symmetric = symmetric and len(kinds) < len(bounds.modes)
         self.worlds: Numbers[World] = Numbers()
         self.writing: Numbers[Writer] = Numbers()
         self.collecting: Numbers[Collector] = Numbers()
@@ -103,24 +106,37 @@ class System:
     def initial(self) -> Iterator[Packed]:
         """A world at rest: an object not stored yet; held by a row, or by none, with a tombstone or without."""
         bounds = self.bounds
-        writers = [self.writing(Writer(mode, bounds.transactions)) for mode in bounds.modes]
+        writers = [
+            self.writing(Writer(mode, bounds.quarter_of(number), bounds.transactions))
+            for number, mode in enumerate(bounds.modes)
+        ]
         collectors = [self.collecting(Collector(kind)) for kind in bounds.collectors]
         unborn = (Object(),) * bounds.objects
         loose = (Object(Status.STORED, self.clock.oldest), *unborn[1:])
         kept = (Object(Status.STORED, self.clock.oldest, was_held=True), *unborn[1:])
-        empty, held = (NOTHING,) * bounds.rows, (1, *(NOTHING,) * (bounds.rows - 1))
+        empty = (NOTHING,) * bounds.places
+        held = changed(empty, 0, 1)
         none: Tombs = ((),) * bounds.objects
         one: Tombs = (((0, 0),), *none[1:])
-        beginnings = (
+        beginnings = [
             (unborn, empty, none),
             (kept, held, none),
             (kept, held, one),
             (kept, empty, one),
             (loose, empty, none),
-        )
+        ]
+        if bounds.objects > 1:
+            both = (kept[0], *kept[:1], *unborn[2:])
+            beginnings.append((both, changed(held, 1, 2), none))
+            beginnings.append((both, changed(held, 1, 2), one))
+        if bounds.upload:
+            uploading = changed(empty, bounds.rows, 1)
+            beginnings.append((kept, uploading, none))
+            beginnings.append((kept, uploading, one))
         for objects, rows, tombs in beginnings:
             replica = () if self.protocol.primary else (rows, tombs)
-            yield (self.worlds(World(objects, rows, tombs, replica)), *writers, *collectors)
+            came = 0 if bounds.upload and rows[-1] != NOTHING else UNKNOWN
+            yield (self.worlds(World(objects, rows, tombs, replica, came, bounds.quarter)), *writers, *collectors)
 
     def view(self, state: Packed) -> View:
         """A state as one can read it."""
@@ -149,10 +165,10 @@ class System:
             for label, then, writer in moves:
                 found.append(((place, label), self._canonical((then, *before, writer, *after))))
         for place in range(first, len(state)):
-            key = (world, state[place], place)
-            moves = self._collector_moves.get(key)
+            working = (world, state[place], place)
+            moves = self._collector_moves.get(working)
             if moves is None:
-                moves = self._find_collector_moves(key)
+                moves = self._find_collector_moves(working)
             before, after = state[1:place], state[place + 1 :]
             found.extend(((place, label), (then, *before, collector, *after)) for label, then, collector in moves)
         rest = state[1:]
@@ -187,6 +203,10 @@ class System:
     def _find_locks(self, number: int) -> Locks:
         writer = self.writing.things[number]
         altered = sum(1 << row for row, value in enumerate(writer.written) if value != UNCHANGED)
+        if writer.touched != UNKNOWN:
+            altered |= 1 << self.bounds.rows
+        if writer.mode is Mode.SQLITE and (altered or writer.buried):
+            altered = -1
         locks = self._locks[number] = Locks(altered, writer.shared)
         return locks
 

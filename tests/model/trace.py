@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import cast
 
+from tests.model.bounds import Bounds
 from tests.model.explorer import Exploration
 from tests.model.state import NOTHING, Kind, Label, Mode, Status, World
 from tests.model.system import Event, Packed, System
@@ -16,10 +18,10 @@ _MODES = {
     Mode.AUTOCOMMIT: "AUTOCOMMIT",
     Mode.JOINED: "in an outer transaction, READ COMMITTED",
     Mode.JOINED_SNAPSHOT: "in an outer transaction, REPEATABLE READ",
+    Mode.SQLITE: "SQLite",
 }
 _COLLECTORS = {Kind.SWEEP: "sweep", Kind.RECONCILE: "reconcile"}
-_ON_ROWS = ("clears", "clears past the flush", "buries, and clears later,", "reads")
-_INTO_ROWS = ("puts", "puts past the flush", "writes")
+_FLUSHES = ("flushes", "puts past the flush", "buries, and clears later,")
 
 
 def tell(system: System, found: Exploration[Packed, Event]) -> str:
@@ -28,12 +30,13 @@ def tell(system: System, found: Exploration[Packed, Event]) -> str:
     figures = f"{found.states} states, {found.transitions} steps, {found.seconds:.1f} s"
     if found.broken is None:
         return f"{'all laws hold' if found.complete else 'nothing found so far'}: {figures}"
-    lines = [f"{found.broken} ({len(found.trace) - 1} steps; {figures}; a tick is 1/{bounds.grace} of the grace)"]
-    lines += _lines(system, found)
-    return "\n".join(lines)
+    lines = [f"{found.broken} ({len(found.trace) - 1} steps; {figures}; a tick is 1/{4 * bounds.quarter} of the grace)"]
+    told = [*_lines(system, found)]
+    width = max(len(text) for _, text, _ in told)
+    return "\n".join([*lines, *(f"  {tick:>3}  {text:<{width}}  {world}" for tick, text, world in told)])
 
 
-def _lines(system: System, found: Exploration[Packed, Event]) -> Iterator[str]:
+def _lines(system: System, found: Exploration[Packed, Event]) -> Iterator[tuple[int, str, str]]:
     tick = 0
     for step in found.trace:
         world = system.view(step.state).world
@@ -44,7 +47,7 @@ def _lines(system: System, found: Exploration[Packed, Event]) -> Iterator[str]:
             continue
         else:
             text = _sentence(system, *step.label)
-        yield f"  {tick:>3}  {text:<62} {_world(world)}"
+        yield tick, text, _world(world)
 
 
 def _sentence(system: System, place: int, label: Label) -> str:
@@ -63,12 +66,24 @@ def _sentence(system: System, place: int, label: Label) -> str:
     who = f"writer {place}"
     if verb == "begins":
         return f"{who} begins ({_MODES[bounds.modes[place - 1]]})"
-    if verb in _ON_ROWS:
-        return f"{who} {verb} row {int(str(rest[0])) + 1}"
-    if verb in _INTO_ROWS:
-        row, held = int(str(rest[0])) + 1, rest[1]
-        return f"{who} {verb} {f'file {held} into' if held != NOTHING else 'nothing into'} row {row}"
+    if verb in _FLUSHES:
+        return f"{who} {verb} {', '.join(_put(bounds, *change) for change in cast('list[tuple[int, int]]', rest))}"
+    if verb == "writes":
+        return f"{who} writes {_put(bounds, *cast('list[int]', rest))}"
+    if verb == "copies":
+        source, target = (_row(bounds, row) for row in cast("list[int]", rest))
+        return f"{who} copies {source} into {target}"
+    if verb == "reads":
+        return f"{who} reads {', '.join(_row(bounds, row) for row in cast('list[int]', rest))}"
     return f"{who} {verb}{f' file {rest[0]}' if rest else ''}"
+
+
+def _put(bounds: Bounds, row: int, held: int) -> str:
+    return f"{f'file {held}' if held != NOTHING else 'nothing'} into {_row(bounds, row)}"
+
+
+def _row(bounds: Bounds, row: int) -> str:
+    return f"row {row + 1}" if row < bounds.rows else "the upload session"
 
 
 def _world(world: World) -> str:
