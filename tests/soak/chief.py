@@ -12,9 +12,9 @@ from datetime import timedelta
 from sqlalchemy import select, text
 
 from granite_core.integrations.sqlalchemy import tables_of
+from tests.support.many import Child
 
 from .audit import Audit
-from .children import Child
 from .collecting import collect
 from .figures import Figures, count
 from .models import Base

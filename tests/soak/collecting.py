@@ -10,8 +10,8 @@ from datetime import timedelta
 from typing import Any
 
 from granite_core.gc import Collector
+from tests.support.many import begin_child
 
-from .children import begin_child
 from .journal import Journal, described
 from .site import Site
 

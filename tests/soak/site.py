@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import time
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -10,7 +12,7 @@ from typing import Any
 from sqlalchemy import Engine, create_engine
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
-from granite_core import LocalStorageBackend, StorageManager, StoragePolicy
+from granite_core import LocalStorageBackend, StorageManager, StoragePolicy, StoredObjectRef
 from granite_core.backends.base import StorageBackend
 from granite_core.backends.s3 import S3StorageBackend
 from granite_core.events import Listener
@@ -33,6 +35,16 @@ class Bucket:
     name: str
 
 
+class _Folder(LocalStorageBackend):
+    def __init__(self, root: Path, delete_takes: float) -> None:
+        super().__init__(root)
+        self._delete_takes = delete_takes
+
+    def delete(self, location: str | StoredObjectRef) -> None:
+        time.sleep(self._delete_takes)
+        super().delete(location)
+
+
 @dataclass(frozen=True)
 class Site:
     """Where things are, and the pace.
@@ -47,6 +59,7 @@ class Site:
         lease: For how many seconds a dead collector keeps the others waiting.
         unfinished: After how many seconds an upload that nobody goes on with is cleared.
         pause: How many seconds a worker rests on average between two transactions.
+        delete_takes: How many seconds the deletion of an object takes at least, in a local folder.
     """
 
     folder: Path
@@ -58,6 +71,7 @@ class Site:
     lease: float = 3
     unfinished: float = 15
     pause: float = 0.05
+    delete_takes: float = 0
 
     @property
     def is_sqlite(self) -> bool:
@@ -74,7 +88,7 @@ class Site:
 
     def backend(self) -> StorageBackend:
         if self.bucket is None:
-            return LocalStorageBackend(self.files)
+            return _Folder(self.files, self.delete_takes)
         return S3StorageBackend(self.bucket.name, client=self.bucket.server.client(), part_size=self.large)
 
     def manager(self, *listeners: Listener) -> StorageManager:
@@ -88,7 +102,9 @@ class Site:
         return manager
 
     def engine(self, **options: Any) -> Engine:
-        return prepare_sqlite(create_engine(self.sync_url, **options))
+        # The database's own tables then say which process did what.
+        named = {} if self.is_sqlite else {"application_name": str(os.getpid())}
+        return prepare_sqlite(create_engine(self.sync_url, connect_args=named, **options))
 
     def async_engine(self, **options: Any) -> AsyncEngine:
         return prepare_sqlite(create_async_engine(self.async_url, **options))

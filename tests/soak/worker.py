@@ -17,8 +17,8 @@ from sqlalchemy.orm import Session
 from sqlalchemy.orm.exc import ObjectDeletedError, StaleDataError
 
 from granite_core import AsyncStorageManager, StaleRefError, unsaved
+from tests.support.many import begin_child
 
-from .children import begin_child
 from .hands import Known, carry_out
 from .journal import Journal, described
 from .models import Document

@@ -1,25 +1,31 @@
-"""Call a function in several processes at once, each of which imported everything before it began."""
+"""Processes side by side, to be killed, paused and started again at little cost: forks of one that imported all."""
 
 from __future__ import annotations
 
 import ctypes
+import faulthandler
 import multiprocessing
+import os
 import signal
+import sys
 from collections.abc import Callable, Iterable
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import suppress
+from multiprocessing.process import BaseProcess
+from pathlib import Path
 from typing import Any, TypeVar
 
 from .tether import PR_SET_PDEATHSIG
 
-__all__ = ["end_with_parent", "forks", "side_by_side"]
+__all__ = ["Child", "begin_child", "end_with_parent", "side_by_side"]
 
 T = TypeVar("T")
 
-forks = multiprocessing.get_context("forkserver")
-"""Where processes come from: one that has imported the larger packages, and has no threads and no connections."""
+_forks = multiprocessing.get_context("forkserver")
+"""Where processes come from: one that has imported what they need, and has no threads and no connections."""
 
-forks.set_forkserver_preload(["granite_core.backends.s3", "granite_core.gc", "granite_core.integrations.sqlalchemy"])
+_LARGE = ("advanced_alchemy.extensions.litestar", "granite_litestar", "uvicorn")
+_forks.set_forkserver_preload(["tests.soak.collecting", "tests.soak.worker", *_LARGE])
 
 
 def end_with_parent() -> None:
@@ -35,6 +41,71 @@ def side_by_side(call: Callable[..., T], arguments: Iterable[tuple[Any, ...]], *
         BaseException: What a call raised.
     """
     each_of = list(arguments)
-    with ProcessPoolExecutor(len(each_of), mp_context=forks, initializer=end_with_parent) as pool:
+    with ProcessPoolExecutor(len(each_of), mp_context=_forks, initializer=end_with_parent) as pool:
         futures = [pool.submit(call, *each) for each in each_of]
         return [future.result(patience) for future in futures]
+
+
+def begin_child(folder: Path, name: str) -> None:
+    """The first lines of a child: it ends when its parent does, and what it complains about is kept in a file."""
+    end_with_parent()
+    errors = os.open(folder / f"{name}.stderr", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(errors, 1)
+    os.dup2(errors, 2)
+    sys.stdout = sys.stderr = os.fdopen(2, "w", buffering=1, closefd=False)
+    faulthandler.enable(file=sys.stderr)
+
+
+class Child:
+    """One place in the team, and whoever fills it now.
+
+    Args:
+        name: Its name, which its journal bears.
+        target: What it runs; called with its name and the number of its life before ``arguments``.
+        arguments: What else that is called with.
+    """
+
+    def __init__(self, name: str, target: Callable[..., None], *arguments: Any) -> None:
+        self.name = name
+        self.lives = 0
+        self._target = target
+        self._arguments = arguments
+        self._process: BaseProcess | None = None
+
+    @property
+    def pid(self) -> int:
+        pid = self._process.pid if self._process is not None else None
+        if pid is None:
+            raise RuntimeError(f"{self.name} was not started")
+        return pid
+
+    @property
+    def has_ended(self) -> int | None:
+        """How it ended by itself; None while it lives."""
+        return self._process.exitcode if self._process is not None else None
+
+    @property
+    def is_alive(self) -> bool:
+        return self._process is not None and self._process.is_alive()
+
+    def start(self) -> None:
+        self.lives += 1
+        self._process = _forks.Process(
+            target=self._target, args=(self.name, self.lives, *self._arguments), name=self.name, daemon=True
+        )
+        self._process.start()
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send a signal; nothing where it was killed."""
+        if self._process is None:
+            return
+        with suppress(ProcessLookupError):
+            os.kill(self.pid, number)
+
+    def kill(self) -> None:
+        """SIGKILL, and wait until it is gone."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.join()
+            self._process.close()
+            self._process = None
