@@ -13,7 +13,7 @@ ARGS     ?=
 BIN := $(VENV)/bin
 PIP_FLAGS := --quiet --disable-pip-version-check
 
-.PHONY: help demo test proof soak lint docs bench bench-quick servers format clean
+.PHONY: help demo fuzz test proof soak lint docs bench bench-quick servers format clean
 .DEFAULT_GOAL := help
 
 help:
@@ -24,6 +24,7 @@ help:
 	@echo "make lint     ruff, mypy, import contracts"
 	@echo "make docs     build the documentation, warnings being errors"
 	@echo "make bench    figures beside the peers' (ARGS='download --case 10'); make bench-quick: small, for breakage"
+	@echo "make fuzz     coverage-guided fuzzing of the parsers (ARGS='--seconds 600 multipart')"
 	@echo "make servers  PostgreSQL, MiniStack and Ceph for trying things by hand, until Ctrl-C"
 	@echo "make clean    remove what the others made"
 
@@ -90,6 +91,9 @@ bench: $(BENCH_VENV)/.stamp $(MINISTACK_VENV)/.stamp
 
 bench-quick: $(BENCH_VENV)/.stamp $(MINISTACK_VENV)/.stamp
 	@GRANITE_MINISTACK=$(abspath $(MINISTACK_VENV))/bin/ministack $(BENCH_VENV)/bin/python -m tests.benchmarks --quick $(ARGS)
+
+fuzz: $(VENV)/.stamp
+	@$(BIN)/python -m tests.fuzz $(ARGS)
 
 servers: $(VENV)/.stamp $(MINISTACK_VENV)/.stamp
 	@GRANITE_MINISTACK=$(abspath $(MINISTACK_VENV))/bin/ministack exec $(BIN)/python -m tests.support $(ARGS)

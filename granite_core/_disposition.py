@@ -42,4 +42,4 @@ def _fallback(name: str) -> str:
     decomposed = unicodedata.normalize("NFKD", name)
     unaccented = "".join(character for character in decomposed if not unicodedata.combining(character))
     # After the normalisation: it can bring forth quotes and slashes from their full-width look-alikes.
-    return _NOT_IN_FALLBACK.sub("_", unaccented)
+    return _NOT_IN_FALLBACK.sub("_", unaccented) or "_"  # of a name that is marks alone nothing is left

@@ -172,7 +172,7 @@ def extended_filename(disposition: str) -> str | None:
         return None
     try:
         return unquote_to_bytes(match[2]).decode(match[1])
-    except UnicodeDecodeError:
+    except UnicodeError:
         return None
 
 

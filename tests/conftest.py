@@ -30,6 +30,7 @@ _LAYERS = {
     "docs": "docs",
     "e2e": "e2e",
     "faults": "faults",
+    "fuzz": "fuzz",
     "hostile": "hostile",
     "integration": "integration",
     "model": "model",

@@ -442,6 +442,7 @@ def test_settings_that_cannot_work_are_refused(wrong: dict[str, str]) -> None:
         ("naïve's (1).txt", "attachment; filename=\"naive's (1).txt\"; filename*=UTF-8''na%C3%AFve%27s%20%281%29.txt"),
         ("＂／.txt", "attachment; filename=\"__.txt\"; filename*=UTF-8''%EF%BC%82%EF%BC%8F.txt"),
         ("../../etc/passwd", 'attachment; filename="passwd"'),
+        ("\u0300", "attachment; filename=\"_\"; filename*=UTF-8''%CC%80"),
         ("a\r\nSet-Cookie: x=1", 'attachment; filename="aSet-Cookie: x=1"'),
         ("\u202egpj.exe", 'attachment; filename="gpj.exe"'),
         ("\ud800", "attachment"),

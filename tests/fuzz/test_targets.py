@@ -1,0 +1,54 @@
+"""The targets of the fuzzer find nothing: on their seeds, on Hypothesis' inputs, and with atheris for a moment.
+
+`make fuzz` runs them for as long as you like.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.fuzz.__main__ import NAMES
+from tests.fuzz.targets import SEEDS, TARGETS
+
+ROOT = Path(__file__).parents[2]
+
+
+def mixtures(name: str) -> st.SearchStrategy[bytes]:
+    """Pieces of the seeds among other bytes."""
+    pieces = [seed[at : at + 12] for seed in SEEDS[name] for at in range(0, len(seed), 6)]
+    return st.lists(st.one_of(st.sampled_from(pieces), st.binary(max_size=8)), max_size=20).map(b"".join)
+
+
+@pytest.mark.parametrize("name", TARGETS)
+def test_a_target_finds_nothing_in_its_seeds_nor_in_mixtures_of_them(name: str) -> None:
+    for seed in SEEDS[name]:
+        TARGETS[name](seed)
+
+    @settings(max_examples=100)
+    @given(mixtures(name))
+    def run(data: bytes) -> None:
+        TARGETS[name](data)
+
+    run()
+
+
+def test_the_fuzzer_runs_every_target() -> None:
+    if sys.version_info >= (3, 14):
+        pytest.skip("no wheel of atheris for this Python")
+    assert set(NAMES) == set(TARGETS)
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.fuzz", "--runs", "7000", "--seed", "1", "every"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=170,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout
+    assert "7000 inputs" in done.stdout
