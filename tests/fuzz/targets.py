@@ -189,7 +189,7 @@ SEEDS: dict[str, list[bytes]] = {
     "multipart": [
         b'\x05\x00--b\r\nContent-Disposition: form-data; name="a"\r\n\r\nx\r\n--b--\r\n',
         b"\x07\x01--bb\r\nContent-Disposition: form-data; name=f; filename*=UTF-8''%e2\r\nContent-Length: 1\r\n\r\nx",
-        b"\x01\x00--b\r\nContent-Disposition: form-data\r\nContent-Type: a/b; charset=latin1\r\n x\r\n\r\nx\r\n--b--\r\n",
+        b"\x01\x00--b\r\nContent-Disposition: form-data\r\nContent-Type: a/b; charset=x\r\n x\r\n\r\nx\r\n--b--\r\n",
     ],
     "headers": [
         b'bytes=0-1,5-,-7\n"x", W/"y"\n*\nSun, 06 Nov 1994 08:49:37 GMT\nSunday, 06-Nov-94 08:49:37 GMT',
