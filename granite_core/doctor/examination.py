@@ -13,6 +13,7 @@ from granite_core.errors import CollectionRefusedError, StorageError
 from granite_core.findings import Finding, Severity, sorted_findings
 from granite_core.gc.marker import read_marker
 from granite_core.gc.plan import check_marker, distinct_backends
+from granite_core.gc.status import mark_name
 
 if TYPE_CHECKING:
     from granite_core.gc import Collector
@@ -61,7 +62,8 @@ def examine(
         backend = manager.get_backend(key)
         found = ledger.call(backend, _backend, collector, backend, origins)
         if asked:
-            found += ledger.call(backend, _owner, key, backend, identity)
+            marked = mark_name(backend) in ledger.states()
+            found += ledger.call(backend, _owner, key, backend, identity, marked)
         findings += [each.about(subject) for each in found]
     return sorted_findings(findings)
 
@@ -107,10 +109,10 @@ def _backend(collector: Collector, backend: StorageBackend, origins: Collection[
     return found
 
 
-def _owner(key: str, backend: StorageBackend, identity: str | None) -> list[Finding]:
+def _owner(key: str, backend: StorageBackend, identity: str | None, marked: bool) -> list[Finding]:
     """Whose store it is."""
     try:
-        check_marker(key, read_marker(backend), identity)
+        check_marker(key, read_marker(backend), identity, marked=marked)
     except CollectionRefusedError as error:
         advice = f"if this database has taken the other one's place for good: litestar granite adopt {key}"
         return [Finding("store-foreign", Severity.ERROR, str(error), advice)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import secrets
 import socket
@@ -15,7 +16,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Final, Literal
 
 from granite_core.backends.base import ObjectStat, StorageBackend
-from granite_core.errors import StorageError
+from granite_core.errors import CollectionRefusedError, StorageError, StorageFullError
 from granite_core.gc.marker import read_marker, write_marker
 from granite_core.gc.plan import (
     Note,
@@ -24,6 +25,7 @@ from granite_core.gc.plan import (
     distinct_backends,
 )
 from granite_core.gc.reports import MAX_DETAILS, Problem, Progress
+from granite_core.gc.status import mark_name
 from granite_core.keys import is_reserved
 from granite_core.logs import describe_error
 
@@ -166,18 +168,32 @@ class Run:
         return self.ledger.take_lease(self.lease, self.holder, milliseconds(self.config.lease_for))
 
     def _check_markers(self, identity: str | None) -> None:
-        """Refuse a foreign store; leave aside one that cannot be asked."""
+        """Refuse a foreign store, and one that has lost our mark; leave aside one that cannot be asked."""
+        remembered = self.ledger.states() if identity is not None else {}
         for key, aliases in self.places.items():
             backend = self.backends[key]
             try:
                 found = self.ledger.call(backend, read_marker, backend)
-                if found is None and identity is not None and not self.dry_run:
-                    found = self.ledger.call(backend, write_marker, backend, identity)
+                marked = mark_name(backend) in remembered
+                check_marker(key, found, identity, marked=marked)
+                if identity is not None and not self.dry_run and not marked:
+                    self._mark(key, backend, found, identity)
+            except CollectionRefusedError:
+                raise
             except StorageError as error:
                 self.fail(key, None, error)
                 continue
-            check_marker(key, found, identity)
             self.usable.update(aliases)
+
+    def _mark(self, key: str, backend: StorageBackend, found: str | None, identity: str) -> None:
+        """Make a store ours that is nobody's, and remember that it is."""
+        if found is None:
+            try:
+                found = self.ledger.call(backend, write_marker, backend, identity)
+            except StorageFullError:
+                return  # the next run marks it: what this one lets go makes the room
+        check_marker(key, found, identity)
+        self.ledger.record(mark_name(backend), json.dumps({"database": identity}))
 
 
 def milliseconds(duration: timedelta) -> int:

@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
@@ -23,10 +24,11 @@ from granite_core.errors import (
 )
 from granite_core.gc._pace import Pace
 from granite_core.gc._run import Run, next_page
-from granite_core.gc.marker import MARKER_KEY
-from granite_core.gc.plan import check_overlaps, distinct_backends
+from granite_core.gc.marker import MARKER_KEY, read_marker
+from granite_core.gc.plan import check_marker, check_overlaps, distinct_backends
 from granite_core.gc.ports import FileColumn, LedgerBusyError, RefRow, chunks
 from granite_core.gc.reports import Discrepancy, DiscrepancyKind, Problem, StoreCount, VerifyReport
+from granite_core.gc.status import mark_name
 from granite_core.refs import StoredObjectRef
 
 if TYPE_CHECKING:
@@ -192,9 +194,21 @@ class Verify(Run):
         if self.options.stores:
             check_overlaps(identities)
         self.places = distinct_backends(identities)
+        self.check_marks()
         if self._needs_lease and (winner := self._wait_for_lease()) is not None:
             return f"the lease is held by {winner}"
         return None
+
+    def check_marks(self) -> None:
+        """Refuse a store that has lost our mark: all would be missing. What cannot be asked is told of one by one."""
+        remembered = self.ledger.states()
+        for key, aliases in self.places.items():
+            backend = self.backends[key]
+            looked_at = self.options.backend_key is None or self.options.backend_key in aliases
+            if looked_at and mark_name(backend) in remembered:
+                with suppress(BackendError):
+                    found = self.ledger.call(backend, read_marker, backend)
+                    check_marker(key, found, found, marked=True)
 
     def report(self, skipped: str | None) -> VerifyReport:
         at = self.position

@@ -23,7 +23,7 @@ from granite_core.gc.plan import (
 )
 from granite_core.gc.ports import Ledger, ReferenceSource
 from granite_core.gc.reports import Progress, ReconcileReport, SweepReport, VerifyReport
-from granite_core.gc.status import StatusReport, last_name, look_around, shortened
+from granite_core.gc.status import StatusReport, last_name, look_around, mark_name, shortened
 from granite_core.manager import StorageManager
 from granite_core.refs import StoredObjectRef
 
@@ -232,6 +232,7 @@ class Collector:
         if (identity := self._ledger.renew_identity()) is None:
             raise CollectionRefusedError("without Granite's tables a database has no identity", backend=backend_key)
         self._ledger.call(backend, replace_marker, backend, identity)
+        self._ledger.record(mark_name(backend), json.dumps({"database": identity}))
 
     # -- how runs are made ---------------------------------------------------------------------------------------------
 

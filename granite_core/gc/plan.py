@@ -276,17 +276,26 @@ def check_overlaps(identities: Mapping[str, tuple[str, ...]]) -> None:
                 )
 
 
-def check_marker(backend: str, found: str | None, ours: str | None) -> None:
-    """Refuse a store that belongs to another database.
+def check_marker(backend: str, found: str | None, ours: str | None, *, marked: bool = False) -> None:
+    """Refuse a store that belongs to another database, and one that has lost the mark of ours.
 
     Args:
         backend: Its ``backend_key``, for the message.
         found: The database that the store's marker names; None where there is no marker.
         ours: Our database's identity; None where it has none.
+        marked: Whether the database remembers that its mark was there.
 
     Raises:
-        CollectionRefusedError: They differ.
+        CollectionRefusedError: They differ, or the mark is gone.
     """
+    if found is None and marked:
+        raise CollectionRefusedError(
+            f"the store of backend {backend!r} was this database's, and its mark is gone: this may be an empty folder "
+            "whose disk is not mounted, or another bucket, and every object would look lost; see that the right store "
+            f"is there; if this is the one from now on, call adopt({backend!r}) on the collector once",
+            backend=backend,
+            limit=ours,
+        )
     if found is None or found == ours:
         return
     raise CollectionRefusedError(

@@ -24,6 +24,7 @@ __all__ = [
     "StoreStatus",
     "last_name",
     "look_around",
+    "mark_name",
     "reconcile_name",
     "shortened",
 ]
@@ -179,6 +180,11 @@ def look_around(
 def reconcile_name(backend: StorageBackend) -> str:
     """Return the name under which the state of a backend's reconcile is kept."""
     return f"reconcile:{hashlib.sha256(repr(backend.identity).encode()).hexdigest()[:32]}"
+
+
+def mark_name(backend: StorageBackend) -> str:
+    """Return the name under which a database remembers that it has marked a backend's store."""
+    return f"store:{hashlib.sha256(repr(backend.identity).encode()).hexdigest()[:32]}"
 
 
 def last_name(lease: str) -> str:

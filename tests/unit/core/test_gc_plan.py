@@ -131,6 +131,11 @@ class TestUniverse:
         check_marker("main", "ours", "ours")
         check_marker("main", None, "ours")
 
+    def test_a_mark_that_is_gone_is_refused_with_a_way_out(self) -> None:
+        with pytest.raises(CollectionRefusedError, match=r"mark is gone.*adopt\('main'\)"):
+            check_marker("main", None, "ours", marked=True)
+        check_marker("main", "ours", "ours", marked=True)
+
 
 class TestTime:
     def test_retries_wait_longer_each_time_and_a_day_at_most(self) -> None:
