@@ -26,6 +26,7 @@ __all__ = [
     "ObjectNotFoundError",
     "StaleRefError",
     "StorageError",
+    "StorageFullError",
     "TokenExpiredError",
     "TokenInvalidError",
     "ValidationFailedError",
@@ -216,7 +217,7 @@ class ObjectExistsError(StorageError):
 
 
 class BackendError(StorageError):
-    """The backend failed in a way that waiting will not mend (a full disk, a refused request)."""
+    """The backend failed in a way that waiting will not mend (a broken disk, a refused request)."""
 
     code = "backend_error"
 
@@ -232,6 +233,14 @@ class BackendUnavailableError(BackendError):
 
     code = "backend_unavailable"
     public = "The storage is not available at the moment: try again later."
+    retryable = True
+
+
+class StorageFullError(BackendError):
+    """There is no room for the bytes (a full disk, a quota, the largest file that there can be): make room."""
+
+    code = "storage_full"
+    public = "There is no room to store the file at the moment."
     retryable = True
 
 

@@ -32,7 +32,7 @@ __all__ = [
 ]
 
 # The statuses are told apart, so that a client's type checker knows from `status_code` what `extra` holds.
-_Status = Literal[400, 401, 402, 403, 404, 405, 406, 410, 412, 416, 423, 428, 429, 500, 501, 502, 503, 504]
+_Status = Literal[400, 401, 402, 403, 404, 405, 406, 410, 412, 416, 423, 428, 429, 500, 501, 502, 503, 504, 507]
 _UploadStatus = Literal[409, 413, 415, 422]
 _Detail = Annotated[str, Meta(description="What a person can be told.")]
 _Code = Annotated[str, Meta(description="A stable name of the reason.", examples=["content_too_large", "required"])]
@@ -96,7 +96,7 @@ PROBLEM_HEADERS: Final = {
 }
 """Headers of refusals, by status."""
 
-ANSWERED_AS_JSON: Final = frozenset(("409", "413", "500", "503"))
+ANSWERED_AS_JSON: Final = frozenset(("409", "413", "500", "503", "507"))
 """Refusals that are JSON whatever media type their handler has: Litestar gives its own the handler's."""
 
 
@@ -162,4 +162,5 @@ def upload_problems(*, form: bool) -> dict[int, ResponseSpec]:
         415: problem("A file is of a type that is not accepted, or the body is no such upload.", UploadProblem),
         422: invalid,
         **_STORAGE_PROBLEMS,
+        507: problem("The storage is full."),
     }

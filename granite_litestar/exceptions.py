@@ -32,6 +32,7 @@ from granite_core import (
     ObjectNotFoundError,
     StaleRefError,
     StorageError,
+    StorageFullError,
     TokenExpiredError,
     TokenInvalidError,
 )
@@ -72,6 +73,8 @@ _STATUS: Final[Mapping[type[StorageError], HTTPStatus]] = {
     TokenInvalidError: HTTPStatus.NOT_FOUND,
     TokenExpiredError: HTTPStatus.GONE,
     BackendUnavailableError: HTTPStatus.SERVICE_UNAVAILABLE,
+    # RFC 4918 section 11.5. Without Retry-After: a program is not to repeat such a request by itself.
+    StorageFullError: HTTPStatus.INSUFFICIENT_STORAGE,
     AccessDeniedError: HTTPStatus.INTERNAL_SERVER_ERROR,
     BackendError: HTTPStatus.INTERNAL_SERVER_ERROR,
     ConfigurationError: HTTPStatus.INTERNAL_SERVER_ERROR,

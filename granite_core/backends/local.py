@@ -40,6 +40,7 @@ from granite_core.errors import (
     ObjectExistsError,
     ObjectNotFoundError,
     StorageError,
+    StorageFullError,
 )
 from granite_core.findings import Finding, Severity
 from granite_core.keys import RESERVED_PREFIX, split_key, validate_key
@@ -62,9 +63,11 @@ _CREATE: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | _NO_FOLLOW
 
 _DENIED: Final = frozenset({errno.EACCES, errno.EPERM})
 _ABSENT: Final = frozenset({errno.ENOENT, errno.ENOTDIR})
+_FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 _UNAVAILABLE: Final = frozenset(
     {
         *(errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN, errno.EBUSY, errno.ETIMEDOUT, errno.ESTALE),
+        *(errno.EROFS, errno.ENODEV, errno.ENXIO, errno.ESHUTDOWN),  # read-only or pulled out: it may come back
         *(errno.ENOTCONN, errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.ENETUNREACH, errno.ENETDOWN, errno.ECONNRESET),
     }
 )
@@ -76,6 +79,8 @@ class LocalStorageBackend(StorageBackend):
     Args:
         root_dir: The root. Made at first use where it is missing; when it vanishes later, every call raises
             ``BackendUnavailableError``: an unmounted disk is not an empty store.
+        make_root: Whether to make it. Say False for a root below a mount point: while the disk is not mounted there,
+            it is missing, and a process that starts then stores nothing where nobody will find it.
         durable: Whether a commit or delete that has returned survives a power cut, unless the policy says otherwise
             of its own commits. Costs two syncs per object.
         file_mode: Permissions of object files, less the umask. A web server that sends them must be able to read.
@@ -92,6 +97,7 @@ class LocalStorageBackend(StorageBackend):
         self,
         root_dir: str | os.PathLike[str],
         *,
+        make_root: bool = True,
         durable: bool = True,
         file_mode: int = 0o640,
         folder_mode: int = 0o750,
@@ -100,10 +106,12 @@ class LocalStorageBackend(StorageBackend):
             raise ConfigurationError("LocalStorageBackend needs a POSIX system")
         self._root = os.path.abspath(os.fspath(root_dir))
         self.durable = durable
+        self._may_make_root = make_root
         self._file_mode = file_mode
         self._folder_mode = folder_mode
         self._lock = threading.Lock()
         self._device: int | None = None  # of the root, once it was seen
+        self._beneath = ""  # the folder around the mount point, if the root was seen on a disk of its own
 
     @property
     def identity(self) -> tuple[str, ...]:
@@ -230,12 +238,20 @@ class LocalStorageBackend(StorageBackend):
         return cleared
 
     def check(self) -> None:
-        """Look whether files can be written, linked and deleted here."""
+        """Look whether files can be written, linked and deleted here.
+
+        Raises:
+            ConfigurationError: They cannot.
+            BackendUnavailableError: The disk is away, or read-only, at the moment.
+            StorageFullError: It is full.
+        """
         probe = f"{RESERVED_PREFIX}-check-{secrets.token_hex(8)}"
         try:
             self.put_bytes(probe, b"")
             self.delete(probe)
         except BackendError as error:
+            if error.retryable:
+                raise
             raise ConfigurationError(f"{self._root!r} cannot be used: {error}", backend="file") from error
 
     def diagnose(self, *, origins: Collection[str] = ()) -> Sequence[Finding]:
@@ -260,7 +276,7 @@ class LocalStorageBackend(StorageBackend):
                 descriptor = os.open(self._root, _ROOT)
             except FileNotFoundError:
                 with self._lock:
-                    if self._device is None:
+                    if self._device is None and self._may_make_root:
                         self._make_root()
                 descriptor = os.open(self._root, _ROOT)
             try:
@@ -269,20 +285,23 @@ class LocalStorageBackend(StorageBackend):
                 os.close(descriptor)
                 raise
         except FileNotFoundError as error:
-            raise BackendUnavailableError("the root folder is gone", operation="open", backend="file") from error
+            raise BackendUnavailableError("the root folder is not there", operation="open", backend="file") from error
         except OSError as error:
             raise _failure(error, "open root", "", absent=False) from error
         return descriptor
 
     def _check_device(self, device: int) -> None:
-        """Refuse a mount point whose disk was unmounted: files written there would be hidden when it returns."""
+        """Refuse a mount point whose disk was unmounted: files written there would be hidden when it returns.
+
+        It may return under another number.
+        """
         if device == self._device:
             return
-        if self._device is not None and os.stat(f"{self._root}/..").st_dev == device:
+        if self._beneath and os.stat(self._beneath).st_dev == device:
             raise BackendUnavailableError(
                 "nothing is mounted at the root folder any more", operation="open", backend="file"
             )
-        self._device = device
+        self._device, self._beneath = device, _folder_beneath(os.path.realpath(self._root), device)
 
     def _root_inode(self) -> int:
         descriptor = self._open_root()
@@ -336,11 +355,12 @@ class LocalStorageBackend(StorageBackend):
         """
         with suppress(OSError, StorageError):
             for depth in range(len(folders), 0, -1):
-                parent = self._open_folder(folders[: depth - 1])
-                try:
-                    os.rmdir(folders[depth - 1], dir_fd=parent)
-                finally:
-                    os.close(parent)
+                with suppress(FileNotFoundError):  # a writer that failed did not come so far
+                    parent = self._open_folder(folders[: depth - 1])
+                    try:
+                        os.rmdir(folders[depth - 1], dir_fd=parent)
+                    finally:
+                        os.close(parent)
 
     def _walk(self, prefix: str, after: str, *, temporary: bool = False) -> Iterator[tuple[str, int, str]]:
         """Yield ``(folder path with its slash, folder descriptor, file name)`` in byte order of whole keys."""
@@ -383,6 +403,7 @@ class _LocalWriter(ObjectWriter):
         self._folder = -1
         self._file = -1
         self._written = 0
+        self._started = False
         self._closed = False
 
     def write(self, data: Buffer, /) -> None:
@@ -427,12 +448,11 @@ class _LocalWriter(ObjectWriter):
         if self._closed:
             return
         self._closed = True
-        started = self._folder >= 0
-        if started and self._temporary:
+        if self._folder >= 0 and self._temporary:
             with suppress(OSError):
                 os.unlink(self._temporary, dir_fd=self._folder)
         self._close()
-        if started:
+        if self._started:
             self._backend._prune(self._segments[:-1])
 
     def _start(self, operation: str) -> None:
@@ -440,6 +460,7 @@ class _LocalWriter(ObjectWriter):
             raise BackendError("the writer is closed", operation=operation, backend="file", location=self._location)
         if self._file >= 0:
             return
+        self._started = True
         for _ in range(START_ATTEMPTS):
             try:
                 # Where the backend is not durable, a folder that is there already may not be on the disk yet.
@@ -580,6 +601,15 @@ def _open_inner(name: str, parent: int) -> int:
         raise
 
 
+def _folder_beneath(folder: str, device: int) -> str:
+    """The innermost folder around another one that is on another device; empty where there is none."""
+    while (outer := os.path.dirname(folder)) != folder:
+        if os.stat(outer).st_dev != device:
+            return outer
+        folder = outer
+    return ""
+
+
 def _sync_folder(path: str) -> None:
     descriptor = os.open(path, _ROOT)
     try:
@@ -644,6 +674,8 @@ def _failure(error: OSError, operation: str, location: str, *, absent: bool = Tr
         return ObjectNotFoundError("no such object", operation=operation, backend="file", location=location)
     if error.errno in _DENIED:
         kind = AccessDeniedError
+    elif error.errno in _FULL:
+        kind = StorageFullError
     elif error.errno in _UNAVAILABLE:
         kind = BackendUnavailableError
     return kind(f"{operation}: {error.strerror or error}", operation=operation, backend="file", location=location)

@@ -18,7 +18,8 @@ __all__ = ["backend_from_url"]
 def backend_from_url(url: str) -> StorageBackend:
     """Make a backend from a URL.
 
-    - ``file:var/files`` or ``file:///srv/files``; ``?durable=false`` for data that may be lost in a power cut.
+    - ``file:var/files`` or ``file:///srv/files``; ``?durable=false`` for data that may be lost in a power cut,
+      ``?make_root=false`` where the folder is on a disk of its own and must be there.
     - ``s3://bucket/prefix``; ``?endpoint_url=https://…``, ``region``, ``part_size`` (bytes), ``atomic_create``,
       ``delete_versions``, ``presign_endpoint_url``, ``public_url``, ``connect_timeout``, ``read_timeout`` (seconds) and
       ``max_attempts`` are those of ``S3StorageBackend``. Credentials come from where boto3 finds them, never from the
@@ -39,7 +40,7 @@ def backend_from_url(url: str) -> StorageBackend:
     options = dict(parse_qsl(parts.query, keep_blank_values=True))
     path = unquote(parts.path)
     if parts.scheme == "file" and parts.netloc in ("", "localhost") and path:
-        return LocalStorageBackend(path, **_read(options, {"durable": _boolean}))
+        return LocalStorageBackend(path, **_read(options, {"durable": _boolean, "make_root": _boolean}))
     if parts.scheme == "s3" and parts.netloc:
         known: dict[str, Callable[[str], Any]] = {
             "atomic_create": _boolean,

@@ -12,6 +12,7 @@ from granite_core.errors import (
     MissingExtraError,
     ObjectNotFoundError,
     StorageError,
+    StorageFullError,
 )
 
 __all__ = ["boto_errors", "error_code", "failure", "http_status", "make_client"]
@@ -28,6 +29,7 @@ _UNAVAILABLE: Final = frozenset(
         *("BadDigest", "XAmzContentSHA256Mismatch", "XAmzContentChecksumMismatch"),
     }
 )
+_FULL: Final = frozenset({"QuotaExceeded", "XMinioStorageFull"})
 _NOT_THE_STORE: Final = frozenset({302, 303, 307, 308, 404, 408, 429})
 """Without an error code of S3 in the body, these come from something in between."""
 _DENIED: Final = frozenset({"AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken"})
@@ -118,6 +120,8 @@ def _kind(error: BaseException, code: str, status: int) -> type[StorageError]:
 
     if code in _ABSENT:
         return ObjectNotFoundError
+    if code in _FULL or status == 507:
+        return StorageFullError
     if code in _DENIED or status in (401, 403):
         return AccessDeniedError
     if code in _UNAVAILABLE or status == 429 or (status >= 500 and status != 501):

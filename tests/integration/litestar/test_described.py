@@ -36,6 +36,7 @@ from granite_core import (
     BackendError,
     MemoryStorageBackend,
     StagedFile,
+    StorageFullError,
     StorageManager,
     StoragePolicy,
     StoredObjectRef,
@@ -311,6 +312,7 @@ def form(path: str, success: int) -> list[tuple[int, Ask]]:
         (422, send(files=[("pages", ("a.txt", b"a"))] * 3)),
         (500, failing("open_writer", BackendError("a secret"))),
         (503, failing("commit")),
+        (507, failing("write", StorageFullError("a secret"))),
     ]
 
 
@@ -335,6 +337,7 @@ def raw(path: Callable[[World], str]) -> list[tuple[int, Ask]]:
         (422, send(**{"Repr-Digest": DIGEST})),
         (500, failing("open_writer", BackendError("a secret"))),
         (503, failing("commit")),
+        (507, failing("write", StorageFullError("a secret"))),
     ]
 
 

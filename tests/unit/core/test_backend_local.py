@@ -21,6 +21,7 @@ from granite_core.errors import (
     ObjectExistsError,
     ObjectNotFoundError,
     StorageError,
+    StorageFullError,
 )
 
 HOUR = timedelta(hours=1)
@@ -101,9 +102,9 @@ class TestTheRoot:
         with pytest.raises(BackendUnavailableError, match="replaced"):
             list(listing)
 
-    def test_whose_disk_was_unmounted_refuses_everything(self, backend: LocalStorageBackend) -> None:
+    def test_whose_disk_was_unmounted_refuses_everything(self, backend: LocalStorageBackend, root: Path) -> None:
         backend.put_bytes("a", b"x")
-        backend._device = -1  # as if another device had been mounted there
+        backend._device, backend._beneath = -1, str(root.parent)  # as if another device had been mounted there
         with pytest.raises(BackendUnavailableError, match="mounted"):
             backend.stat("a")
 
@@ -238,10 +239,11 @@ class TestWriting:
         [
             (errno.EACCES, AccessDeniedError),
             (errno.EPERM, AccessDeniedError),
-            (errno.ENOSPC, BackendError),
-            (errno.EDQUOT, BackendError),
+            (errno.ENOSPC, StorageFullError),
+            (errno.EDQUOT, StorageFullError),
+            (errno.EFBIG, StorageFullError),
             (errno.EIO, BackendError),
-            (errno.EROFS, BackendError),
+            (errno.EROFS, BackendUnavailableError),
             (errno.EMFILE, BackendUnavailableError),
             (errno.ETIMEDOUT, BackendUnavailableError),
             (errno.ESTALE, BackendUnavailableError),

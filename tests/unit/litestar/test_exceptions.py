@@ -25,6 +25,7 @@ from granite_core import (
     ObjectNotFoundError,
     StaleRefError,
     StorageError,
+    StorageFullError,
     TokenExpiredError,
     TokenInvalidError,
 )
@@ -47,6 +48,7 @@ SECRET = "s3://bucket/key?credential=hunter2"
         (TokenInvalidError("x"), 404),
         (TokenExpiredError("x"), 410),
         (BackendUnavailableError("x"), 503),
+        (StorageFullError("x"), 507),
         (AccessDeniedError("x"), 500),
         (BackendError("x"), 500),
         (ConfigurationError("x"), 500),
