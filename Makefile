@@ -71,7 +71,7 @@ proof: $(VENV)/.stamp $(MINISTACK_VENV)/.stamp
 	@$(BIN)/python -m tests.model
 	@$(BIN)/python -m tests.model --removed
 	@GRANITE_MINISTACK=$(abspath $(MINISTACK_VENV))/bin/ministack \
-	  $(BIN)/python -m pytest tests/stateful tests/faults tests/hostile tests/soak $(ARGS)
+	  $(BIN)/python -m pytest tests/stateful tests/faults tests/hostile tests/fuzz tests/soak $(ARGS)
 
 soak: $(VENV)/.stamp $(MINISTACK_VENV)/.stamp
 	@sh scripts/install_test_programs.sh

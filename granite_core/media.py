@@ -21,7 +21,10 @@ __all__ = [
 ]
 
 _JOINERS: Final = "\u200c\u200d"  # Persian spelling and emoji need them; they turn nothing around
-_LOOSE_END: Final = f". {_JOINERS}"
+_LOOSE: Final = (
+    f" \u00a0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a\u202f\u205f\u3000{_JOINERS}"
+)
+_LOOSE_END: Final = f".{_LOOSE}"
 MAX_FILENAME_BYTES: Final = 255
 DEFAULT_TYPE: Final = "application/octet-stream"
 
@@ -49,7 +52,7 @@ def clean_filename(name: str | None) -> str | None:
     if len(kept) > _HEAD + _TAIL:
         # Putting marks in order takes time by the square of their number.
         kept = kept[:_HEAD] + kept[-_TAIL:]
-    text = unicodedata.normalize("NFC", kept).strip().strip(_JOINERS)
+    text = unicodedata.normalize("NFC", kept).strip(_LOOSE)
     # A name that is dots only means a folder; trailing dots and spaces vanish on Windows.
     text = text.rstrip(_LOOSE_END)
     if not text:

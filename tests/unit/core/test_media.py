@@ -41,6 +41,7 @@ MP4 = b"\x00\x00\x00\x20ftypisom\x00\x00\x02\x00isomiso2avc1mp41"
         ("COM\u00b2.txt", "_COM\u00b2.txt"),
         ("CONIN$", "_CONIN$"),
         ("name. . .", "name"),
+        (" \u200d \u3000name\u00a0.\u00a0", "name"),
         ("..", None),
         ("", None),
         (None, None),
