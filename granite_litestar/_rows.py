@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, AbstractContextManager
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from decimal import Decimal
@@ -17,10 +17,11 @@ from uuid import UUID
 import anyio.from_thread
 import anyio.to_thread
 import sqlalchemy as sa
-from sqlalchemy.exc import DataError, DBAPIError
+from sqlalchemy.exc import DataError, DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.orm.exc import UnmappedColumnError
 
-from granite_core import ConfigurationError, StoredObjectRef
+from granite_core import BackendUnavailableError, ConfigurationError, StoredObjectRef
 from granite_core.integrations.sqlalchemy import StoredObjectRefListType, is_file_column
 
 if TYPE_CHECKING:
@@ -128,6 +129,8 @@ class RowLookup:
                     return await _settled(found)
             return await anyio.to_thread.run_sync(_read_in_thread, opened, read)
         except (OverflowError, DBAPIError) as error:
+            if isinstance(error, DBAPIError) and _is_away(error):  # at the end of the session, say
+                raise _away() from error
             # A value that the column's type cannot hold is the name of no row.
             if type(error) in (OverflowError, DataError, DBAPIError):
                 return None
@@ -152,10 +155,11 @@ class RowLookup:
             What the row held before, or ``None`` where there is no such row any more.
         """
         write = partial(self._write, values=values, ref=ref, check=check)
-        if isinstance(opened, AbstractAsyncContextManager):
-            async with opened as async_session:
-                return await async_session.run_sync(write)
-        return await anyio.to_thread.run_sync(_write_in_thread, opened, write)
+        with _reached():
+            if isinstance(opened, AbstractAsyncContextManager):
+                async with opened as async_session:
+                    return await async_session.run_sync(write)
+            return await anyio.to_thread.run_sync(_write_in_thread, opened, write)
 
     def _write(
         self,
@@ -184,19 +188,47 @@ class RowLookup:
     ) -> tuple[Any, object] | None:
         matches = [getattr(self.model, name) == values[name] for name in self._names]
         if authorize is None:
-            only = session.execute(sa.select(self._field).where(*matches)).one_or_none()
+            with _reached():
+                only = session.execute(sa.select(self._field).where(*matches)).one_or_none()
             return None if only is None else (only[0], True)
         statement = sa.select(self.model).where(*matches).options(*self._options)
-        row = session.scalars(statement).unique().one_or_none()
+        with _reached():
+            row = session.scalars(statement).unique().one_or_none()
         return None if row is None else (getattr(row, self.key), authorize(row, connection))
 
 
 async def read_one(opened: AnySession, query: Select[Any]) -> Any:
     """Run a query in a session that is closed on return, and return its one value, or None where it finds no row."""
-    if isinstance(opened, AbstractAsyncContextManager):
-        async with opened as async_session:
-            return (await async_session.execute(query)).scalar_one_or_none()
-    return await anyio.to_thread.run_sync(_read_one_in_thread, opened, query)
+    with _reached():
+        if isinstance(opened, AbstractAsyncContextManager):
+            async with opened as async_session:
+                return (await async_session.execute(query)).scalar_one_or_none()
+        return await anyio.to_thread.run_sync(_read_one_in_thread, opened, query)
+
+
+@contextmanager
+def _reached() -> Iterator[None]:
+    """Name the error of a database that is away: asyncpg's may be SQLAlchemy's plainest one, or Python's own.
+
+    Raises:
+        BackendUnavailableError: The connection was lost, or none could be made, or none was free.
+    """
+    try:
+        yield
+    except (DBAPIError, PoolTimeoutError, OSError) as error:
+        if isinstance(error, DBAPIError) and not _is_away(error):
+            raise
+        raise _away() from error
+
+
+def _is_away(error: DBAPIError) -> bool:
+    """Whether the connection was lost, or there was none to run a statement on."""
+    unconnected = error.statement is None and isinstance(error, (OperationalError, InterfaceError))
+    return error.connection_invalidated or unconnected
+
+
+def _away() -> BackendUnavailableError:
+    return BackendUnavailableError("the database is away", operation="look up", backend="database")
 
 
 async def _settled(found: tuple[Any, object] | None) -> FoundRow | None:

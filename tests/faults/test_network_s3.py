@@ -26,7 +26,7 @@ from granite_core.errors import ObjectExistsError, StorageError
 from granite_core.testing.conformance.support import noise
 from tests.support.network import DEEP, Tally, calm_retries, shown_to_nobody
 from tests.support.proxy.http import HttpProxy
-from tests.support.proxy.http_faults import HTTP_FAULTS, NamedFault
+from tests.support.proxy.http_faults import HTTP_FAULTS, NamedFault, befall_if_it_applies
 from tests.support.s3 import S3Server
 
 KIB = 1024
@@ -400,7 +400,7 @@ async def befall(
     read_timeout = QUICK if fault.silent else PATIENT
     case = way.case(colour=colour, read_timeout=read_timeout, attempts=attempts)
     operation.prepare(case)
-    hits = way.proxy.inject(lambda exchange: apply(fault, exchange), at=at, times=times)
+    hits = way.proxy.inject(befall_if_it_applies(fault), at=at, times=times)
     where = f"{operation.name}, {fault.name}, request {at}, {attempts} attempts, {'once' if times else 'for good'}"
     began = time.monotonic()
     try:
@@ -429,10 +429,3 @@ async def befall(
         raise
     if befell:
         tally.count(outcome)
-
-
-def apply(fault: NamedFault, exchange: Any) -> None:
-    if fault.applies(exchange.request):
-        fault.befall(exchange)
-    else:
-        exchange.reply(exchange.forward())

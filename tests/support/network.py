@@ -28,11 +28,11 @@ class Tally:
         self.faults = 0
         self.errors: dict[str, int] = {}
 
-    def count(self, outcome: BaseException | None) -> None:
-        """Count one fault that befell an operation; an error, or None where it succeeded."""
+    def count(self, outcome: BaseException | str | None) -> None:
+        """Count one fault that befell an operation; an error or its name, or None where it succeeded."""
         self.faults += 1
         if outcome is not None:
-            name = type(outcome).__name__
+            name = outcome if isinstance(outcome, str) else type(outcome).__name__
             self.errors[name] = self.errors.get(name, 0) + 1
 
     @contextmanager

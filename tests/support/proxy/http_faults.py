@@ -9,7 +9,7 @@ from typing import Literal, TypeAlias
 
 from .http import Answer, Exchange, HttpFault, Request
 
-__all__ = ["HTTP_FAULTS", "NamedFault", "Needs"]
+__all__ = ["HTTP_FAULTS", "NamedFault", "Needs", "befall_if_it_applies"]
 
 Needs: TypeAlias = Literal["a body to send", "a body to receive"] | None
 
@@ -44,6 +44,18 @@ class NamedFault:
         if self.needs == "a body to receive":
             return request.method == b"GET" or request.method == b"POST" or b"x-amz-copy-source" in request.head.lower()
         return True
+
+
+def befall_if_it_applies(fault: NamedFault) -> HttpFault:
+    """The fault; other requests pass."""
+
+    def befall(exchange: Exchange) -> None:
+        if fault.applies(exchange.request):
+            fault.befall(exchange)
+        else:
+            exchange.reply(exchange.forward())
+
+    return befall
 
 
 def _saying(answer: Answer, *, done: bool = False) -> HttpFault:

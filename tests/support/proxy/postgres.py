@@ -17,8 +17,9 @@ __all__ = ["PostgresFault", "PostgresProxy", "Round"]
 _SSL, _GSS, _CANCEL = 80877103, 80877104, 80877102
 _QUERY, _SYNC, _FLUSH, _TERMINATE = b"Q", b"S", b"H", b"X"
 _READY, _ERROR = b"Z", b"E"
-_ANSWERS: Final = {b"P": b"1", b"B": b"2", b"D": b"Tn", b"E": b"CsI", b"C": b"3"}
-"""With what the server answers a message that is followed by Flush, which brings no ReadyForQuery."""
+_ASKING: Final = b"PBDEC"
+_ANSWERED: Final = b"12TnCsI3"
+"""Parse, Bind, Describe, Execute and Close, and what ends the answer to each: Flush brings no ReadyForQuery."""
 
 
 @dataclass
@@ -30,8 +31,8 @@ class Round:
     server: Wire
     request: bytes
     sql: str
-    ends: bytes
-    """Types of the message that ends the answer."""
+    flushes: int | None
+    """So many messages are answered where it ends with Flush."""
 
     @property
     def is_commit(self) -> bool:
@@ -40,12 +41,15 @@ class Round:
     def forward(self) -> bytes:
         """Have the server do it, and return what it says."""
         self.server.send(self.request)
-        answer = bytearray()
-        while True:
+        answer, left = bytearray(), self.flushes
+        while left != 0:
             kind, raw = _message(self.server)
             answer += raw
-            if kind in self.ends:
-                return bytes(answer)
+            if kind == _READY or (kind == _ERROR and left is not None):
+                break
+            if left is not None and kind in _ANSWERED:
+                left -= 1
+        return bytes(answer)
 
     def forward_some(self, share: float) -> None:
         """Let the server have the beginning of it only, and leave."""
@@ -143,7 +147,7 @@ class PostgresProxy(Listener):
 
     def _ask(self, client: Wire, server: Wire, statements: dict[bytes, str]) -> Round | None:
         """Read the next round; None when the client says goodbye."""
-        request, sql, before = bytearray(), "", b""
+        request, sql, asking = bytearray(), "", 0
         while True:
             kind, raw = _message(client)
             if kind == _TERMINATE:
@@ -157,10 +161,10 @@ class PostgresProxy(Listener):
             elif kind == b"B":
                 sql = statements.get(raw[5:].split(b"\0")[1], sql)
             if kind in (_QUERY, _SYNC):
-                return Round(self, client, server, bytes(request), sql, _READY)
+                return Round(self, client, server, bytes(request), sql, None)
             if kind == _FLUSH:
-                return Round(self, client, server, bytes(request), sql, _ANSWERS.get(before, b"") + _ERROR)
-            before = kind
+                return Round(self, client, server, bytes(request), sql, asking)
+            asking += kind in _ASKING
 
     def _find(self, asked: Round) -> PostgresFault | None:
         found = None
