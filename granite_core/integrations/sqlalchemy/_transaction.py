@@ -226,7 +226,8 @@ def admit(
         manager = _manager_for(each, ref)
         since = state.good.get(ref.location)
         known = manager.now() - since if since is not None else None
-        plan = plan_admission(known, _age_of(ref, manager), manager.attach_within)
+        may_be_held = not isinstance(ref, StagedFile) or ref.kept  # else it has never been in a flush
+        plan = plan_admission(known, _age_of(ref, manager), manager.attach_within, may_be_held=may_be_held)
         if plan.must_look_up:
             unknown[each.column.table.metadata].append((each, ref, manager))
             continue
@@ -240,9 +241,12 @@ def admit(
         held = look_up(metadata, {ref.location for _, ref, _ in asked}, within)
         for each, ref, manager in asked:
             began = manager.now() - state.began_at(manager)
-            plan = plan_looked_up(began, manager.attach_within, held=ref.location in held)
-            if plan.since is not None:
+            is_held = ref.location in held
+            plan = plan_looked_up(began, manager.attach_within, held=is_held, staged=_age_of(ref, manager))
+            if plan.since is not None and is_held:
                 state.learn(ref.location, manager)
+            elif plan.since is not None:
+                state.flushed.append((manager, ref))
             _let_in(state, each, ref, manager, plan)
 
 
