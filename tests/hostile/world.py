@@ -193,7 +193,9 @@ class World:
         app = Litestar(
             [create, take, strict, picture, of_tenant, link, *handlers],
             plugins=[
-                SQLAlchemyPlugin(SQLAlchemySyncConfig(engine_instance=engine, metadata=Base.metadata)),
+                SQLAlchemyPlugin(
+                    SQLAlchemySyncConfig(bind_key="hostile", engine_instance=engine, metadata=Base.metadata)
+                ),
                 GranitePlugin(
                     GraniteConfig(
                         manager,
