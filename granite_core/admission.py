@@ -17,11 +17,14 @@ __all__ = [
     "Admission",
     "Aged",
     "Check",
+    "RecordedGrace",
+    "Reliance",
     "guarded_from",
     "is_fresh",
     "plan_admission",
     "plan_check",
     "plan_looked_up",
+    "plan_reliance",
 ]
 
 CLOCK_SKEW: Final = timedelta(seconds=5)
@@ -62,25 +65,49 @@ class Check:
     renew: tuple[int, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class RecordedGrace:
+    """A grace that a process works with, and has written down in the database.
+
+    Args:
+        grace: The grace.
+        age: How long ago it was written down.
+    """
+
+    grace: timedelta
+    age: timedelta
+
+
+@dataclass(frozen=True, slots=True)
+class Reliance:
+    """What a process may rely on while others may work with another grace.
+
+    Args:
+        within: How old anything may be that a transaction rests on.
+        record: Whether it writes its own grace down.
+        settled: Whether that stays so, and need not be asked again.
+    """
+
+    within: timedelta
+    record: bool
+    settled: bool
+
+
 def is_fresh(staged: timedelta | None, within: timedelta) -> bool:
     """Whether a ref was staged lately, by its own word; None is an age that nobody knows."""
     return staged is not None and -CLOCK_SKEW <= staged < within
 
 
-def plan_admission(
-    known: timedelta | None, staged: timedelta | None, within: timedelta, *, may_be_held: bool = False
-) -> Admission:
+def plan_admission(known: timedelta | None, staged: timedelta | None, within: timedelta) -> Admission:
     """Decide whether a ref may get into a row without a look at other rows.
 
     Args:
         known: How long ago this transaction learned that the ref is good; None when it knows nothing of it.
         staged: How long ago it was staged, by its own word; None when it does not say.
         within: A quarter of the grace.
-        may_be_held: Whether it is likely that a row holds it. Then it is looked up from half that age on: one that
-            was staged nearly a quarter of the grace ago would be too old in a moment, and with it its transaction.
     """
     if known is None:
-        if not is_fresh(staged, within / 2 if may_be_held else within):
+        if not is_fresh(staged, within):
             return Admission()
         known = staged
     if known is None or known >= within:
@@ -88,23 +115,19 @@ def plan_admission(
     return Admission(known)
 
 
-def plan_looked_up(began: timedelta, within: timedelta, *, held: bool, staged: timedelta | None = None) -> Admission:
+def plan_looked_up(began: timedelta, within: timedelta, *, held: bool) -> Admission:
     """Decide whether a ref that was looked up may get into a row.
 
     Args:
         began: How long ago the database's transaction began: what it shows may be that old.
         within: A quarter of the grace.
         held: Whether a committed row holds it.
-        staged: How long ago it was staged, by its own word; None when it does not say.
     """
-    ages = [staged] if staged is not None and is_fresh(staged, within) else []
-    if held and began < within:
-        ages.append(began)
-    if ages:
-        return Admission(min(ages))
-    if held:
+    if not held:
+        return Admission(refusal="it was not staged lately, and no row holds it")
+    if began >= within:
         return Admission(refusal="the transaction that looked it up is too old")
-    return Admission(refusal="it was not staged lately, and no row holds it")
+    return Admission(began)
 
 
 def guarded_from(within: timedelta) -> timedelta:
@@ -129,4 +152,25 @@ def plan_check(rests_on: Iterable[Aged], tombstones: Sequence[Aged]) -> Check:
     return Check(
         next(((age, within) for age, within in rests_on if age >= within), None),
         tuple(position for position, (age, within) in enumerate(tombstones) if age >= within),
+    )
+
+
+def plan_reliance(own: timedelta, recorded: Sequence[RecordedGrace]) -> Reliance:
+    """Decide what a process may rely on, given which graces have been written down.
+
+    Every sweep waits as long as the longest of them. A process whose own is longer than all before it writes it down,
+    and relies on it when it has been there for as long as it is: until then a sweep may have deleted what the longer
+    grace would have kept. The first one of all counts at once, since nobody has relied on another.
+
+    Args:
+        own: The grace of the process.
+        recorded: What the database knows.
+    """
+    first = max(recorded, key=lambda each: each.age, default=None)
+    counting = [each.grace for each in recorded if each is first or each.age >= each.grace]
+    longest = max(counting, default=own)
+    return Reliance(
+        within=min(own, longest) / 4,
+        record=all(each.grace < own for each in recorded),
+        settled=any(grace >= own for grace in counting),
     )

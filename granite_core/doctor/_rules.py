@@ -16,7 +16,7 @@ from granite_core.gc.plan import check_overlaps, distinct_backends
 from granite_core.options import WriteOptions
 from granite_core.policies import StoragePolicy
 
-__all__ = ["judge_backends", "judge_clock", "judge_grace", "judge_policies", "judge_runs"]
+__all__ = ["judge_backends", "judge_clock", "judge_grace", "judge_policies", "judge_recorded_grace", "judge_runs"]
 
 SHORT_GRACE: Final = timedelta(minutes=1)
 TOLERATED: Final = 2.0
@@ -54,6 +54,30 @@ def judge_grace(grace: timedelta) -> Iterator[Finding]:
             f"the grace is {grace.total_seconds():g} s: a file that is not committed within "
             f"{grace.total_seconds() / 4:g} s of being stored is refused",
             "make it hours: StorageManager(grace=timedelta(hours=2))",
+        )
+
+
+def judge_recorded_grace(grace: timedelta, longest: timedelta) -> Iterator[Finding]:
+    """Judge the longest grace that any process has worked with.
+
+    Args:
+        grace: The manager's.
+        longest: The longest one; nothing where none is known.
+    """
+    ours, theirs = (f"{each.total_seconds():g} s" for each in (grace, longest))
+    if longest > grace:
+        yield Finding(
+            "grace-longer",
+            Severity.WARNING,
+            f"a process has worked with a grace of {theirs}, this one's is {ours}: every sweep waits for the longer",
+            "give all processes the same; when the last with a longer one has ended: litestar granite lower-grace",
+        )
+    elif timedelta(0) < longest < grace:
+        yield Finding(
+            "grace-new",
+            Severity.NOTE,
+            f"no process has worked with a grace as long as this one's, {ours}, before ({theirs}): it counts when it "
+            f"has been known for {ours}; until then files are attached within {longest.total_seconds() / 4:g} s",
         )
 
 

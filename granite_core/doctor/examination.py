@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 from granite_core.backends.base import StorageBackend
 from granite_core.doctor._probe import probe
-from granite_core.doctor._rules import judge_backends, judge_clock, judge_grace, judge_policies, judge_runs
+from granite_core.doctor._rules import (
+    judge_backends,
+    judge_clock,
+    judge_grace,
+    judge_policies,
+    judge_recorded_grace,
+    judge_runs,
+)
 from granite_core.errors import CollectionRefusedError, StorageError
 from granite_core.findings import Finding, Severity, sorted_findings
 from granite_core.gc.marker import read_marker
@@ -86,7 +93,9 @@ def _database(collector: Collector, number: int) -> list[Finding]:
 def _runs(collector: Collector) -> list[Finding]:
     status = collector.status()
     config = collector.config
-    found = list(
+    longest = timedelta(milliseconds=collector.ledger.longest_grace())
+    found = list(judge_recorded_grace(collector.manager.grace, longest))
+    found += list(
         judge_runs(status.last, config, datetime.now(UTC), anything=any(each.objects for each in status.usage))
     )
     for database in status.databases:

@@ -67,6 +67,8 @@ class Run:
         self.dry_run = dry_run
         self.stop = stop
         self.stopped = False
+        self.grace = milliseconds(self.manager.grace)
+        """In milliseconds; from the beginning of the run on the longest that anybody works with."""
         self.notes = 0
         self.problems: list[Problem] = []
         self.backends: Mapping[str, StorageBackend] = {}
@@ -81,10 +83,6 @@ class Run:
         return self.ledger.durable and not self.dry_run
 
     @property
-    def grace(self) -> int:
-        return milliseconds(self.manager.grace)
-
-    @property
     def seconds(self) -> float:
         return round(time.monotonic() - self._began, 3)
 
@@ -97,6 +95,7 @@ class Run:
         self.places = distinct_backends(identities)
         if self.dry_run:
             self._check_markers(self.ledger.peek_identity())
+            self.grace = max(self.grace, self.ledger.longest_grace())
             return None
         if self._needs_lease and (winner := self._wait_for_lease()) is not None:
             # What this process noted is written down all the same: nobody else can.
@@ -105,6 +104,7 @@ class Run:
         try:
             self._check_markers(self.ledger.identity())
             self.ledger.register_columns()
+            self.grace = self.ledger.record_grace(self.grace)
             self.notes = self.collector._take_notes()
         except BaseException:
             self.end()

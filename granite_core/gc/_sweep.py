@@ -64,6 +64,7 @@ class Sweep(Run):
             **self.counts,
             waiting=self.waiting,
             notes=self.notes,
+            grace=self.grace / 1000,
             examples=tuple(self.examples),
             problems=tuple(self.problems),
             skipped=skipped,

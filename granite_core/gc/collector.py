@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from granite_core.errors import CollectionRefusedError
 from granite_core.gc._reconcile import Reconcile
-from granite_core.gc._run import MemoryNote, Run
+from granite_core.gc._run import MemoryNote, Run, milliseconds
 from granite_core.gc._sweep import Sweep
 from granite_core.gc._told import told
 from granite_core.gc._verify import Verify, VerifyOptions
@@ -233,6 +233,27 @@ class Collector:
             raise CollectionRefusedError("without Granite's tables a database has no identity", backend=backend_key)
         self._ledger.call(backend, replace_marker, backend, identity)
         self._ledger.record(mark_name(backend), json.dumps({"database": identity}))
+
+    def lower_grace(self) -> Sequence[timedelta]:
+        """Forget the graces that are longer than the manager's: sweeps wait for the longest that was ever used.
+
+        For when no process works with a longer one any more, and none has for a quarter of that one. A process that
+        still does may lose a file.
+
+        Returns:
+            Those that were forgotten, the longest first.
+        """
+        return self._ledger.run(self._lower_grace)
+
+    async def alower_grace(self) -> Sequence[timedelta]:
+        """Do as ``lower_grace`` does, without blocking the event loop."""
+        return await self._ledger.arun(self._lower_grace, threading.Event())
+
+    def _lower_grace(self) -> Sequence[timedelta]:
+        own = milliseconds(self.manager.grace)
+        forgotten = self._ledger.forget_longer_graces(own)
+        self._ledger.record_grace(own)
+        return [timedelta(milliseconds=each) for each in forgotten]
 
     # -- how runs are made ---------------------------------------------------------------------------------------------
 

@@ -216,6 +216,23 @@ class Ledger(Protocol):
         """Return a database's clock."""
         ...
 
+    # -- the grace
+
+    def record_grace(self, grace: int) -> int:
+        """Write down that somebody works with a grace, where that is not known; return the longest that anybody does.
+
+        In each database; without tables it does nothing, and returns ``grace``.
+        """
+        ...
+
+    def longest_grace(self) -> int:
+        """Return the longest grace that was ever written down in any database; 0 where none was. Writes nothing."""
+        ...
+
+    def forget_longer_graces(self, grace: int) -> Sequence[int]:
+        """Remove the graces that are longer than one; return them, the longest first."""
+        ...
+
     # -- the lease
 
     def take_lease(self, name: str, holder: str, duration: int) -> str | None:
@@ -243,7 +260,8 @@ class Ledger(Protocol):
     def look(self, locations: Collection[str], *, grace: int) -> Look:
         """Say what is known of locations. In each database tombstones and columns are read in one snapshot.
 
-        A tombstone is called due only if it was so before the snapshot was taken.
+        A tombstone is called due only if it was so before the snapshot was taken; by the longest grace that is written
+        down, if that is longer than ``grace``.
         """
         ...
 

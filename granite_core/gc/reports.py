@@ -98,6 +98,7 @@ class SweepReport:
         failed: Objects that could not be deleted: they are tried again.
         waiting: Tombstones whose time is still to come, after the grace and their policy's retention.
         notes: Notes of this process that were written down.
+        grace: How long what was let go had to wait, in seconds: the longest grace that any process has worked with.
         examples: The first of the objects that are gone, by location.
         problems: The first of what failed.
         skipped: Why nothing was done; None when the run was made.
@@ -114,6 +115,7 @@ class SweepReport:
     failed: int = 0
     waiting: int = 0
     notes: int = 0
+    grace: float = 0.0
     examples: tuple[str, ...] = ()
     problems: tuple[Problem, ...] = ()
     skipped: str | None = None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final
 
@@ -107,7 +108,8 @@ class StatusReport:
     """How things stand.
 
     Args:
-        grace: In seconds.
+        grace: The manager's, in seconds.
+        longest_grace: The longest that any process has worked with, in seconds: sweeps wait as long.
         databases: Each database of the ledger.
         stores: Each physical place.
         leases: Those that are held now.
@@ -117,6 +119,7 @@ class StatusReport:
     """
 
     grace: float
+    longest_grace: float = 0.0
     databases: tuple[DatabaseStatus, ...] = ()
     stores: tuple[StoreStatus, ...] = ()
     leases: tuple[LeaseStatus, ...] = ()
@@ -150,7 +153,11 @@ def look_around(
         ledger.check()
     except CollectionRefusedError as error:
         refusal = str(error)
-    databases = tuple(_database(manager, ledger, number, label) for number, label in enumerate(ledger.labels()))
+    grace, longest = int(manager.grace.total_seconds() * 1000), 0
+    with suppress(Exception):  # whatever a database says, it is asked again below
+        longest = ledger.longest_grace()
+    grace = max(grace, longest)
+    databases = tuple(_database(ledger, number, label, grace) for number, label in enumerate(ledger.labels()))
     asked = all(each.problem is None for each in databases)
     states = ledger.states() if asked else {}
     places = distinct_backends({key: backend.identity for key, backend in manager.backends.items()})
@@ -161,6 +168,7 @@ def look_around(
         stores = [_listed(ledger, manager.get_backend(each.backend), each, progress) for each in stores]
     return StatusReport(
         grace=manager.grace.total_seconds(),
+        longest_grace=grace / 1000,
         databases=databases,
         stores=tuple(stores),
         leases=tuple(
@@ -201,10 +209,10 @@ def shortened(report: Any) -> Any:
     return report
 
 
-def _database(manager: StorageManager, ledger: Ledger, number: int, label: str) -> DatabaseStatus:
+def _database(ledger: Ledger, number: int, label: str, grace: int) -> DatabaseStatus:
     try:
         usage = tuple(ledger.usage(number))
-        waiting = ledger.waiting(number, grace=int(manager.grace.total_seconds() * 1000))
+        waiting = ledger.waiting(number, grace=grace)
         now = ledger.now(number)
     except Exception as error:  # noqa: BLE001 - whatever a database says, the others are asked
         return DatabaseStatus(label, problem=f"it cannot be asked ({type(error).__name__})")

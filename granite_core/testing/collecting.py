@@ -95,6 +95,7 @@ class _Collecting:
     def __init__(self, manager: StorageManager, metadata: Any, after: timedelta | None) -> None:
         self.manager = manager
         self.metadata = _metadata_of(manager) if metadata is None else _as_list(metadata)
+        self.after = after
         self.later = milliseconds(manager.grace if after is None else after) + 1000
         for key, backend in manager.backends.items():
             if backend.identity[0] != "memory":
@@ -116,6 +117,8 @@ class _Collecting:
 
     def let_time_pass(self, collector: Collector, ledger: SQLAlchemyLedger) -> None:
         """Make all tombstones, and notes in memory, as old as if it had."""
+        if self.after is None:  # somebody may have worked with a longer grace
+            self.later = max(self.later, ledger.longest_grace() + 1000)
         for database in ledger._all:
             if database.tables is not None:
                 t = database.tables.tombstone

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import rich_click
 
-from granite_litestar.cli._collect import adopt, reconcile, status, sweep
+from granite_litestar.cli._collect import adopt, lower_grace, reconcile, status, sweep
 from granite_litestar.cli._doctor import doctor
 from granite_litestar.cli._find import find
 from granite_litestar.cli._look import cat, ls
@@ -20,5 +20,5 @@ def granite_group() -> None:
     """Look after an application's files: collect, verify, look, mend."""
 
 
-for each in (adopt, cat, cp, doctor, find, ls, put, reconcile, rm, status, sweep, verify):
+for each in (adopt, cat, cp, doctor, find, lower_grace, ls, put, reconcile, rm, status, sweep, verify):
     granite_group.add_command(each)

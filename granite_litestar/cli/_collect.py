@@ -1,4 +1,4 @@
-"""``sweep``, ``reconcile``, ``adopt`` and ``status``."""
+"""``sweep``, ``reconcile``, ``adopt``, ``lower-grace`` and ``status``."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from granite_core.gc import Problem
 
-__all__ = ["adopt", "reconcile", "status", "sweep"]
+__all__ = ["adopt", "lower_grace", "reconcile", "status", "sweep"]
 
 _DRY_RUN = click.option("--dry-run", is_flag=True, help="Change nothing; tell what would be done.")
 
@@ -86,6 +86,29 @@ def adopt(work: Work, backend: str, yes: bool) -> None:
     if work.out.as_json:
         work.out.document({"backend": backend, "adopted": True})
     work.out.say(f"The store of {backend!r} belongs to this database now.")
+
+
+@command("lower-grace")
+@YES
+def lower_grace(work: Work, yes: bool) -> None:
+    """Let sweeps wait no longer than the application's grace, although a process has worked with a longer one.
+
+    Sweeps wait for the longest grace that was ever used: a shorter one may lose a file of a process that relies on
+    the longer.
+    """
+    collector = work.collector()
+    ours = work.manager.grace.total_seconds()
+    work.must_confirm(
+        f"From now on sweeps wait for {as_age(ours)}. Has no process with a longer grace run for a quarter of that?",
+        yes=yes,
+    )
+    forgotten = [each.total_seconds() for each in work.run(collector, collector.alower_grace)]
+    if work.out.as_json:
+        work.out.document({"grace": ours, "forgotten": forgotten})
+    elif forgotten:
+        work.out.say(f"Forgotten: {', '.join(map(as_age, forgotten))}. Sweeps wait for {as_age(ours)}.")
+    else:
+        work.out.say(f"No process has worked with a longer grace than {as_age(ours)}.")
 
 
 @command("status")
@@ -233,7 +256,10 @@ def _show_status(out: Output, report: StatusReport, work: Work) -> None:
         ["run", "ended (UTC)", "outcome"],
         [(name, found.get("ended_at"), _summary(found)) for name, found in report.last.items()],
     )
-    out.say(f"The grace is {as_age(report.grace)}: what is let go stays as long.")
+    out.say(f"The grace is {as_age(report.longest_grace)}: what is let go stays as long.")
+    if report.longest_grace > report.grace:
+        said = f"This application's is {as_age(report.grace)}, but a process has worked with the longer one"
+        out.note(f"{said}; see `litestar granite lower-grace --help`.")
     if report.refusal:
         out.note(f"The collector refuses to run: {report.refusal}", style="red")
 

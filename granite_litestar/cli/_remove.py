@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import TYPE_CHECKING
 
 import click
@@ -99,7 +100,7 @@ def _objection(manager: StorageManager, ledger: SQLAlchemyLedger, location: str,
     if holders:
         return "held by " + ", ".join(f"{column} of row {row.key}" for column, row in holders)
     age = manager.now() - stat.modified
-    if age < manager.grace:
+    if age < max(manager.grace, timedelta(milliseconds=ledger.longest_grace())):
         return f"stored {as_age(max(0.0, age.total_seconds()))} ago: an upload under way may come to be attached"
     return None
 

@@ -142,7 +142,7 @@ class Work:
                 backend.close()
 
     def must_confirm(self, question: str, *, yes: bool) -> None:
-        """Ask before bytes go away.
+        """Ask before something is done that cannot be undone.
 
         Raises:
             CommandError: The answer was no, or nobody can answer.

@@ -1,4 +1,4 @@
-"""What a connection is in the middle of: since when, and whether each of its statements is a transaction of its own."""
+"""Which connection a session writes on; what it is in the middle of, and since when."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from datetime import timedelta
 from typing import Any, Final
 from weakref import WeakKeyDictionary
 
-from sqlalchemy import Connection
+from sqlalchemy import Connection, update
+from sqlalchemy.orm import Mapper, Session
 
-__all__ = ["began_at", "is_autocommit", "note_begin"]
+__all__ = ["began_at", "is_autocommit", "note_begin", "primary"]
 
 _LONG_AGO: Final = timedelta(days=365).total_seconds()
 
@@ -42,3 +43,9 @@ def is_autocommit(connection: Connection) -> bool:
         return connection.dialect.detect_autocommit_setting(pooled.dbapi_connection)  # type: ignore[arg-type]
     told = connection.get_execution_options().get("isolation_level") == "AUTOCOMMIT"
     return told or getattr(pooled.dbapi_connection, "autocommit", None) is True
+
+
+def primary(session: Session, mapper: Mapper[Any] | None, table: Any) -> Connection:
+    """Return the connection a session would write a table on: some sessions send what reads to a replica."""
+    found_by: dict[str, Any] = {"clause": update(table)}
+    return session.connection(bind_arguments=found_by if mapper is None else {**found_by, "mapper": mapper})

@@ -13,12 +13,13 @@ from contextlib import suppress
 from datetime import timedelta
 from typing import Any
 
-from sqlalchemy import Column, ColumnElement, Connection, MetaData, Table, inspect, select, update
+from sqlalchemy import Column, ColumnElement, Connection, MetaData, Table, inspect, select
 from sqlalchemy.exc import UnboundExecutionError
 from sqlalchemy.orm import Mapper, Session
 
 from granite_core.admission import guarded_from
 from granite_core.gc.ports import chunks
+from granite_core.integrations.sqlalchemy._connections import primary
 from granite_core.integrations.sqlalchemy._rows import NO_OPTIONS, is_there, read_rows, write_first
 from granite_core.integrations.sqlalchemy._transaction import fields_by_class, transaction_of
 from granite_core.integrations.sqlalchemy.references import LOOK_UP_BATCH, file_columns, find_held, keep_held
@@ -49,7 +50,7 @@ def look_up(
     """
     questions: dict[Connection, _Question] = {}
     if mapper is not None:
-        writing = _primary(session, mapper, mapper.local_table)
+        writing = primary(session, mapper, mapper.local_table)
         write_first(transaction_of(session), writing, fields_by_class[mapper.class_][0].column)
 
     def ask(connection: Connection) -> _Question | None:
@@ -103,7 +104,7 @@ class _Rows:
     def _by_key(self, ask: Callable[[Connection], _Question | None], *, lock: bool) -> set[str]:
         if self.mapper is None or not self.identities:
             return set()
-        connection = _primary(self.session, self.mapper, self.mapper.local_table)
+        connection = primary(self.session, self.mapper, self.mapper.local_table)
         rows = read_rows(self.mapper, connection, self.identities, lock=lock, question=ask(connection)).values()
         return {ref.location for row in rows for refs in row.values() for ref in refs}
 
@@ -114,14 +115,8 @@ class _Rows:
         for column in file_columns(self.metadata) if locations else ():
             mapped = inspect(classes[column]) if column in classes else None
             with suppress(UnboundExecutionError):  # a table that this session has no engine for
-                places[_primary(self.session, mapped, column.table)].append(column)
+                places[primary(self.session, mapped, column.table)].append(column)
         yield from places.items()
-
-
-def _primary(session: Session, mapper: Mapper[Any] | None, table: Any) -> Connection:
-    """The connection a session would write a table on: some sessions send what reads to a replica."""
-    found_by: dict[str, Any] = {"clause": update(table)}
-    return session.connection(bind_arguments=found_by if mapper is None else {**found_by, "mapper": mapper})
 
 
 class _Question:

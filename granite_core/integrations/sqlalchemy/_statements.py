@@ -11,10 +11,11 @@ from sqlalchemy.exc import StatementError
 from sqlalchemy.orm import ORMExecuteState, Session
 
 from granite_core.errors import StorageError
+from granite_core.integrations.sqlalchemy._admitting import admit
 from granite_core.integrations.sqlalchemy._looking import look_up
 from granite_core.integrations.sqlalchemy._rows import register_columns, write_first
 from granite_core.integrations.sqlalchemy._storing import store
-from granite_core.integrations.sqlalchemy._transaction import Field, admit, field_of, fields_by_class, transaction_of
+from granite_core.integrations.sqlalchemy._transaction import Field, field_of, fields_by_class, transaction_of
 from granite_core.integrations.sqlalchemy.types import binding, is_file_column
 from granite_core.refs import StoredObjectRef
 from granite_core.sources import UnsavedFile
@@ -51,7 +52,7 @@ def execute_by_the_rule(execution: ORMExecuteState) -> Result[Any] | None:
         if isinstance(value, UnsavedFile):
             stored.append(value)
             value = store(state, each, value, model_name=model_name)
-        admit(state, [(each, value)], find)
+        admit(session, state, [(each, value)], find, options)
         candidates = sum(field.storage_key == storage_key for field in fields)
         state.tell_attached(each, value, named=candidates == 1)
         return value

@@ -8,8 +8,9 @@ from sqlalchemy import inspect
 from sqlalchemy.orm import Mapper
 
 from granite_core.errors import ConfigurationError
+from granite_core.integrations.sqlalchemy._admitting import is_fresh
 from granite_core.integrations.sqlalchemy._greenlet import run_put
-from granite_core.integrations.sqlalchemy._transaction import Field, Transaction, is_fresh
+from granite_core.integrations.sqlalchemy._transaction import Field, Transaction
 from granite_core.keys import clean_segment
 from granite_core.manager import StorageManager
 from granite_core.refs import StagedFile

@@ -1,11 +1,10 @@
-"""What a session's transaction knows of refs, and the rule by which a flush lets them into rows."""
+"""What a session's transaction knows of refs, and what it has done."""
 
 from __future__ import annotations
 
 import time
 import weakref
 from collections import defaultdict
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, Final, TypeAlias, cast
@@ -14,9 +13,7 @@ from weakref import WeakKeyDictionary
 from sqlalchemy import Column, Connection, MetaData
 from sqlalchemy.orm import InstanceState, Session, SessionTransaction
 
-from granite_core import admission
-from granite_core.admission import Admission, plan_admission, plan_looked_up
-from granite_core.errors import ConfigurationError, StaleRefError
+from granite_core.errors import ConfigurationError
 from granite_core.events import Attached, Event, EventHub, Released
 from granite_core.integrations.sqlalchemy.types import StoredObjectRefListType
 from granite_core.manager import MANAGER_KEY, StorageManager
@@ -29,10 +26,9 @@ __all__ = [
     "Place",
     "Tombstones",
     "Transaction",
-    "admit",
     "field_of",
     "fields_by_class",
-    "is_fresh",
+    "manager_for",
     "transaction_of",
 ]
 
@@ -116,6 +112,7 @@ class Transaction:
     good: dict[str, datetime] = field(default_factory=dict)
     rests_on: set[str] = field(default_factory=set)
     oldest: dict[StorageManager, datetime] = field(default_factory=dict)
+    limits: dict[tuple[StorageManager, MetaData], timedelta] = field(default_factory=dict)
     flushed: list[tuple[StorageManager, StoredObjectRef]] = field(default_factory=list)
     tombstones: list[Tombstones] = field(default_factory=list)
     columns: set[tuple[Any, Place]] = field(default_factory=set)
@@ -144,9 +141,14 @@ class Transaction:
     def began_at(self, manager: StorageManager) -> datetime:
         return manager.now() - timedelta(seconds=time.monotonic() - self.began)
 
+    def within(self, manager: StorageManager) -> timedelta:
+        """How old anything of a manager may be that the transaction rests on."""
+        known = [limit for (found, _), limit in self.limits.items() if found is manager]
+        return min(known, default=manager.attach_within)
+
     def tell_attached(self, each: Field, ref: StoredObjectRef, *, named: bool = True) -> None:
         """Tell, once this is committed, that a row holds a file it did not hold before."""
-        manager = _manager_for(each, ref)
+        manager = manager_for(each, ref)
         if manager.events.wanted(Attached):
             name = each.column_name if named else None
             self.events.append((manager.events, Attached(**manager.name_of(ref), size=ref.size, field=name)))
@@ -206,84 +208,8 @@ def transaction_of(session: Session) -> Transaction:
     return state
 
 
-def admit(
-    state: Transaction,
-    wanted: list[tuple[Field, StoredObjectRef]],
-    look_up: Callable[[MetaData, set[str], timedelta], set[str]],
-) -> None:
-    """Let refs into rows, or refuse. Good is what was staged lately, or what a committed row holds.
-
-    Args:
-        state: What the transaction knows.
-        wanted: The refs, and the fields they are for.
-        look_up: Returns those locations that a row holds; the last argument is a quarter of the grace.
-
-    Raises:
-        StaleRefError: A ref is too old, was let go, or is held by no row.
-    """
-    unknown: dict[MetaData, list[tuple[Field, StoredObjectRef, StorageManager]]] = defaultdict(list)
-    for each, ref in wanted:
-        manager = _manager_for(each, ref)
-        since = state.good.get(ref.location)
-        known = manager.now() - since if since is not None else None
-        may_be_held = not isinstance(ref, StagedFile) or ref.kept  # else it has never been in a flush
-        plan = plan_admission(known, _age_of(ref, manager), manager.attach_within, may_be_held=may_be_held)
-        if plan.must_look_up:
-            unknown[each.column.table.metadata].append((each, ref, manager))
-            continue
-        if known is None:
-            state.flushed.append((manager, ref))
-        if plan.refusal is None and isinstance(ref, StagedFile) and not ref.mark_used():
-            raise _stale(each, ref, manager, "it was let go already")
-        _let_in(state, each, ref, manager, plan)
-    for metadata, asked in unknown.items():
-        within = min(manager.attach_within for _, _, manager in asked)
-        held = look_up(metadata, {ref.location for _, ref, _ in asked}, within)
-        for each, ref, manager in asked:
-            began = manager.now() - state.began_at(manager)
-            is_held = ref.location in held
-            plan = plan_looked_up(began, manager.attach_within, held=is_held, staged=_age_of(ref, manager))
-            if plan.since is not None and is_held:
-                state.learn(ref.location, manager)
-            elif plan.since is not None:
-                state.flushed.append((manager, ref))
-            _let_in(state, each, ref, manager, plan)
-
-
-def _let_in(state: Transaction, each: Field, ref: StoredObjectRef, manager: StorageManager, plan: Admission) -> None:
-    if plan.since is None:
-        raise _stale(each, ref, manager, plan.refusal or "")
-    state.rest_on(ref, manager, manager.now() - plan.since)
-
-
-def _manager_for(each: Field, ref: StoredObjectRef) -> StorageManager:
+def manager_for(each: Field, ref: StoredObjectRef) -> StorageManager:
     """The field's manager; where none is bound, the one that has just stored the file."""
     if each.bound_manager is None and isinstance(ref, StagedFile) and isinstance(ref.stored_by, StorageManager):
         return ref.stored_by
     return each.manager
-
-
-def is_fresh(ref: StoredObjectRef, manager: StorageManager) -> bool:
-    """Whether a ref was staged less than a quarter of the grace ago, by its own word: clients never write one."""
-    return admission.is_fresh(_age_of(ref, manager), manager.attach_within)
-
-
-def _age_of(ref: StoredObjectRef, manager: StorageManager) -> timedelta | None:
-    """How long ago a ref was staged, by its own word."""
-    try:
-        return manager.now() - datetime.fromisoformat(ref.created_at or "")
-    except (ValueError, TypeError):  # no date, or one without a time zone
-        return None
-
-
-def _stale(each: Field, ref: StoredObjectRef, manager: StorageManager, why: str) -> StaleRefError:
-    limit = manager.attach_within
-    return StaleRefError(
-        f"{each.key}: this file may not be attached: {why} (a file is attached within {limit} of being staged, "
-        "or while a committed row holds it); store it again",
-        operation="attach",
-        field=each.key,
-        backend=ref.backend,
-        location=ref.location,
-        limit=limit,
-    )

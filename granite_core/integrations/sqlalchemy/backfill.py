@@ -11,9 +11,11 @@ from typing import Any, Final, NamedTuple, TypeAlias
 from sqlalchemy import Column, Connection, Engine, MetaData, Table, inspect, select
 
 from granite_core.errors import ConfigurationError, StaleRefError, StorageError
+from granite_core.integrations.sqlalchemy._admitting import is_fresh
+from granite_core.integrations.sqlalchemy._graces import quarter_for
 from granite_core.integrations.sqlalchemy._rows import register_columns
 from granite_core.integrations.sqlalchemy._storing import put
-from granite_core.integrations.sqlalchemy._transaction import Transaction, is_fresh
+from granite_core.integrations.sqlalchemy._transaction import Transaction
 from granite_core.integrations.sqlalchemy.tables import OPT_OUT_KEY
 from granite_core.integrations.sqlalchemy.types import portable_storage_ref_type
 from granite_core.keys import clean_segment
@@ -232,11 +234,13 @@ class _Backfill:
                 there = place.key == row.key, place.old == row.value, place.new.is_(None)
                 done = connection.execute(place.table.update().where(*there).values({place.new: file.to_dict()}))
                 written += done.rowcount
-            if not all(is_fresh(file, self._manager) for _, file in fresh):
+            lasting = isinstance(self._bind, Engine)
+            within = quarter_for(Transaction(), connection, place.new, self._manager, lasting=lasting)
+            if not all(is_fresh(file, self._manager, within) for _, file in fresh):
                 raise StaleRefError(
-                    f"a batch was not written within {self._manager.attach_within} of its files being stored: run it "
-                    "again, with a smaller batch_size",
+                    f"a batch was not written within {within} of its files being stored: run it again, with a smaller "
+                    "batch_size",
                     operation="backfill",
-                    limit=self._manager.attach_within,
+                    limit=within,
                 )
         return written

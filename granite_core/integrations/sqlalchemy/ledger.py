@@ -14,7 +14,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar, cast
 from uuid import uuid4
 
-from sqlalchemy import Connection, Executable, MetaData, Table, bindparam, func, or_, select, text
+from sqlalchemy import Connection, Executable, MetaData, Table, bindparam, func, literal, or_, select, text
 from sqlalchemy.exc import DBAPIError, IntegrityError
 from sqlalchemy.util import await_only, greenlet_spawn
 
@@ -25,6 +25,7 @@ from granite_core.gc.plan import Note, RunState, Tombstone
 from granite_core.gc.ports import Batch, Look, RowId, chunks
 from granite_core.integrations.sqlalchemy._database import AnyEngine, Database, in_thread
 from granite_core.integrations.sqlalchemy._diagnosis import Diagnosis
+from granite_core.integrations.sqlalchemy._graces import forget_longer, longest_grace, record_grace
 from granite_core.integrations.sqlalchemy._greenlet import in_greenlet, run_blocking
 from granite_core.integrations.sqlalchemy._row_files import RowFiles
 from granite_core.integrations.sqlalchemy.references import held_locations
@@ -157,7 +158,35 @@ class SQLAlchemyLedger(RowFiles, Diagnosis):
 
     def now(self, database: int = 0) -> int:
         """Return a database's clock."""
-        return self._all[database].read(lambda c: int(c.execute(select(db_now())).scalar_one()))
+        return self._moment(database)[0]
+
+    def record_grace(self, grace: int) -> int:
+        """Write down that somebody works with a grace; return the longest that anybody does."""
+        known = {number: self._moment(number)[1] for number in self.databases}
+        for number, longest in known.items():
+            if longest < grace:
+                state = self._tables(number).state
+                self._all[number].write(partial(record_grace, state=state, grace=grace))
+        return max(grace, *known.values()) if known else grace
+
+    def longest_grace(self) -> int:
+        """Return the longest grace that was written down; 0 where none was."""
+        return max((self._moment(number)[1] for number in self.databases), default=0)
+
+    def forget_longer_graces(self, grace: int) -> Sequence[int]:
+        """Remove the graces that are longer than one; return them, the longest first."""
+        found: set[int] = set()
+        for number in self.databases:
+            state = self._tables(number).state
+            found.update(self._all[number].write(partial(forget_longer, state=state, grace=grace)))
+        return sorted(found, reverse=True)
+
+    def _moment(self, number: int) -> tuple[int, int]:
+        """A database's clock, and the longest grace that was written down there."""
+        tables = self._all[number].tables
+        longest: Any = longest_grace(tables.state) if tables is not None else literal(0)
+        now, grace = self._all[number].read(lambda c: c.execute(select(db_now(), longest)).one())
+        return int(now), int(grace or 0)
 
     # -- the lease -----------------------------------------------------------------------------------------------------
 
@@ -214,11 +243,14 @@ class SQLAlchemyLedger(RowFiles, Diagnosis):
 
     def look(self, locations: Collection[str], *, grace: int) -> Look:
         """Say what is known of locations; in each database tombstones and columns are read in one snapshot."""
-        looks = []
-        for number, database in enumerate(self._all):
-            # The clock first: what is due by it was due before the snapshot was taken.
-            due_before = self.now(number) - grace
-            looks.append(database.read(partial(_look, number, database, locations, due_before)))
+        # The clocks first: what is due by them was due before the snapshots were taken. And what one database knows of
+        # longer graces counts for the tombstones of all.
+        moments = [self._moment(number) for number in range(len(self._all))]
+        grace = max(grace, *(longest for _, longest in moments))
+        looks = [
+            database.read(partial(_look, number, database, locations, moments[number][0] - grace))
+            for number, database in enumerate(self._all)
+        ]
         return Look(
             tuple(each for look in looks for each in look.tombstones), frozenset().union(*(look.held for look in looks))
         )

@@ -35,6 +35,7 @@ from sqlalchemy.orm import (
 
 from granite_core.admission import plan_check
 from granite_core.errors import StaleRefError
+from granite_core.integrations.sqlalchemy._admitting import admit, settle
 from granite_core.integrations.sqlalchemy._connections import began_at, is_autocommit, note_begin
 from granite_core.integrations.sqlalchemy._lists import begin_with_list, materialize
 from granite_core.integrations.sqlalchemy._looking import look_up
@@ -55,7 +56,6 @@ from granite_core.integrations.sqlalchemy._transaction import (
     Held,
     Tombstones,
     Transaction,
-    admit,
     fields_by_class,
     transaction_of,
 )
@@ -155,7 +155,7 @@ def _on_before_flush(session: Session, context: Any, instances: object) -> None:
         by_mapper[inspect(type(target))].append((target, each))
     for mapper, pairs in by_mapper.items():
         wanted = [(each, ref) for target, each in pairs for ref in refs_of(target, each)]
-        admit(state, wanted, partial(look_up, session, mapper, [target for target, _ in pairs]))
+        admit(session, state, wanted, partial(look_up, session, mapper, [target for target, _ in pairs]))
 
 
 def _on_before_insert(mapper: Mapper[Any], connection: Connection, target: object) -> None:
@@ -180,7 +180,7 @@ def _admit_late(mapper: Mapper[Any], connection: Connection, target: object, fie
             state.touched[connection].add(each.column)
         late.extend((each, ref) for ref in refs if ref.location not in state.rests_on)
     if late:
-        admit(state, late, partial(look_up, session, mapper, [target]))
+        admit(session, state, late, partial(look_up, session, mapper, [target]))
 
 
 def _on_before_commit(session: Session) -> None:
@@ -201,8 +201,8 @@ def check(state: Transaction) -> None:
     Raises:
         StaleRefError: A ref it lets into a row is older.
     """
-    rests_on = [(manager.now() - since, manager.attach_within) for manager, since in state.oldest.items()]
-    written = [(timedelta(seconds=time.monotonic() - each.written), _limit(each)) for each in state.tombstones]
+    rests_on = [(manager.now() - since, state.within(manager)) for manager, since in state.oldest.items()]
+    written = [(timedelta(seconds=time.monotonic() - each.written), _limit(state, each)) for each in state.tombstones]
     plan = plan_check(rests_on, written)
     if plan.too_old is not None:
         age, limit = plan.too_old
@@ -218,8 +218,8 @@ def check(state: Transaction) -> None:
         write_tombstones(state, each.connection, each.metadata, each.manager, each.refs)
 
 
-def _limit(tombstones: Tombstones) -> timedelta:
-    return tombstones.manager.attach_within if tombstones.manager is not None else _TOMBSTONE_AGE
+def _limit(state: Transaction, tombstones: Tombstones) -> timedelta:
+    return state.within(tombstones.manager) if tombstones.manager is not None else _TOMBSTONE_AGE
 
 
 # -- letting go --------------------------------------------------------------------------------------------------------
@@ -238,7 +238,8 @@ def _on_before_delete(mapper: Mapper[Any], connection: Connection, target: objec
 
 def _on_after_save(mapper: Mapper[Any], connection: Connection, target: object) -> None:
     """Release what the row holds no more; refuse what a listener after ours put into it."""
-    state = transaction_of(session_of(target))
+    session = session_of(target)
+    state = transaction_of(session)
     held = state.held.pop(inspect(target), {})
     before = {ref.location for refs in held.values() for ref in refs}
     kept: set[str] = set()
@@ -248,7 +249,7 @@ def _on_after_save(mapper: Mapper[Any], connection: Connection, target: object) 
             continue
         refs = [*refs_of(target, each)]
         kept.update(ref.location for ref in refs)
-        admit(state, [(each, ref) for ref in refs if ref.location not in state.rests_on], look_up_too_late)
+        admit(session, state, [(each, ref) for ref in refs if ref.location not in state.rests_on], look_up_too_late)
         for ref in refs:
             if ref.location not in before:
                 state.tell_attached(each, ref)
@@ -307,6 +308,8 @@ def _on_after_flush(session: Session, context: Any) -> None:
         for each, ref in released:
             manager = each.bound_manager
             by_owner[each.column.table.metadata, manager].append(ref)
+            if manager is not None:
+                settle(session, state, each, manager)  # tombstones are renewed by that
             if manager is not None and not is_autocommit(connection):
                 # Its row was read, and locked, in this transaction. Under AUTOCOMMIT a sweep may have come since.
                 state.learn(ref.location, manager)

@@ -1,4 +1,4 @@
-"""``litestar granite sweep``, ``reconcile``, ``adopt`` and ``status``."""
+"""``litestar granite sweep``, ``reconcile``, ``adopt``, ``lower-grace`` and ``status``."""
 
 from __future__ import annotations
 
@@ -129,6 +129,23 @@ class TestAdopt:
 
     def test_a_backend_that_is_not_there_is_told_before_anything_is_asked(self, local: System) -> None:
         assert local.run("adopt", "third").exit_code == 6
+
+
+class TestLowerGrace:
+    def test_sweeps_wait_for_the_longest_until_told_otherwise(
+        self, system: System, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        system.keep()  # by a process with two hours
+        monkeypatch.setenv("OPERATED_GRACE", "720")
+        found = system.json("status")
+        assert (found["grace"], found["longest_grace"]) == (720, 7200)
+        assert "lower-grace" in system.run("status").stderr
+        assert system.json("sweep")["grace"] == 7200
+        result = system.run("lower-grace")
+        assert (result.exit_code, "--yes" in result.stderr) == (3, True)
+        assert system.json("lower-grace", "--yes") == {"grace": 720, "forgotten": [7200]}
+        assert system.json("sweep")["grace"] == 720
+        assert "No process has worked with a longer grace" in system.run("lower-grace", "--yes").stdout
 
 
 class TestStatus:

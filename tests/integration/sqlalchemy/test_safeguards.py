@@ -73,7 +73,8 @@ def before(world: World, statement: str, act: Callable[[], object]) -> Iterator[
     done: list[bool] = []
 
     def watch(connection: Any, cursor: Any, sent: str, *_: Any) -> None:
-        if sent.startswith(statement) and not done:
+        # A statement that changes no row is only there to be a write: the flush has not looked yet.
+        if sent.startswith(statement) and "WHERE 0 = 1" not in sent and not done:
             done.append(True)
             act()
 

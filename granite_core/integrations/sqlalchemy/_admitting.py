@@ -1,0 +1,124 @@
+"""The rule by which refs get into rows."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Mapping
+from datetime import datetime, timedelta
+from typing import Any
+
+from sqlalchemy import Connection, MetaData, inspect
+from sqlalchemy.orm import Session
+
+from granite_core import admission
+from granite_core.admission import Admission, plan_admission, plan_looked_up
+from granite_core.errors import StaleRefError
+from granite_core.integrations.sqlalchemy._connections import primary
+from granite_core.integrations.sqlalchemy._graces import quarter_for
+from granite_core.integrations.sqlalchemy._rows import NO_OPTIONS
+from granite_core.integrations.sqlalchemy._transaction import Field, Transaction, manager_for
+from granite_core.manager import StorageManager
+from granite_core.refs import StagedFile, StoredObjectRef
+
+__all__ = ["admit", "is_fresh", "settle"]
+
+
+def admit(
+    session: Session,
+    state: Transaction,
+    wanted: list[tuple[Field, StoredObjectRef]],
+    look_up: Callable[[MetaData, set[str], timedelta], set[str]],
+    options: Mapping[str, Any] = NO_OPTIONS,
+) -> None:
+    """Let refs into rows, or refuse. Good is what was staged lately, or what a committed row holds.
+
+    Args:
+        session: Whose transaction it is.
+        state: What the transaction knows.
+        wanted: The refs, and the fields they are for.
+        look_up: Returns those locations that a row holds; the last argument is a quarter of the grace.
+        options: Options for the statements, such as a schema translation of their own.
+
+    Raises:
+        StaleRefError: A ref is too old, was let go, or is held by no row.
+    """
+    unknown: dict[MetaData, list[tuple[Field, StoredObjectRef, StorageManager]]] = defaultdict(list)
+    for each, ref in wanted:
+        manager = manager_for(each, ref)
+        since = state.good.get(ref.location)
+        known = manager.now() - since if since is not None else None
+        within = settle(session, state, each, manager, options)
+        plan = plan_admission(known, _age_of(ref, manager), within)
+        if plan.must_look_up:
+            unknown[each.column.table.metadata].append((each, ref, manager))
+            continue
+        if known is None:
+            state.flushed.append((manager, ref))
+        if plan.refusal is None and isinstance(ref, StagedFile) and not ref.mark_used():
+            raise _stale(each, ref, within, "it was let go already")
+        _let_in(state, each, ref, manager, plan)
+    for metadata, asked in unknown.items():
+        within = min(state.within(manager) for _, _, manager in asked)
+        held = look_up(metadata, {ref.location for _, ref, _ in asked}, within)
+        for each, ref, manager in asked:
+            began = manager.now() - state.began_at(manager)
+            plan = plan_looked_up(began, state.within(manager), held=ref.location in held)
+            if plan.since is not None:
+                state.learn(ref.location, manager)
+            _let_in(state, each, ref, manager, plan)
+
+
+def settle(
+    session: Session,
+    state: Transaction,
+    each: Field,
+    manager: StorageManager,
+    options: Mapping[str, Any] = NO_OPTIONS,
+) -> timedelta:
+    """Find out how old anything may be that a transaction rests on, for a field that it gives a ref or takes one from.
+
+    Args:
+        session: Whose transaction it is.
+        state: What the transaction knows.
+        each: The field.
+        manager: Its manager.
+        options: Options for the statements, such as a schema translation of their own.
+    """
+    place = manager, each.column.table.metadata
+    if place not in state.limits:
+        owner = each.owner and each.owner()
+        connection = primary(session, inspect(owner) if owner is not None else None, each.column.table)
+        lasting = not isinstance(session.bind, Connection)  # what is read may be our own, and be undone
+        state.limits[place] = quarter_for(state, connection, each.column, manager, options, lasting=lasting)
+    return state.limits[place]
+
+
+def _let_in(state: Transaction, each: Field, ref: StoredObjectRef, manager: StorageManager, plan: Admission) -> None:
+    if plan.since is None:
+        raise _stale(each, ref, state.within(manager), plan.refusal or "")
+    state.rest_on(ref, manager, manager.now() - plan.since)
+
+
+def is_fresh(ref: StoredObjectRef, manager: StorageManager, within: timedelta | None = None) -> bool:
+    """Whether a ref was staged less than a quarter of the grace ago, by its own word: clients never write one."""
+    return admission.is_fresh(_age_of(ref, manager), within or manager.attach_within)
+
+
+def _age_of(ref: StoredObjectRef, manager: StorageManager) -> timedelta | None:
+    """How long ago a ref was staged, by its own word."""
+    try:
+        return manager.now() - datetime.fromisoformat(ref.created_at or "")
+    except (ValueError, TypeError):  # no date, or one without a time zone
+        return None
+
+
+def _stale(each: Field, ref: StoredObjectRef, limit: timedelta, why: str) -> StaleRefError:
+    return StaleRefError(
+        f"{each.key}: this file may not be attached: {why} (a file is attached within {limit} of being staged, "
+        "or while a committed row holds it); store it again",
+        operation="attach",
+        field=each.key,
+        backend=ref.backend,
+        location=ref.location,
+        limit=limit,
+    )
