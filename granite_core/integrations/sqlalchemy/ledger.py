@@ -243,13 +243,14 @@ class SQLAlchemyLedger(RowFiles, Diagnosis):
 
     def look(self, locations: Collection[str], *, grace: int) -> Look:
         """Say what is known of locations; in each database tombstones and columns are read in one snapshot."""
-        # The clocks first: what is due by them was due before the snapshots were taken. And what one database knows of
-        # longer graces counts for the tombstones of all.
-        moments = [self._moment(number) for number in range(len(self._all))]
-        grace = max(grace, *(longest for _, longest in moments))
+        # The clocks first: what is due by them was due before the snapshots were taken. The graces last: who writes one
+        # down later than that relies on nothing that was seen here.
+        clocks = [self.now(number) for number in range(len(self._all))]
+        seen = [database.read(partial(_look, database, locations)) for database in self._all]
+        grace = max(grace, *(longest for _, _, longest in seen))
         looks = [
-            database.read(partial(_look, number, database, locations, moments[number][0] - grace))
-            for number, database in enumerate(self._all)
+            Look(tuple(_judged(number, row, clock - grace) for row in rows), held)
+            for number, (clock, (rows, held, _)) in enumerate(zip(clocks, seen, strict=True))
         ]
         return Look(
             tuple(each for look in looks for each in look.tombstones), frozenset().union(*(look.held for look in looks))
@@ -501,16 +502,23 @@ def _batch(rows: Sequence[Any]) -> Batch:
     return Batch(tuple(dict.fromkeys(row.location for row in rows)), max((row.id for row in rows), default=None))
 
 
-def _look(number: int, database: Database, locations: Collection[str], due_before: int, connection: Connection) -> Look:
-    tombstones = []
+def _look(
+    database: Database, locations: Collection[str], connection: Connection
+) -> tuple[list[Any], frozenset[str], int]:
+    """The tombstones of locations, those that a row holds, and the longest grace: as of one moment."""
+    rows: list[Any] = []
+    longest = 0
     if database.tables is not None:
         t = database.tables.tombstone
         for some in chunks(sorted(locations), _IN):
-            for row in connection.execute(select(t).where(t.c.location.in_(some), t.c.run.is_(None))):
-                due = row.written_at + row.retention <= due_before
-                names = row.location, row.backend
-                tombstones.append(Tombstone(number, row.id, *names, due, row.attempts, row.storage_key))
-    return Look(tuple(tombstones), frozenset(held_locations(connection, database.columns, locations)))
+            rows += connection.execute(select(t).where(t.c.location.in_(some), t.c.run.is_(None))).all()
+        longest = connection.scalar(select(longest_grace(database.tables.state))) or 0
+    return rows, frozenset(held_locations(connection, database.columns, locations)), longest
+
+
+def _judged(number: int, row: Any, due_before: int) -> Tombstone:
+    due = row.written_at + row.retention <= due_before
+    return Tombstone(number, row.id, row.location, row.backend, due, row.attempts, row.storage_key)
 
 
 def _accounted(database: Database, locations: Collection[str], connection: Connection) -> set[str]:
