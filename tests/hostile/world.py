@@ -257,7 +257,7 @@ class World:
         held = {ref.location for letter in self.letters() for ref in (letter.file, *letter.pages) if ref is not None}
         with self.engine.connect() as connection:
             held |= {*connection.scalars(sa.text("SELECT location FROM granite_tombstone"))}
-        return {path.relative_to(self.root).as_posix() for path in self.files()} - held - {".granite-store.json"}
+        return {path.relative_to(self.root).as_posix() for path in self.files()} - held
 
 
 @dataclass(frozen=True)
@@ -330,6 +330,7 @@ class Judge:
         for line in self._world.said:
             assert line.isprintable(), line
             assert SECRET not in line
+            assert not _KEY.search(line), line
 
     def check_store(self) -> None:
         """Fail where anything is outside of the root, under a name that no key has, or of no use to anyone."""
