@@ -1,7 +1,7 @@
 """`python -m tests.fuzz [--seconds N | --runs N] [--corpus FOLDER] [target …]`: coverage-guided fuzzing with atheris.
 
-Each target runs in a process of its own, and ends with libFuzzer's figures. What fails is written to the folder, as a
-file whose name begins with `crash-`; give that file's path in the place of the target's options to try it again.
+Each target runs in a process of its own. A fault is printed with its stack and its input in base64, which
+`tests.fuzz.targets.TARGETS[name]` takes decoded; with `--corpus` the input is kept beside the others, as `crash-…`.
 """
 
 from __future__ import annotations
