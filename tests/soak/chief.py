@@ -12,7 +12,8 @@ from datetime import timedelta
 from sqlalchemy import select, text
 
 from granite_core.integrations.sqlalchemy import tables_of
-from tests.support.many import Child
+from tests.support.many import Child, preload
+from tests.support.processes import wait_until
 
 from .audit import Audit
 from .collecting import collect
@@ -22,6 +23,8 @@ from .site import Site
 from .worker import work
 
 __all__ = ["Soak"]
+
+preload("tests.soak.collecting", "tests.soak.worker")
 
 SLACK = 1.0
 """So many seconds more than the grace are waited at the end, for the first and last moment of a tombstone."""
@@ -83,8 +86,9 @@ class Soak:
         try:
             for each in team:
                 each.start()
+            wait_until(lambda: all((self.site.folder / f"{each.name}.jsonl").exists() for each in team), patience=120)
             audit.start()
-            self._strike_until(began + self.team.seconds)
+            self._strike_until(time.monotonic() + self.team.seconds)
             for each in team:
                 self._kill(each)
             audit.stop()
@@ -108,22 +112,22 @@ class Soak:
 
     def _strike_until(self, end: float) -> None:
         paused: list[tuple[float, Child]] = []
-        told = strike = time.monotonic()
-        strike += self._dice.expovariate(1 / self.team.kill_every) + 2
+        told = time.monotonic()
+        strike = told + 2 + self._dice.expovariate(1 / self.team.kill_every)
         while (now := time.monotonic()) < end:
             for at, each in paused[:]:
                 if now >= at:
                     each.signal(signal.SIGCONT)
                     paused.remove((at, each))
-            self._look_after(paused)
+            self._replace_whoever_ended()
             self._see_takeovers()
             if now >= strike:
                 strike = now + self._dice.expovariate(1 / self.team.kill_every)
                 self._strike(paused, now)
             if now - told > 10:
                 told = now
-                done = sum((self._blows.workers, self._blows.collectors))
-                self._say(f"{end - now:6.0f} s left, {done} kills, {self._blows.takeovers} takeovers")
+                kills = self._blows.workers + self._blows.collectors
+                self._say(f"{end - now:6.0f} s left, {kills} kills, {self._blows.takeovers} takeovers")
             time.sleep(0.02)
         for _, each in paused:
             each.signal(signal.SIGCONT)
@@ -162,7 +166,7 @@ class Soak:
         self._blows.bereaved |= held
         self._blows.while_collecting += bool(held)
 
-    def _look_after(self, paused: list[tuple[float, Child]]) -> None:
+    def _replace_whoever_ended(self) -> None:
         for each in (*self._workers, *self._collectors):
             if (code := each.has_ended) is not None:
                 self._unasked.append(f"{each.name} ended by itself with {code}")

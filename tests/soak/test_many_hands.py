@@ -16,17 +16,21 @@ from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
 from granite_core import StaleRefError, StoredObjectRef, unsaved
-from tests.support.many import Child, side_by_side
+from tests.support.many import Child, preload, side_by_side
 from tests.support.postgres import Database
 from tests.support.turns import Turns
 
 from .audit import Audit
 from .collecting import collect
+from .crowd import bury, keep, sweep_without_a_lease, transfer
 from .journal import read_journals
-from .many import bury, keep, sweep_without_a_lease, transfer
 from .models import Base, Document
 from .plans import Content
 from .site import Site
+
+preload("tests.soak.collecting", "tests.soak.crowd")
+
+pytestmark = pytest.mark.timeout(500)  # a busy machine is no failure
 
 HANDS = 8
 SWEEP = "lease:sweep"
@@ -62,7 +66,7 @@ def team() -> Iterator[Callable[[Site], list[Child]]]:
         each.kill()
 
 
-def until(condition: Callable[[], Any], seconds: float = 100) -> Any:
+def until(condition: Callable[[], Any], seconds: float = 200) -> Any:
     deadline = time.monotonic() + seconds
     while not (found := condition()):
         assert time.monotonic() < deadline, "it did not come about"
@@ -111,13 +115,13 @@ def test_one_collects_at_a_time_and_a_killed_one_is_followed_when_its_lease_has_
 def test_one_that_slept_longer_than_its_lease_does_no_harm_when_it_wakes(
     place: Callable[..., Site], team: Callable[[Site], list[Child]]
 ) -> None:
-    site = place(lease=1.5, delete_takes=0.02)
+    site = place(lease=2.5, delete_takes=0.02)
     kept = keep(site, 10)
-    garbage = bury(site, 120)
+    garbage = bury(site, 80)
     engine = site.engine()
     turns, audit = Turns(engine), Audit(site)
     collectors = team(site)
-    holder = until(lambda: len(audit.store.listing() & garbage) < 110 and turns.holders().get(SWEEP))
+    holder = until(lambda: len(audit.store.listing() & garbage) < 75 and turns.holders().get(SWEEP))
     sleeper = next(each for each in collectors if each.pid == holder)
     sleeper.signal(signal.SIGSTOP)
     until(lambda: not audit.store.listing() & garbage)

@@ -17,15 +17,20 @@ from typing import Any, TypeVar
 
 from .tether import PR_SET_PDEATHSIG
 
-__all__ = ["Child", "begin_child", "end_with_parent", "side_by_side"]
+__all__ = ["Child", "begin_child", "end_with_parent", "preload", "side_by_side"]
 
 T = TypeVar("T")
 
 _forks = multiprocessing.get_context("forkserver")
 """Where processes come from: one that has imported what they need, and has no threads and no connections."""
 
-_LARGE = ("advanced_alchemy.extensions.litestar", "granite_litestar", "uvicorn")
-_forks.set_forkserver_preload(["tests.soak.collecting", "tests.soak.worker", *_LARGE])
+_preloaded: list[str] = []
+
+
+def preload(*modules: str) -> None:
+    """See that processes begin with these modules imported; said before the first of them is started."""
+    _preloaded.extend(modules)
+    _forks.set_forkserver_preload(_preloaded)
 
 
 def end_with_parent() -> None:

@@ -18,16 +18,20 @@ from sqlalchemy import create_engine, insert
 from granite_core import LocalStorageBackend
 from granite_core.integrations.sqlalchemy import db_now, tables_of
 from tests.support.app_worker import GRACE, Base, serve
-from tests.support.many import Child
+from tests.support.many import Child, preload
 from tests.support.postgres import Database
 from tests.support.processes import free_port
 from tests.support.turns import LEASES, Turns
+
+preload("tests.support.app_worker")
+
+pytestmark = pytest.mark.timeout(500)  # a busy machine is no failure
 
 WORKERS = 8
 SWEEP = LEASES[0]
 
 
-def until(condition: Callable[[], Any], seconds: float = 120) -> Any:
+def until(condition: Callable[[], Any], seconds: float = 200) -> Any:
     deadline = time.monotonic() + seconds
     while not (found := condition()):
         assert time.monotonic() < deadline, "it did not come about"

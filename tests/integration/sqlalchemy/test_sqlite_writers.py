@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session
 
 from granite_core import ConfigurationError
 from granite_core.integrations.sqlalchemy import prepare_sqlite
-from tests.support.many import side_by_side
+from tests.support.many import preload, side_by_side
 from tests.support.sqlite_writers import (
     SET_UPS,
     Base,
@@ -24,6 +24,8 @@ from tests.support.sqlite_writers import (
     write,
     write_async,
 )
+
+preload("tests.support.sqlite_writers")
 
 WRITERS = 6
 ROUNDS = 5
