@@ -494,7 +494,8 @@ class _LocalWriter(ObjectWriter):
         except OSError as error:
             if error.errno in (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK):
                 raise OSError(errno.EOPNOTSUPP, "the file system knows no hard links") from error
-            raise
+            if not self._is_ours(name):  # on a network, an answer may be lost
+                raise
         try:
             if self._durable:
                 os.fsync(self._folder)  # the name, before anyone is told of it
@@ -507,8 +508,11 @@ class _LocalWriter(ObjectWriter):
 
     def _is_ours(self, name: str) -> bool:
         """Whether the name is already our file: NFS repeats a link whose answer was lost."""
-        ours = os.stat(self._temporary, dir_fd=self._folder, follow_symlinks=False)
-        there = os.stat(name, dir_fd=self._folder, follow_symlinks=False)
+        try:
+            ours = os.stat(self._temporary, dir_fd=self._folder, follow_symlinks=False)
+            there = os.stat(name, dir_fd=self._folder, follow_symlinks=False)
+        except OSError:
+            return False
         return os.path.samestat(ours, there)
 
     def _close(self) -> None:

@@ -1,4 +1,4 @@
-"""The places in which operations die, and the processes that do."""
+"""The places in which operations die, the processes that do, and disks that fail."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from tests.faults.disks import Disk, may_mount, small_disk
 from tests.faults.forks import Forks
 from tests.faults.world import Bucket, Place
 
@@ -34,3 +35,13 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Place]:
     yield found
     if isinstance(kept, Bucket):
         server.drop_bucket(kept.name)
+
+
+@pytest.fixture
+def disk(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Disk]:
+    """A small disk of a test's own; with other mount options by parameter."""
+    if not may_mount():
+        # Promised nowhere, CI included: what the kernel says there a stand-in says too (`TestAKernelThatSaysNo`).
+        pytest.skip("mounting file systems takes root")
+    with small_disk(tmp_path, getattr(request, "param", "size=1m")) as made:
+        yield made

@@ -175,26 +175,32 @@ def watch_client(steps: Steps, client: Any) -> None:
 
 
 class FileSystem:
-    """Stands in for `os` in the local backend, and counts what reaches the disk."""
+    """Stands in for `os` in the local backend: counts what reaches the disk, and says `number` where it dies."""
 
     WATCHED: Final = (
         *("open", "write", "fsync", "link", "unlink", "mkdir", "rmdir"),
         *("stat", "scandir", "pread", "preadv", "copy_file_range"),
     )
 
-    def __init__(self, steps: Steps) -> None:
+    def __init__(self, steps: Steps, number: int = errno.EIO) -> None:
         for name in self.WATCHED:
-            setattr(self, name, self._watched(steps, name))
+            setattr(self, name, self._watched(steps, name, number))
         self.supports_dir_fd = {self.open}
 
     def __getattr__(self, name: str) -> Any:
         return getattr(os, name)
 
-    def _watched(self, steps: Steps, name: str) -> Callable[..., Any]:
+    def _watched(self, steps: Steps, name: str, number: int) -> Callable[..., Any]:
         real = getattr(os, name)
 
         def fault() -> BaseException:
-            return OSError(errno.EIO, os.strerror(errno.EIO))
+            return OSError(number, os.strerror(number))
 
+        def copy(*args: Any) -> Any:
+            steps.before(f"disk {name}", fault)  # no moment after it: it says how much it did, or fails
+            return real(*args)
+
+        if name == "copy_file_range":
+            return copy
         undo: Any = {"open": os.close, "scandir": lambda entries: entries.close()}.get(name)
         return lambda *args, **kwargs: steps.take(f"disk {name}", lambda: real(*args, **kwargs), fault, undo)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Final, get_args
 
 import pytest
@@ -42,11 +43,36 @@ def test_an_operation_may_die_at_any_step(
 ) -> None:
     where = request.node.callspec.params["place"]
     run = Run(place, OPERATIONS[name], forks)
+    run.once()  # the first time there is more to do, which the test below is about
     run.once()
     for how in get_args(How):
         run.die_at_moments(how, every=1 if DEEP else SHARE[where][how], turn=7 * list(OPERATIONS).index(name))
     record_property("figures", f"{name}, {' and '.join(where)}: {run.figures()}")
     assert run.deaths.total()
+
+
+@pytest.mark.parametrize("name", ["attach and commit", "sweep", "reconcile"])
+@pytest.mark.timeout(3600 if DEEP else 180)
+def test_an_operation_may_die_the_first_time(name: str, forks: Forks, tmp_path: Path, record_property: Any) -> None:
+    """When folders, the store's mark and the database's own rows are made."""
+
+    def fresh(number: int) -> Run:
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        url = f"{folder}/db.sqlite3"
+        place = Place(f"sqlite:///{url}", f"sqlite+aiosqlite:///{url}", f"{folder}/files")
+        place.make_tables()
+        return Run(place, OPERATIONS[name], forks)
+
+    first = fresh(0)
+    first.once()
+    for how in ("fault", "kill"):
+        for at in range(1, len(first.moments[how]) + 1, 1 if DEEP else 17):
+            run = fresh(first.deaths.total() + 1)
+            run.once(Death(at, how))
+            first.deaths[how] += 1
+            first.mended += run.mended
+    record_property("figures", f"{name}, sqlite and disk, the first time: {first.figures()}")
 
 
 @dataclass

@@ -6,8 +6,12 @@ every call in turn, in `test_deaths.py` and below, so that the laws are tried wh
 
 from __future__ import annotations
 
+import errno
 import io
+import os
+import resource
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, Final
@@ -16,6 +20,8 @@ import pytest
 from sqlalchemy import create_engine, insert
 
 from granite_core import (
+    AccessDeniedError,
+    BackendError,
     BackendUnavailableError,
     CollectionRefusedError,
     LocalStorageBackend,
@@ -24,10 +30,13 @@ from granite_core import (
     StoragePolicy,
     StoredObjectRef,
 )
+from granite_core.backends import local
+from granite_core.backends.local import TEMPORARY_PREFIX
 from granite_core.gc import Collector, GCConfig
 from granite_core.gc.marker import MARKER_KEY
 from granite_core.integrations.sqlalchemy import SQLAlchemyLedger, tables_of
-from tests.faults.disks import Disk, may_mount, small_disk
+from tests.faults.disks import Disk
+from tests.faults.steps import Death, FileSystem, How, Steps
 from tests.faults.world import Base, Document
 
 KIB: Final = 1024
@@ -97,15 +106,6 @@ def _write(backend: LocalStorageBackend, content: bytes) -> None:
 
 
 @pytest.fixture
-def disk(tmp_path: Path) -> Iterator[Disk]:
-    if not may_mount():
-        # Not promised anywhere: the stand-in for the kernel tries the same.
-        pytest.skip("mounting file systems takes root")
-    with small_disk(tmp_path) as made:
-        yield made
-
-
-@pytest.fixture
 def service(disk: Disk, tmp_path: Path) -> Service:
     return Service(disk.root, tmp_path / "db.sqlite3")
 
@@ -149,21 +149,18 @@ class TestAFullDisk:
         service.collector.sweep()
         assert service.backend.exists(MARKER_KEY)
 
-    def test_without_inodes_refuses_and_leaves_no_folder(self, tmp_path: Path) -> None:
-        if not may_mount():
-            pytest.skip("mounting file systems takes root")
-        with small_disk(tmp_path, "size=1m,nr_inodes=40") as disk:
-            service = Service(disk.root, tmp_path / "db.sqlite3")
-            service.put()
-            filler = disk.fill_inodes()
-            for left in range(4):  # how far the new folders get
-                before = disk.files()
-                with pytest.raises(StorageFullError):
-                    service.backend.put_bytes("a/b/c/d", b"x")
-                assert disk.files() == before
-                (filler / str(left)).unlink()
-            (filler / "4").unlink()
-            service.backend.put_bytes("a/b/c/d", b"x")
+    @pytest.mark.parametrize("disk", ["size=1m,nr_inodes=40"], indirect=True)
+    def test_without_inodes_refuses_and_leaves_no_folder(self, disk: Disk, service: Service) -> None:
+        service.put()
+        filler = disk.fill_inodes()
+        for left in range(4):  # how far the new folders get
+            before = disk.files()
+            with pytest.raises(StorageFullError):
+                service.backend.put_bytes("a/b/c/d", b"x")
+            assert disk.files() == before
+            (filler / str(left)).unlink()
+        (filler / "4").unlink()
+        service.backend.put_bytes("a/b/c/d", b"x")
 
 
 class TestAReadOnlyDisk:
@@ -258,3 +255,125 @@ class TestADiskThatIsGone:
         assert list(disk.root.iterdir()) == []
         (disk.root / "files").mkdir()
         backend.put_bytes("a", b"x")
+
+
+SAID: Final = {
+    errno.ENOSPC: StorageFullError,
+    errno.EDQUOT: StorageFullError,
+    errno.EROFS: BackendUnavailableError,
+    errno.EMFILE: BackendUnavailableError,
+    errno.EIO: BackendError,
+    errno.EACCES: AccessDeniedError,
+}
+"""What the kernel may say, and what Granite makes of it."""
+
+
+class TestAKernelThatSaysNo:
+    """At every call in turn, by a stand-in: for those who may not mount, and for what no mount can be made to say."""
+
+    @pytest.mark.parametrize("how", ["fault", "outage"])
+    @pytest.mark.parametrize("number", SAID, ids=errno.errorcode.get)
+    @pytest.mark.parametrize("verb", VERBS)
+    def test_is_understood_and_leaves_nothing(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, verb: str, number: int, how: How
+    ) -> None:
+        root, steps = tmp_path / "files", Steps()
+        service = Service(root, tmp_path / "db.sqlite3")
+        ref = service.put()
+        monkeypatch.setattr(local, "os", FileSystem(steps, number))
+        with steps.counting():
+            VERBS[verb](service, ref)
+        _forget(service, ref)
+        for at, name in enumerate(steps.moments if how == "fault" else steps.steps, 1):
+            raised: BaseException | None = None
+            try:
+                with steps.counting(Death(at, how)):
+                    VERBS[verb](service, ref)
+            except BackendError as error:
+                raised = error
+            assert _open_below(root) == []
+            assert raised is None or type(raised) is SAID[number]
+            if raised is not None and how == "fault":  # an outage also keeps it from tidying up
+                assert _files_below(root) == {ref.location}
+            elif "unlink" not in name and how == "fault":
+                assert not [each for each in _files_below(root) if TEMPORARY_PREFIX in each]
+            service.backend.clear_unfinished(-DAY)
+            _forget(service, ref)
+            assert _files_below(root) == {ref.location}
+        VERBS[verb](service, ref)
+
+
+class TestNoDescriptorsLeft:
+    @pytest.mark.parametrize("verb", [*VERBS, *LOOKS])
+    def test_is_an_outage_that_passes(self, tmp_path: Path, verb: str) -> None:
+        service = Service(tmp_path / "files", tmp_path / "db.sqlite3")
+        call, ref, failed = {**VERBS, **LOOKS}[verb], service.put(), 0
+        before = _everything_below(tmp_path / "files")
+        for free in range(12):
+            with _descriptors_left(free):
+                try:
+                    call(service, ref)
+                    break
+                except BackendUnavailableError:
+                    failed += 1
+            assert _everything_below(tmp_path / "files") == before
+            assert _open_below(tmp_path / "files") == []
+        assert 0 < failed < 11
+        assert _open_below(tmp_path / "files") == []
+
+
+def test_a_file_larger_than_there_can_be_is_refused(tmp_path: Path) -> None:
+    service = Service(tmp_path / "files", tmp_path / "db.sqlite3")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    ref = service.put()
+    before = _everything_below(tmp_path / "files")
+    for verb in set(VERBS) - {"copy"}:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (128 * KIB, hard))
+        try:
+            with pytest.raises(StorageFullError, match="File too large"):
+                VERBS[verb](service, ref)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        assert _everything_below(tmp_path / "files") == before
+        VERBS[verb](service, ref)
+        _forget(service, ref)
+
+
+def _everything_below(root: Path) -> set[str]:
+    return {str(path.relative_to(root)) for path in root.rglob("*")}
+
+
+def _files_below(root: Path) -> set[str]:
+    return {each for each in _everything_below(root) if (root / each).is_file()}
+
+
+def _forget(service: Service, ref: StoredObjectRef) -> None:
+    """Delete all but one object."""
+    for each in [each.location for each in service.backend.list_objects()]:
+        if each != ref.location:
+            service.backend.delete(each)
+
+
+def _open_below(root: Path) -> list[str]:
+    """What this process has open there."""
+    links = [os.readlink(each.path) for each in os.scandir("/proc/self/fd") if os.path.lexists(each.path)]
+    return [each for each in links if each.startswith(str(root))]
+
+
+@contextmanager
+def _descriptors_left(free: int) -> Iterator[None]:
+    """Let this process open so many more files, and no other one."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(map(int, os.listdir("/proc/self/fd"))) + 64, hard))
+    taken: list[int] = []
+    try:
+        with suppress(OSError):
+            while True:
+                taken.append(os.open(os.devnull, os.O_RDONLY))
+        for _ in range(free):
+            os.close(taken.pop())
+        yield
+    finally:
+        for each in taken:
+            os.close(each)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))

@@ -147,17 +147,12 @@ class World:
             return sorted(connection.execute(select(self._tables.tombstone.c.location)).scalars())
 
     def leftovers(self) -> list[str]:
-        """What writers that died have left: temporary files, unfinished uploads, empty folders."""
+        """What writers that died have left: temporary files, unfinished uploads."""
         if isinstance(self.place.store, Bucket):
             client = _client(self.place.store.server)
             uploads = client.list_multipart_uploads(Bucket=self.place.store.name).get("Uploads", [])
             return [each["Key"] for each in uploads]
-        found = []
-        for folder, folders, files in os.walk(self.place.store):
-            found += [each for each in files if each.startswith(TEMPORARY_PREFIX)]
-            if folder != self.place.store and not folders and not files:
-                found.append(folder)
-        return found
+        return [str(each) for each in Path(self.place.store).rglob(f"{TEMPORARY_PREFIX}*")]
 
     @property
     def _tables(self) -> Any:

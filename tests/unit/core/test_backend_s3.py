@@ -30,6 +30,7 @@ from granite_core.errors import (
     MissingExtraError,
     ObjectNotFoundError,
     StorageError,
+    StorageFullError,
 )
 
 MIB = 1024 * 1024
@@ -120,6 +121,8 @@ class TestErrors:
             (answer("Unauthorized", 401), AccessDeniedError),
             (answer("ExpiredToken", 400), AccessDeniedError),
             (answer("SlowDown", 503), BackendUnavailableError),
+            (answer("QuotaExceeded", 403), StorageFullError),
+            (answer("XMinioStorageFull", 507), StorageFullError),
             (answer("InternalError", 500), BackendUnavailableError),
             (answer("TooManyRequests", 429), BackendUnavailableError),
             (answer("RequestTimeout", 400), BackendUnavailableError),
