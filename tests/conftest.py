@@ -15,6 +15,7 @@ import pytest
 from hypothesis import settings
 
 from tests.support.broker import VARIABLE, Broker, ask
+from tests.support.network import figures_of
 from tests.support.parts import TYPED_CLIENT, find_program, need
 from tests.support.postgres import Database, PostgresServer
 from tests.support.s3 import S3Server
@@ -67,6 +68,7 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
     """Print what proofs have counted: their property `figures`."""
     reports = [report for kind in ("passed", "failed") for report in terminalreporter.stats.get(kind, [])]
     figures = [text for report in reports for name, text in report.user_properties if name == "figures"]
+    figures += figures_of(text for report in reports for name, text in report.user_properties if name == "fault")
     if figures:
         terminalreporter.section("figures")
         for each in sorted(figures):

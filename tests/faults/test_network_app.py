@@ -123,10 +123,9 @@ def site(ministack: S3Server, postgres_server: PostgresServer) -> Iterator[Site]
         ministack.drop_bucket(site.bucket)
 
 
-@pytest.fixture(scope="module")
-def tally() -> Iterator[Tally]:
-    with Tally("Application").printed() as tally:
-        yield tally
+@pytest.fixture
+def tally(record_property: Callable[[str, object], None]) -> Tally:
+    return Tally("The network, Application", record_property)
 
 
 def send_form(site: Site, paper: str) -> httpx.Response:

@@ -102,12 +102,16 @@ class Operation:
     Args:
         name: Its name.
         act: Does it.
-        changes: What it makes of the rows.
+        changes: What it makes of the rows; nothing where absent.
     """
 
     name: str
     act: Act
-    changes: Callable[[Rows], Rows] = lambda rows: rows
+    changes: Callable[[Rows], Rows] | None = None
+
+    @property
+    def writes(self) -> bool:
+        return self.changes is not None
 
 
 def named(session: Session, title: str) -> Document:
@@ -223,10 +227,9 @@ def prepare(scene: Scene, world: World) -> None:
 
 
 # --------------------------------------------------------------------------------------------------------- the table
-@pytest.fixture(scope="module")
-def tally() -> Iterator[Tally]:
-    with Tally("PostgreSQL").printed() as tally:
-        yield tally
+@pytest.fixture
+def tally(record_property: Callable[[str, object], None]) -> Tally:
+    return Tally("The network, PostgreSQL", record_property)
 
 
 @pytest.fixture(scope="module", params=["psycopg", "asyncpg"])
@@ -237,21 +240,54 @@ def scene(request: pytest.FixtureRequest, postgres_server: PostgresServer) -> It
         scene.close()
 
 
-@pytest.mark.parametrize("fault", POSTGRES_FAULTS, ids=lambda fault: fault.name)
-@pytest.mark.parametrize("operation", OPERATIONS, ids=lambda operation: operation.name)
+def rows() -> Iterator[Any]:
+    """The table: all of it, or a fifth in turn."""
+    for number, operation in enumerate(OPERATIONS):
+        for turn, fault in enumerate(POSTGRES_FAULTS):
+            if DEEP or (number + turn) % 5 == 0:
+                yield pytest.param(operation, fault, id=f"{operation.name}-{fault.name}")
+
+
+@pytest.mark.parametrize(("operation", "fault"), list(rows()))
 def test_every_operation_at_every_round(operation: Operation, fault: DatabaseFault, scene: Scene, tally: Tally) -> None:
-    """Deep, each fault befalls each round; else COMMIT, and one of the others in turn."""
+    """Deep, each fault befalls each round; else the COMMIT of what writers do, and one of the others in turn."""
     if fault.silent and scene.driver == "psycopg":
         pytest.skip("psycopg has no time-out of its own for a statement")
     rounds = rounds_of(operation, scene)
     turn = OPERATIONS.index(operation) + 5 * POSTGRES_FAULTS.index(fault)
     for at, sql in enumerate(rounds, 1):
-        if DEEP or at == turn % len(rounds) + 1 or (is_commit(sql) and turn % 2 == 0):
+        if DEEP or at == turn % len(rounds) + 1 or (operation.writes and is_commit(sql)):
             try:
                 befall(operation, fault, scene, tally, at)
             except BaseException as error:
                 error.add_note(f"round {at} of {len(rounds)}: {sql!r}")
                 raise
+
+
+def test_a_commit_that_is_held_up_is_none_where_the_server_waits_no_longer(scene: Scene) -> None:
+    """With this setting a COMMIT cannot take longer than the grace allows, whatever the network does."""
+    world = scene.world()
+    prepare(scene, world)
+    before = scene.rows(world.manager)
+
+    def held_up(asked: Round) -> None:
+        time.sleep(1.5)
+        asked.reply(asked.forward())
+
+    def run() -> None:
+        with world.session() as session:
+            session.execute(text("SET idle_in_transaction_session_timeout = 300"))
+            add(session, "new")
+            session.flush()
+            scene.proxy.inject(held_up, matching=lambda asked: asked.is_commit)
+            with pytest.raises(TYPED):
+                session.commit()
+
+    world.run(run)
+    world.engine.dispose(close=not world.is_async)
+    scene.proxy.heal()
+    assert scene.rows(world.manager) == before
+    check_laws(scene, world)
 
 
 def is_commit(sql: str) -> bool:
@@ -287,7 +323,7 @@ def befall(operation: Operation, fault: DatabaseFault, scene: Scene, tally: Tall
     world = scene.world(QUICK if fault.silent else PATIENT)
     prepare(scene, world)
     before = scene.rows(world.manager)
-    after = operation.changes(before)
+    after = operation.changes(before) if operation.changes is not None else before
     outcomes: list[BaseException | None] = []
     hits: list[Round] = []
 

@@ -6,6 +6,7 @@ import multiprocessing
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 from uuid import uuid4
@@ -26,12 +27,13 @@ from granite_core.errors import (
 )
 from granite_core.options import NO_OPTIONS
 from granite_core.testing.conformance.support import memory_peak, noise
-from tests.support.proxy import HttpProxy as Proxy
+from tests.support.proxy import Answer, Exchange, HttpProxy
 from tests.support.s3 import S3Server
 
 MIB = 1024 * 1024
 PART = 5 * MIB
 NOW = timedelta(seconds=-60)
+LOGIN_PAGE = Answer(200, "OK", (("Content-Type", "text/html"),), b"<html><body>welcome</body></html>")
 
 
 class Store:
@@ -254,6 +256,18 @@ class TestNoUploadRemains:
         assert backend.stat("a").size == 2 * PART + 1
 
 
+def test_an_upload_whose_parts_somebody_else_lists_is_left_alone(store: Store) -> None:
+    with HttpProxy(store.server.endpoint) as proxy:
+        backend = store.backend(store.client(proxy.endpoint))
+        with backend.open_writer("a") as writer:
+            writer.write(noise(PART + 1))
+            proxy.inject(lambda exchange: exchange.reply(LOGIN_PAGE), matching=rb"GET \S*uploadId=")
+            with pytest.raises(BackendUnavailableError):
+                backend.clear_unfinished(NOW)
+            writer.commit()
+    assert store.backend().get("a") == noise(PART + 1)
+
+
 class TestLostAnswers:
     """The server has done its work, and the connection breaks before it can say so."""
 
@@ -262,26 +276,26 @@ class TestLostAnswers:
         return int(request.param)
 
     @pytest.fixture
-    def proxy(self, store: Store) -> Iterator[Proxy]:
-        with Proxy(store.server.endpoint) as proxy:
+    def proxy(self, store: Store) -> Iterator[HttpProxy]:
+        with HttpProxy(store.server.endpoint) as proxy:
             yield proxy
 
     @pytest.fixture
-    def lossy(self, store: Store, proxy: Proxy, retries: int) -> S3StorageBackend:
+    def lossy(self, store: Store, proxy: HttpProxy, retries: int) -> S3StorageBackend:
         return store.backend(store.client(proxy.endpoint, retries={"max_attempts": retries, "mode": "standard"}))
 
-    def test_to_a_put(self, store: Store, lossy: S3StorageBackend, proxy: Proxy) -> None:
+    def test_to_a_put(self, store: Store, lossy: S3StorageBackend, proxy: HttpProxy) -> None:
         proxy.lose_answers(rb"PUT ")
         lossy.put_bytes("a", b"abc")
         assert store.backend().get("a") == b"abc"
 
-    def test_to_a_completion(self, store: Store, lossy: S3StorageBackend, proxy: Proxy) -> None:
+    def test_to_a_completion(self, store: Store, lossy: S3StorageBackend, proxy: HttpProxy) -> None:
         proxy.lose_answers(rb"POST \S*uploadId=")
         lossy.put_bytes("a", noise(2 * PART))
         assert store.backend().get("a") == noise(2 * PART)
         assert store.uploads() == []
 
-    def test_to_a_part(self, store: Store, lossy: S3StorageBackend, proxy: Proxy, retries: int) -> None:
+    def test_to_a_part(self, store: Store, lossy: S3StorageBackend, proxy: HttpProxy, retries: int) -> None:
         proxy.lose_answers(rb"PUT \S*partNumber=1")
         if retries:
             lossy.put_bytes("a", noise(2 * PART))
@@ -293,7 +307,7 @@ class TestLostAnswers:
         assert store.uploads() == []
 
     def test_to_the_beginning_of_an_upload_leaves_what_is_cleared_later(
-        self, store: Store, lossy: S3StorageBackend, proxy: Proxy, retries: int
+        self, store: Store, lossy: S3StorageBackend, proxy: HttpProxy, retries: int
     ) -> None:
         proxy.lose_answers(rb"POST \S*uploads")
         if retries:
@@ -306,13 +320,13 @@ class TestLostAnswers:
         assert store.uploads() == []
 
     def test_to_a_put_and_to_the_question_whether_it_worked(
-        self, store: Store, lossy: S3StorageBackend, proxy: Proxy
+        self, store: Store, lossy: S3StorageBackend, proxy: HttpProxy
     ) -> None:
         proxy.lose_answers(rb"(PUT|HEAD) ", times=100)
         with pytest.raises(BackendUnavailableError):
             lossy.put_bytes("a", b"abc")
 
-    def test_to_a_delete(self, store: Store, lossy: S3StorageBackend, proxy: Proxy, retries: int) -> None:
+    def test_to_a_delete(self, store: Store, lossy: S3StorageBackend, proxy: HttpProxy, retries: int) -> None:
         lossy.put_bytes("a", b"abc")
         proxy.lose_answers(rb"DELETE ")
         if retries:
@@ -326,7 +340,7 @@ class TestLostAnswers:
 class TestClashes:
     @pytest.mark.parametrize("size", [3, 2 * PART])
     def test_another_object_is_told_from_our_own_lost_answer(self, atomic: Store, size: int) -> None:
-        with Proxy(atomic.server.endpoint) as proxy:
+        with HttpProxy(atomic.server.endpoint) as proxy:
             backend = atomic.backend(atomic.client(proxy.endpoint, retries={"max_attempts": 3, "mode": "standard"}))
             atomic.backend().put_bytes("a", b"first")
             proxy.lose_answers(rb"PUT \S*/a |POST \S*uploadId=")
@@ -338,16 +352,16 @@ class TestClashes:
 
 class TestCutBodies:
     @pytest.fixture
-    def proxy(self, store: Store) -> Iterator[Proxy]:
-        with Proxy(store.server.endpoint) as proxy:
+    def proxy(self, store: Store) -> Iterator[HttpProxy]:
+        with HttpProxy(store.server.endpoint) as proxy:
             yield proxy
 
     @pytest.fixture
-    def fragile(self, store: Store, proxy: Proxy) -> S3StorageBackend:
+    def fragile(self, store: Store, proxy: HttpProxy) -> S3StorageBackend:
         store.backend().put_bytes("a", noise(12 * MIB))
         return store.backend(store.client(proxy.endpoint, retries={"max_attempts": 1, "mode": "standard"}))
 
-    def test_are_resumed_where_they_broke(self, fragile: S3StorageBackend, proxy: Proxy) -> None:
+    def test_are_resumed_where_they_broke(self, fragile: S3StorageBackend, proxy: HttpProxy) -> None:
         proxy.cut(rb"GET ", after=3 * MIB, times=3)
         with fragile.open_reader("a") as reader:
             assert b"".join(iter(lambda: reader.read(100_000), b"")) == noise(12 * MIB)
@@ -358,13 +372,13 @@ class TestCutBodies:
             assert b"range: bytes=" in request.lower()
             assert b"range: bytes=0-" not in request.lower()
 
-    def test_of_ranges_are_resumed_too(self, fragile: S3StorageBackend, proxy: Proxy) -> None:
+    def test_of_ranges_are_resumed_too(self, fragile: S3StorageBackend, proxy: HttpProxy) -> None:
         proxy.cut(rb"GET ", after=2 * MIB, times=2)
         with fragile.open_reader("a", offset=MIB, length=9 * MIB) as reader:
             assert reader.read() == noise(12 * MIB)[MIB : 10 * MIB]
         assert len(proxy.requests) == 3
 
-    def test_end_in_an_error_when_nothing_comes_any_more(self, fragile: S3StorageBackend, proxy: Proxy) -> None:
+    def test_end_in_an_error_when_nothing_comes_any_more(self, fragile: S3StorageBackend, proxy: HttpProxy) -> None:
         proxy.cut(rb"GET ", after=2 * MIB)
         proxy.cut(rb"GET ", after=1000, times=100)
         with fragile.open_reader("a") as reader, pytest.raises(BackendUnavailableError):
@@ -372,8 +386,19 @@ class TestCutBodies:
                 pass
         assert len(proxy.requests) <= 8
 
+    def test_whose_head_was_cut_in_its_length_are_no_shorter_files(
+        self, fragile: S3StorageBackend, proxy: HttpProxy
+    ) -> None:
+        def cut_the_length(exchange: Exchange) -> None:
+            exchange.client.send(replace(exchange.forward(), body=b"", length=1258).head)
+            exchange.hang_up()
+
+        proxy.inject(cut_the_length, matching=b"GET ")
+        with fragile.open_reader("a") as reader, pytest.raises(BackendUnavailableError):
+            reader.read()
+
     def test_of_an_object_that_was_replaced_are_not_resumed(
-        self, store: Store, fragile: S3StorageBackend, proxy: Proxy
+        self, store: Store, fragile: S3StorageBackend, proxy: HttpProxy
     ) -> None:
         proxy.cut(rb"GET ", after=2 * MIB)
         with fragile.open_reader("a") as reader:
@@ -383,7 +408,7 @@ class TestCutBodies:
                 while reader.read(MIB):
                     pass
 
-    def test_of_an_object_that_has_gone_say_so(self, store: Store, fragile: S3StorageBackend, proxy: Proxy) -> None:
+    def test_of_an_object_that_has_gone_say_so(self, store: Store, fragile: S3StorageBackend, proxy: HttpProxy) -> None:
         proxy.cut(rb"GET ", after=2 * MIB)
         with fragile.open_reader("a") as reader:
             reader.read(10)

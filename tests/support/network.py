@@ -4,49 +4,46 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import pytest
 
-__all__ = ["DEEP", "Tally", "calm_retries", "shown_to_nobody"]
+__all__ = ["DEEP", "Tally", "calm_retries", "figures_of", "shown_to_nobody"]
 
 DEEP = os.environ.get("GRANITE_DEEP", "") not in ("", "0")
 """Whether whole tables are gone through, and not a part of them that is chosen by rotation."""
 
 
 class Tally:
-    """Counts faults and what came of them.
+    """Counts faults and what came of them, in a test's properties; ``figures_of`` adds them up.
 
     Args:
         title: What was tried.
+        record: The test's ``record_property``.
     """
 
-    def __init__(self, title: str) -> None:
-        self.title = title
-        self.faults = 0
-        self.errors: dict[str, int] = {}
+    def __init__(self, title: str, record: Callable[[str, object], None]) -> None:
+        self._title = title
+        self._record = record
 
     def count(self, outcome: BaseException | str | None) -> None:
         """Count one fault that befell an operation; an error or its name, or None where it succeeded."""
-        self.faults += 1
-        if outcome is not None:
-            name = outcome if isinstance(outcome, str) else type(outcome).__name__
-            self.errors[name] = self.errors.get(name, 0) + 1
+        name = type(outcome).__name__ if isinstance(outcome, BaseException) else outcome or ""
+        self._record("fault", f"{self._title}|{name}")
 
-    @contextmanager
-    def printed(self) -> Iterator[Tally]:
-        """Print the figures at the end, past pytest's capturing."""
-        yield self
-        failed = sum(self.errors.values())
-        named = ", ".join(f"{number} {name}" for name, number in sorted(self.errors.items()))
-        line = f"{self.title}: {self.faults} faults, {self.faults - failed} successes, {failed} typed errors ({named})"
-        path = os.environ.get("GRANITE_FIGURES")
-        if path:
-            with open(path, "a") as file:
-                file.write(f"{line}\n")
-        print(line)
+
+def figures_of(faults: Iterable[str]) -> Iterator[str]:
+    """Yield a line for each thing that was tried."""
+    by_title: dict[str, Counter[str]] = defaultdict(Counter)
+    for each in faults:
+        title, _, name = each.partition("|")
+        by_title[title][name] += 1
+    for title, found in by_title.items():
+        errors = ", ".join(f"{number} {name}" for name, number in sorted(found.items()) if name)
+        ended = found.total() - found[""]
+        yield f"{title}: {found.total()} faults, {found['']} successes, {ended} typed errors ({errors})"
 
 
 def calm_retries(monkeypatch: pytest.MonkeyPatch) -> None:
