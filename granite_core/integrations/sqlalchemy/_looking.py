@@ -11,7 +11,7 @@ from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import suppress
 from datetime import timedelta
-from typing import Any
+from typing import Any, NamedTuple
 
 from sqlalchemy import Column, ColumnElement, Connection, MetaData, Table, inspect, select
 from sqlalchemy.exc import UnboundExecutionError
@@ -61,12 +61,19 @@ def look_up(
 
     rows = _Rows(session, mapper, targets, metadata, options)
     held = rows.find(locations, ask)
-    asked = [each for each in questions.values() if each.said_yes]
-    if not asked:
+    for connection, _ in rows.places(held):  # where nothing had to be looked for any more
+        question = ask(connection)
+        if question is not None and not question.was_asked:
+            question.ask()
+    waiting = {old for each in questions.values() if each.said_yes for old in each.old_ones(held)}
+    if not waiting:
         return held
     # The look is of a moment that is over. What is found now stays until we have ended: its row is locked; or, where
-    # rows cannot be, nobody else writes any more; or our tombstone can be seen.
-    guarded = {location for each in asked for location in each.guard(held)}
+    # rows cannot be, nobody else writes any more; or our tombstone can be seen. It is left in every database: a session
+    # commits one after the other, and from the first commit on a lock is gone.
+    for question in questions.values():
+        question.guard(waiting)
+    guarded = {location for location, *_ in waiting}
     return rows.find(held - guarded) | rows.keep(guarded)
 
 
@@ -90,14 +97,14 @@ class _Rows:
     def find(self, locations: set[str], ask: Callable[[Connection], _Question | None] = lambda _: None) -> set[str]:
         """Those that a row holds."""
         held = self._by_key(ask, lock=False) & locations
-        for connection, columns in self._places(locations - held):
+        for connection, columns in self.places(locations - held):
             held |= find_held(connection, columns, locations - held, self.options, ask(connection))
         return held
 
     def keep(self, locations: set[str]) -> set[str]:
         """Those that a row holds, which others cannot change until our transaction ends."""
         held = self._by_key(lambda _: None, lock=True) & locations
-        for connection, columns in self._places(locations - held):
+        for connection, columns in self.places(locations - held):
             held |= keep_held(connection, columns, locations - held, self.options)
         return held
 
@@ -108,7 +115,7 @@ class _Rows:
         rows = read_rows(self.mapper, connection, self.identities, lock=lock, question=ask(connection)).values()
         return {ref.location for row in rows for refs in row.values() for ref in refs}
 
-    def _places(self, locations: Collection[str]) -> Iterator[tuple[Connection, list[Column[Any]]]]:
+    def places(self, locations: Collection[str]) -> Iterator[tuple[Connection, list[Column[Any]]]]:
         """The columns that hold refs, by the connection a session would write them on."""
         places: dict[Connection, list[Column[Any]]] = defaultdict(list)
         classes = {each.column: class_ for class_, fields in [*fields_by_class.items()] for each in fields}
@@ -117,6 +124,15 @@ class _Rows:
             with suppress(UnboundExecutionError):  # a table that this session has no engine for
                 places[primary(self.session, mapped, column.table)].append(column)
         yield from places.items()
+
+
+class _Old(NamedTuple):
+    """An old tombstone."""
+
+    location: str
+    backend: str
+    storage_key: str
+    retention: int
 
 
 class _Question:
@@ -130,7 +146,7 @@ class _Question:
         age: timedelta,
         options: Mapping[str, Any],
     ) -> None:
-        self.said_yes = False
+        self.was_asked = self.said_yes = False
         self._connection = connection
         self._table = table
         self._options = options
@@ -144,22 +160,33 @@ class _Question:
 
     def answer(self, value: object) -> None:
         """Hear what the query said."""
+        self.was_asked = True
         self.said_yes = self.said_yes or bool(value)
 
-    def guard(self, locations: Collection[str]) -> set[str]:
-        """Leave a young tombstone beside each old one; return the locations that still have an old one.
+    def ask(self) -> None:
+        """Ask it by itself."""
+        self.answer(self._run(select(self.column)).scalar())
+
+    def old_ones(self, locations: Collection[str]) -> set[_Old]:
+        """Return the old tombstones of some locations."""
+        t = self._table.c
+        found: set[_Old] = set()
+        for some in chunks(sorted(locations), LOOK_UP_BATCH):
+            query = select(t.location, t.backend, t.storage_key, t.retention).where(t.location.in_(some), *self._old())
+            found.update(_Old(*row) for row in self._run(query))
+        return found
+
+    def guard(self, waiting: Collection[_Old]) -> None:
+        """Leave a young tombstone for each old one.
 
         Under AUTOCOMMIT it can be seen at once, and keeps the file for a grace. In a transaction it cannot, and does
         no harm; it is a write, and whoever writes to SQLite writes alone until the end.
         """
-        t, found = self._table, set()
-        names = t.c.location, t.c.backend, t.c.storage_key
-        for some in chunks(sorted(locations), LOOK_UP_BATCH):
-            old = t.c.location.in_(some), *self._old()
-            young = select(*names, db_now(), t.c.retention).where(*old).distinct()
-            self._run(t.insert().from_select([*names, t.c.written_at, t.c.retention], young))
-            found.update(self._run(select(t.c.location).where(*old)).scalars())
-        return found
+        self._connection.execute(
+            self._table.insert().values(written_at=db_now()),
+            [each._asdict() for each in waiting],
+            execution_options=self._options,
+        )
 
     def _old(self) -> tuple[ColumnElement[bool], ...]:
         t = self._table.c

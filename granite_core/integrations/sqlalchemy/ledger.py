@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeAlias, TypeVar, cast
 from uuid import uuid4
 
 from sqlalchemy import Connection, Executable, MetaData, Table, bindparam, func, literal, or_, select, text
@@ -40,6 +40,9 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 _IN: Final = 500
+
+_Seen: TypeAlias = "tuple[list[Any], frozenset[str], int]"
+"""The tombstones of some locations, those that a row holds, and the longest grace that was written down."""
 """So many values go into one IN: databases limit it."""
 
 _POLL: Final = 0.1
@@ -247,14 +250,30 @@ class SQLAlchemyLedger(RowFiles, Diagnosis):
         # down later than that relies on nothing that was seen here.
         clocks = [self.now(number) for number in range(len(self._all))]
         seen = [database.read(partial(_look, database, locations)) for database in self._all]
+        unsettled = self._unsettled(seen, locations)
         grace = max(grace, *(longest for _, _, longest in seen))
         looks = [
-            Look(tuple(_judged(number, row, clock - grace) for row in rows), held)
+            Look(tuple(_judged(number, row, clock - grace) for row in rows if row.location not in unsettled), held)
             for number, (clock, (rows, held, _)) in enumerate(zip(clocks, seen, strict=True))
         ]
         return Look(
             tuple(each for look in looks for each in look.tombstones), frozenset().union(*(look.held for look in looks))
         )
+
+    def _unsettled(self, seen: Sequence[_Seen], locations: Collection[str]) -> set[str]:
+        """Return the locations whose tombstones changed while one database was looked at after the other.
+
+        Another sweep found them held, or somebody let go of them again: what was seen is no picture of any moment, and
+        a file may have moved from a row that was not seen yet to one that was.
+        """
+        if len(self._all) == 1:
+            return set()
+        changed: set[str] = set()
+        for database, (rows, _, _) in zip(self._all, seen, strict=True):
+            again = database.read(partial(_tombstones, database, locations))
+            before, after = ({(row.id, row.location) for row in each} for each in (rows, again))
+            changed.update(location for _, location in before ^ after)
+        return changed
 
     def drop(self, rows: Collection[RowId]) -> None:
         """Remove tombstones."""
@@ -502,16 +521,20 @@ def _batch(rows: Sequence[Any]) -> Batch:
     return Batch(tuple(dict.fromkeys(row.location for row in rows)), max((row.id for row in rows), default=None))
 
 
-def _look(
-    database: Database, locations: Collection[str], connection: Connection
-) -> tuple[list[Any], frozenset[str], int]:
-    """The tombstones of locations, those that a row holds, and the longest grace: as of one moment."""
+def _tombstones(database: Database, locations: Collection[str], connection: Connection) -> list[Any]:
     rows: list[Any] = []
-    longest = 0
     if database.tables is not None:
         t = database.tables.tombstone
         for some in chunks(sorted(locations), _IN):
             rows += connection.execute(select(t).where(t.c.location.in_(some), t.c.run.is_(None))).all()
+    return rows
+
+
+def _look(database: Database, locations: Collection[str], connection: Connection) -> _Seen:
+    """The tombstones of locations, those that a row holds, and the longest grace: as of one moment."""
+    rows = _tombstones(database, locations, connection)
+    longest = 0
+    if database.tables is not None:
         longest = connection.scalar(select(longest_grace(database.tables.state))) or 0
     return rows, frozenset(held_locations(connection, database.columns, locations)), longest
 
