@@ -98,16 +98,20 @@ def is_fresh(staged: timedelta | None, within: timedelta) -> bool:
     return staged is not None and -CLOCK_SKEW <= staged < within
 
 
-def plan_admission(known: timedelta | None, staged: timedelta | None, within: timedelta) -> Admission:
+def plan_admission(
+    known: timedelta | None, staged: timedelta | None, within: timedelta, *, may_be_held: bool = False
+) -> Admission:
     """Decide whether a ref may get into a row without a look at other rows.
 
     Args:
         known: How long ago this transaction learned that the ref is good; None when it knows nothing of it.
         staged: How long ago it was staged, by its own word; None when it does not say.
         within: A quarter of the grace.
+        may_be_held: Whether it is likely that a row holds it. Then it is looked up from half that age on: one that
+            was staged nearly a quarter of the grace ago would be too old in a moment, and with it its transaction.
     """
     if known is None:
-        if not is_fresh(staged, within):
+        if not is_fresh(staged, within / 2 if may_be_held else within):
             return Admission()
         known = staged
     if known is None or known >= within:
@@ -115,19 +119,23 @@ def plan_admission(known: timedelta | None, staged: timedelta | None, within: ti
     return Admission(known)
 
 
-def plan_looked_up(began: timedelta, within: timedelta, *, held: bool) -> Admission:
+def plan_looked_up(began: timedelta, within: timedelta, *, held: bool, staged: timedelta | None = None) -> Admission:
     """Decide whether a ref that was looked up may get into a row.
 
     Args:
         began: How long ago the database's transaction began: what it shows may be that old.
         within: A quarter of the grace.
         held: Whether a committed row holds it.
+        staged: How long ago it was staged, by its own word; None when it does not say.
     """
-    if not held:
-        return Admission(refusal="it was not staged lately, and no row holds it")
-    if began >= within:
+    ages = [staged] if staged is not None and is_fresh(staged, within) else []
+    if held and began < within:
+        ages.append(began)
+    if ages:
+        return Admission(min(ages))
+    if held:
         return Admission(refusal="the transaction that looked it up is too old")
-    return Admission(began)
+    return Admission(refusal="it was not staged lately, and no row holds it")
 
 
 def guarded_from(within: timedelta) -> timedelta:

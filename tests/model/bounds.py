@@ -23,6 +23,7 @@ class Bounds:
         copies: Whether they also copy refs from row to row within the database, unseen.
         objects: How many objects there are.
         rows: How many rows there are.
+        databases: How many databases they are in, by turns; a session writes to all of them.
         upload: Whether there is one row more, which is an upload session.
         expires: How long after its last bytes an upload session expires, in ticks.
         collectors: What each collector does.
@@ -40,6 +41,7 @@ class Bounds:
     copies: bool = False
     objects: int = 1
     rows: int = 2
+    databases: int = 1
     upload: bool = False
     expires: int = 1
     collectors: tuple[Kind, ...] = (Kind.SWEEP,)
@@ -51,6 +53,14 @@ class Bounds:
     def places(self) -> int:
         """How many rows there are, with the upload session's."""
         return self.rows + self.upload
+
+    def grave(self, position: int, row: int) -> int:
+        """The place of an object's tombstones in a row's database."""
+        return position + self.objects * (row % self.databases)
+
+    def graves(self, position: int) -> range:
+        """The places of an object's tombstones in all databases."""
+        return range(position, self.objects * self.databases, self.objects)
 
     @property
     def longest(self) -> int:

@@ -48,6 +48,8 @@ class Collectors:
                 yield from self.look_at_all(world, bit, 4 * world.recorded)
             case Work.AWAKE:
                 yield from self.look_at_all(world, bit, 4 * collector.recorded)
+            case Work.HALF if collector.databases:
+                yield from self.look_on(world, collector, bit)
             case Work.HALF if collector.read:
                 yield from self.decide(world, position, collector.read, self.holds(world.rows, position))
             case Work.HALF:
@@ -57,9 +59,10 @@ class Collectors:
                 objects = changed(world.objects, position, self.deleted(world.objects[position]))
                 yield ("deletes", position + 1), world._replace(objects=objects), collector._replace(work=Work.DROP)
             case Work.DROP:
-                kept = tuple(sorted({each for each in world.tombs[position] if not each[1] & bit}))
-                dropped = world._replace(tombs=changed(world.tombs, position, kept))
-                yield ("drops", position + 1), *self.idle(dropped, collector, bit)
+                tombs = world.tombs
+                for grave in self.bounds.graves(position):
+                    tombs = changed(tombs, grave, tuple(sorted({each for each in tombs[grave] if not each[1] & bit})))
+                yield ("drops", position + 1), *self.idle(world._replace(tombs=tombs), collector, bit)
 
     def due_at(self, grace: int) -> int:
         return grace if self.protocol.waits else 0
@@ -67,12 +70,18 @@ class Collectors:
     def look_at_all(self, world: World, bit: int, grace: int) -> Moves:
         rows, tombs = world.replica or (world.rows, world.tombs)
         due_at = self.due_at(grace)
-        for position, row in enumerate(tombs):
-            if any(age >= due_at for age, _ in row):
+        for position in range(self.bounds.objects):
+            if any(age >= due_at for grave in self.bounds.graves(position) for age, _ in tombs[grave]):
                 yield from self.look(world, position, rows, tombs, bit, due_at)
 
     def look(self, world: World, position: int, rows: tuple[int, ...], tombs: Tombs, bit: int, due_at: int) -> Moves:
         """The clock is read before the snapshot; to read it in the same moment finds the most to be due."""
+        if self.bounds.databases > 1:
+            if self.protocol.one_clock:
+                for grave in self.bounds.graves(position):
+                    world, _ = self.read(world, grave, world.tombs, bit, due_at)
+            yield from self.look_on(world, Collector(Kind.SWEEP, Work.HALF, position), bit)
+            return
         marked, read = self.read(world, position, tombs, bit, due_at)
         held = self.holds(rows, position)
         if self.protocol.one_snapshot:
@@ -81,6 +90,34 @@ class Collectors:
         half = Collector(Kind.SWEEP, Work.HALF, position)
         yield ("reads the tombstones of", position + 1), marked, half._replace(read=read)
         yield ("reads the rows for", position + 1), world, half._replace(held=held)
+
+    def look_on(self, world: World, collector: Collector, bit: int) -> Moves:
+        """Look into the next database: several have no snapshot in common."""
+        number, count = collector.databases, self.bounds.databases
+        if number == count:
+            yield from self.look_back(world, collector, bit)
+            return
+        position, grave = collector.object, self.bounds.grave(collector.object, number)
+        if self.protocol.one_clock:  # what was due before the first look was marked there
+            read = tuple(bool(marks & bit) for _, marks in world.tombs[grave])
+        else:
+            world, read = self.read(world, grave, world.tombs, bit, self.due_at(4 * world.recorded))
+        read = (*collector.read, *read)
+        held = collector.held or self.holds(world.rows[number::count], position)
+        if number + 1 == count and not self.protocol.looks_back:
+            yield from self.decide(world, position, read, held)
+        else:
+            after = collector._replace(read=read, held=held, databases=number + 1)
+            yield (f"looks into database {number + 1} for", position + 1), world, after
+
+    def look_back(self, world: World, collector: Collector, bit: int) -> Moves:
+        """Read the tombstones once more: another sweep may have dropped them, and nobody has heeded them since."""
+        tombs = [world.tombs[grave] for grave in self.bounds.graves(collector.object)]
+        read = tuple(bool(marks & bit) for row in tombs for _, marks in row)
+        if any(read):
+            yield from self.decide(world, collector.object, read, collector.held)
+        else:
+            yield ("finds the tombstones gone of", collector.object + 1), *self.idle(world, collector, bit)
 
     def read(self, world: World, position: int, tombs: Tombs, bit: int, due_at: int) -> tuple[World, tuple[bool, ...]]:
         due = {age for age, _ in tombs[position] if age >= due_at}
@@ -116,7 +153,10 @@ class Collectors:
                     yield ("lists",), world, Collector(Kind.RECONCILE, Work.LISTED, listed)
             case Work.LISTED:
                 rows = self.counted(world.rows)
-                accounted = _bits(position + 1 in rows or bool(row) for position, row in enumerate(world.tombs))
+                accounted = _bits(
+                    each in rows or any(world.tombs[grave] for grave in self.bounds.graves(each - 1))
+                    for each in range(1, self.bounds.objects + 1)
+                )
                 loose = compare(collector.object, accounted)
                 if loose:
                     yield ("compares",), world, Collector(Kind.RECONCILE, Work.NOTED, loose)

@@ -23,13 +23,14 @@ from tests.model.state import (
     Object,
     Phase,
     Status,
+    Tombs,
     World,
     Writer,
     buried,
     changed,
 )
 
-__all__ = ["Flushes", "Moves", "with_rows"]
+__all__ = ["Flushes", "Moves", "oldest_ages", "with_rows"]
 
 Moves: TypeAlias = Iterator[tuple[Label, World, Writer]]
 
@@ -141,7 +142,7 @@ class Flushes:
         early = world
         for change in writer.flush:
             old = self.seen(world, writer, change.row)
-            early = early._replace(tombs=buried(early.tombs, old - 1))
+            early = early._replace(tombs=buried(early.tombs, self.bounds.grave(old - 1, change.row)))
         label = ("buries, and clears later,", *((each.row, each.new) for each in writer.flush))
         yield label, early, writer._replace(phase=Phase.ADMITTED, past=True)
 
@@ -156,7 +157,7 @@ class Flushes:
             writer = writer._replace(
                 known=changed(writer.known, each - 1, since), looked_up=writer.looked_up | 1 << each - 1
             )
-        waiting = [each for each in asked if self.protocol.guards and self.is_old(world, writer, each)]
+        waiting = [each for each in asked if self.protocol.guards and self.old_graves(world, writer, each)]
         if not waiting:
             yield label, world, self.admitted(writer)
             return
@@ -164,18 +165,20 @@ class Flushes:
             return
         tombs = world.tombs
         for each in waiting:
-            if writer.mode is Mode.AUTOCOMMIT:
-                tombs = buried(tombs, each - 1)
-            else:
-                writer = with_tombstone(writer, each - 1)
+            everywhere = self.bounds.graves(each - 1)
+            for grave in everywhere if self.protocol.guards_everywhere else self.old_graves(world, writer, each):
+                if writer.mode is Mode.AUTOCOMMIT:
+                    tombs = buried(tombs, grave)
+                else:
+                    writer = with_tombstone(writer, grave)
         guarding = sum(1 << each - 1 for each in waiting)
         yield label, world._replace(tombs=tombs), writer._replace(phase=Phase.GUARDED, guarding=guarding)
 
-    def is_old(self, world: World, writer: Writer, each: int) -> bool:
-        """Whether there is a tombstone that may be due before the row is committed: two quarters from now."""
-        row = world.tombs[each - 1]
-        oldest = writer.snapshot[1][each - 1] if writer.snapshot else max((age for age, _ in row), default=UNKNOWN)
-        return oldest >= guarded_age(self.protocol.within(writer.quarter))
+    def old_graves(self, world: World, writer: Writer, each: int) -> list[int]:
+        """Where there is a tombstone that may be due before the row is committed: two quarters from now."""
+        old = guarded_age(self.protocol.within(writer.quarter))
+        seen = writer.snapshot[1] if writer.snapshot else oldest_ages(world.tombs)
+        return [grave for grave in self.bounds.graves(each - 1) if seen[grave] >= old]
 
     def holders(self, world: World, writer: Writer, each: int) -> list[int]:
         rows = self.bounds.places if self.protocol.counts_uploads else self.bounds.rows
@@ -270,7 +273,7 @@ class Flushes:
         if old not in (NOTHING, change.new) and not writer.past:
             after = self.released(after, old)
             if change.takes != EXPIRES or self.protocol.expiry_buries:
-                after = with_tombstone(after, old - 1)
+                after = with_tombstone(after, self.bounds.grave(old - 1, row))
         yield ("writes", row, change.new), world, after if rest else after._replace(past=False)
 
     def reading(self, world: World, writer: Writer, locks: Locks) -> Moves:
@@ -288,7 +291,9 @@ class Flushes:
         if change.takes > NOTHING and world.rows[change.row] != change.takes and self.protocol.gone_refuses:
             yield ("is refused, for the upload is gone",), *self.undo(world, writer)
             return
-        owed = writer.owed if change.old in (NOTHING, change.new) else (*writer.owed, change.old)
+        owed = writer.owed
+        if change.old not in (NOTHING, change.new):
+            owed = (*owed, self.bounds.grave(change.old - 1, change.row))
         phase = Phase.READ if rest else Phase.WRITTEN if owed else Phase.ACTIVE
         after = writer._replace(phase=phase, flush=tuple(rest), owed=owed)
         then = with_rows(world, changed(world.rows, change.row, change.new))
@@ -298,11 +303,12 @@ class Flushes:
 
     def bury(self, world: World, writer: Writer) -> Moves:
         """Under AUTOCOMMIT: the tombstones come after the statements."""
-        old, *rest = writer.owed
+        grave, *rest = writer.owed
+        old = grave % self.bounds.objects + 1
         after = self.released(writer, old)._replace(owed=tuple(rest))
         if not rest:
             after = after._replace(phase=Phase.ACTIVE)
-        yield ("buries", old), world._replace(tombs=buried(world.tombs, old - 1)), after
+        yield ("buries", old), world._replace(tombs=buried(world.tombs, grave)), after
 
     def released(self, writer: Writer, old: int) -> Writer:
         """What a row held was read in this transaction: it may go into another row."""
@@ -319,12 +325,17 @@ class Flushes:
         return writer.snapshot[0][row] if writer.snapshot else world.rows[row]
 
 
-def with_tombstone(writer: Writer, position: int) -> Writer:
+def with_tombstone(writer: Writer, grave: int) -> Writer:
     """With an uncommitted tombstone, which the session remembers."""
     return writer._replace(
-        buried=tuple(sorted({*writer.buried, (position, 0)})),
-        remembers=tuple(sorted({*writer.remembers, (position, 0)})),
+        buried=tuple(sorted({*writer.buried, (grave, 0)})),
+        remembers=tuple(sorted({*writer.remembers, (grave, 0)})),
     )
+
+
+def oldest_ages(tombs: Tombs) -> tuple[int, ...]:
+    """The age of the oldest tombstone in each grave."""
+    return tuple(max((age for age, _ in row), default=UNKNOWN) for row in tombs)
 
 
 def with_rows(world: World, rows: tuple[int, ...]) -> World:

@@ -26,7 +26,9 @@ class Laws:
         self.clock = clock
         self.collectors = collectors
         # Statements past the flush, and AUTOCOMMIT that dies or is overtaken, leave no tombstone: the reconcile does.
-        self.every_release_is_told = not bounds.statements and Mode.AUTOCOMMIT not in bounds.modes
+        # So do copies within the database, and a COMMIT that only one of two databases has had.
+        passed = bounds.statements or bounds.copies or bounds.databases > 1
+        self.every_release_is_told = not passed and Mode.AUTOCOMMIT not in bounds.modes
 
     def broken(self, world: World) -> str | None:
         """Which law a world breaks, if any."""
@@ -47,13 +49,16 @@ class Laws:
         """Whether something would stay for ever, or for no reason until the next reconcile: the second law."""
         for each, found in enumerate(world.objects, 1):
             loose = found.status == Status.STORED and each not in world.rows
-            if self.every_release_is_told and loose and found.was_held and not world.tombs[each - 1]:
+            if self.every_release_is_told and loose and found.was_held and not self.is_told(world, each):
                 return f"law 2: file {each} was let go, and no tombstone tells of it"
         left = self.collected(world)
         for each, found in enumerate(left.objects, 1):
             if found.status == Status.STORED and each not in left.rows:
                 return f"law 2: file {each} lingers after a reconcile, the grace and a sweep"
         return "law 2: tombstones linger" if any(left.tombs) else None
+
+    def is_told(self, world: World, each: int) -> bool:
+        return any(world.tombs[grave] for grave in self.bounds.graves(each - 1))
 
     def collected(self, world: World) -> World:
         """The world when everybody has died, and a reconcile, the grace and a sweep have passed."""

@@ -20,8 +20,8 @@ _EVER: Final = datetime(2000, 1, 1, tzinfo=UTC)
 class Protocol:
     """Which safeguards there are. As it is made, all of them: the protocol as it is.
 
-    The code does not have the last six yet, from ``records_grace`` on: until then all processes have the same grace,
-    and there are no upload sessions.
+    The code has no upload sessions yet; what is said of them, from ``counts_uploads`` to ``expiry_buries``, is how they
+    will be.
 
     Args:
         tombstone_with_change: A tombstone is written in its row's transaction; under AUTOCOMMIT after its statement.
@@ -51,6 +51,9 @@ class Protocol:
         gone_refuses: Who attaches an upload must find its session there; else its token is believed.
         expires_by_statement: Whether an upload has expired is decided by the statement that removes its session.
         expiry_buries: That transaction writes a tombstone.
+        one_clock: What is due in any of several databases was so before the sweep looked into the first.
+        looks_back: After several databases the sweep reads the tombstones once more: they must still be there.
+        guards_everywhere: The tombstone that guards is written in every database, not only where the old one waits.
     """
 
     tombstone_with_change: bool = True
@@ -80,6 +83,9 @@ class Protocol:
     gone_refuses: bool = True
     expires_by_statement: bool = True
     expiry_buries: bool = True
+    one_clock: bool = True
+    looks_back: bool = True
+    guards_everywhere: bool = True
 
     def within(self, quarter: int) -> int:
         """How old anything may be that a transaction rests on, in ticks."""

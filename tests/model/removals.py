@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from tests.model.bounds import Bounds
 from tests.model.explorer import Exploration, explore
 from tests.model.protocol import Protocol
-from tests.model.state import Mode
+from tests.model.state import Kind, Mode
 from tests.model.system import Event, Packed, System
 
 __all__ = ["REMOVALS", "Removal", "remove"]
@@ -18,6 +18,7 @@ _AUTOCOMMIT = Bounds(modes=(Mode.AUTOCOMMIT,))
 _TWO_AUTOCOMMIT = Bounds(modes=(Mode.AUTOCOMMIT, Mode.AUTOCOMMIT))
 _COPIES = Bounds(operations=1, statements=True, copies=True)
 _UPLOAD = Bounds(operations=1, rows=1, upload=True)
+_DATABASES = Bounds(databases=2)
 _GRACES = Bounds(operations=1, quarters=(1, 2))
 
 
@@ -29,6 +30,7 @@ class Removal:
         name: The setting of ``Protocol`` that is switched off; after a dash, where.
         says: What is so then. ``docs/topics/proof.md`` says it in the same words.
         bounds: A world in which a file is lost then.
+        deep: Whether that world takes longer than others.
         lingers: Whether nothing is lost then, but left behind untold.
         guarded: Whether looked-up rows are guarded; where they are, that makes up for some other safeguards.
     """
@@ -38,6 +40,7 @@ class Removal:
     bounds: Bounds = _TWO
     guarded: bool = True
     lingers: bool = False
+    deep: bool = False
 
     @property
     def safeguard(self) -> str:
@@ -106,6 +109,18 @@ REMOVALS = (
     Removal("counts_uploads", "upload sessions do not count as rows that hold files", _UPLOAD),
     Removal("gone_refuses", "the token of an upload is believed when its session is gone", _UPLOAD),
     Removal("expires_by_statement", "an upload session is removed that was found expired a moment ago", _UPLOAD),
+    Removal("one_clock", "what is due in another database is judged when the sweep looks into that", _DATABASES),
+    Removal(
+        "looks_back",
+        "of two sweeps one drops the tombstones while the other looks into the next database",
+        replace(_DATABASES, statements=True, collectors=(Kind.SWEEP, Kind.SWEEP)),
+        deep=True,
+    ),
+    Removal(
+        "guards_everywhere",
+        "the young tombstone is written only in the database of the old one",
+        replace(_DATABASES, statements=True),
+    ),
     Removal("expiry_buries", "an expired upload session leaves no tombstone", _UPLOAD, lingers=True),
 )
 

@@ -63,7 +63,7 @@ class Object(NamedTuple):
 
 
 Tombs: TypeAlias = tuple[tuple[tuple[int, int], ...], ...]
-"""For each object its visible tombstones: age, and as bits which collectors have read it when it was due."""
+"""For each object, in each database, its visible tombstones: age, and as bits which collectors have found it due."""
 
 
 class World(NamedTuple):
@@ -121,7 +121,7 @@ class Phase(IntEnum):
 
 
 Buried: TypeAlias = tuple[tuple[int, int], ...]
-"""Uncommitted tombstones: object, age."""
+"""Uncommitted tombstones: grave, age."""
 
 
 class Change(NamedTuple):
@@ -186,7 +186,7 @@ class Writer(NamedTuple):
     guarding: int = 0
     """What it looks up again, as bits."""
     owed: tuple[int, ...] = ()
-    """Under AUTOCOMMIT: what the flush has let go, and not buried yet."""
+    """Under AUTOCOMMIT: the graves of what the flush has let go, and not buried yet."""
     touched: int = UNKNOWN
     """How long ago it moved the upload session's expiry, uncommitted."""
     takes: bool = False
@@ -219,7 +219,7 @@ class Work(IntEnum):
 
     IDLE = 0
     HALF = 1
-    """One of rows and tombstones is read, the other is not: where that is not one snapshot."""
+    """It has looked in some databases; or of rows and tombstones at one, where that is not one snapshot."""
     DELETE = 2
     DROP = 3
     LISTED = 4
@@ -237,6 +237,8 @@ class Collector(NamedTuple):
     """Which of its tombstones are due, where those were read first."""
     held: bool = False
     """Whether a row holds it, where those were read first."""
+    databases: int = 0
+    """In how many databases it has looked."""
     recorded: int = 0
     """A quarter of the grace it goes by, where that was read first."""
 
@@ -247,6 +249,6 @@ def changed(items: tuple[T, ...], position: int, item: T) -> tuple[T, ...]:
 
 
 def buried(tombs: Tombs, position: int, age: int = 0) -> Tombs:
-    """With one more tombstone of an object; one that differs from another in nothing is the same."""
+    """With one more tombstone in a grave; one that differs from another in nothing is the same."""
     row = tombs[position]
     return tombs if (age, 0) in row else changed(tombs, position, tuple(sorted((*row, (age, 0)))))

@@ -116,7 +116,7 @@ class System:
         kept = (Object(Status.STORED, self.clock.oldest, was_held=True), *unborn[1:])
         empty = (NOTHING,) * bounds.places
         held = changed(empty, 0, 1)
-        none: Tombs = ((),) * bounds.objects
+        none: Tombs = ((),) * (bounds.objects * bounds.databases)
         one: Tombs = (((0, 0),), *none[1:])
         beginnings = [
             (unborn, empty, none),

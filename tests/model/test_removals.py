@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import fields
 from functools import cache
 from pathlib import Path
@@ -15,10 +16,12 @@ from tests.model.removals import REMOVALS, Removal, remove
 from tests.model.system import Event, Packed, System
 from tests.model.trace import tell
 
+DEEP = pytest.mark.skipif(os.environ.get("GRANITE_DEEP") != "1", reason="takes minutes: GRANITE_DEEP=1")
+TAKEN_AWAY = [pytest.param(each, id=each.name, marks=[DEEP] * each.deep) for each in REMOVALS]
 PAGE = (Path(__file__).parents[2] / "docs" / "topics" / "proof.md").read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("removal", REMOVALS, ids=lambda removal: removal.name)
+@pytest.mark.parametrize("removal", TAKEN_AWAY)
 def test_without_it_a_file_is_lost(removal: Removal) -> None:
     system, found = remove(removal)
     print(f"\nwhere {removal.says}:\n{tell(system, found)}")
@@ -28,7 +31,7 @@ def test_without_it_a_file_is_lost(removal: Removal) -> None:
     assert told in PAGE, f"docs/topics/proof.md does not tell this, or not so: {told}"
 
 
-@pytest.mark.parametrize("removal", REMOVALS, ids=lambda removal: removal.name)
+@pytest.mark.parametrize("removal", TAKEN_AWAY)
 def test_with_it_nothing_is_lost_in_the_same_world(removal: Removal) -> None:
     found, told = intact(removal.bounds, removal.whole, losses_only=not removal.lingers)
     assert found.broken is None, told

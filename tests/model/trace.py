@@ -75,6 +75,8 @@ def _sentence(system: System, place: int, label: Label) -> str:
         return f"{who} copies {source} into {target}"
     if verb == "reads":
         return f"{who} reads {', '.join(_row(bounds, row) for row in cast('list[int]', rest))}"
+    if verb == "is committed in database":
+        return f"{who} {verb} {rest[0]}"
     return f"{who} {verb}{f' file {rest[0]}' if rest else ''}"
 
 

@@ -40,6 +40,7 @@ _RETRIES: Final = Bounds(operations=1, statements=True, transactions=2, notes=Tr
 _SAVEPOINTS: Final = Bounds(rows=1, savepoints=1, statements=True)
 _UPLOAD: Final = Bounds(operations=1, rows=1, upload=True)
 _GRACES: Final = replace(_ONE, quarters=(1, 2))
+_DATABASES: Final = Bounds(databases=2, statements=True)
 _RECONCILE: Final = (Kind.SWEEP, Kind.RECONCILE)
 
 DEFAULT: Final = [
@@ -54,6 +55,7 @@ DEFAULT: Final = [
     *_each("copies within the database", replace(_ONE, copies=True), _FEW),
     *_each("an upload session", _UPLOAD, [(_RC, _RC), (_RC, _AUTO), (_SQLITE, _SQLITE)]),
     *_each("two graces", _GRACES, [(_RC, _RC), (_SQLITE, _SQLITE)]),
+    *_each("two databases", replace(_DATABASES, operations=1), [(_RC, _RC)]),
 ]
 
 DEEP: Final = [
@@ -68,5 +70,8 @@ DEEP: Final = [
     *_each("an upload session and two rows", replace(_UPLOAD, rows=2, operations=2, statements=True), _FEW),
     *_each("two graces", _GRACES, [*_FEW, (_RR, _RC), (_AUTO, _RC), (_JOINED_RR, _RC)]),
     *_each("two graces, two rows each", Bounds(statements=True, quarters=(1, 2)), [(_RC, _RC), (_SQLITE, _SQLITE)]),
+    *_each("two databases, two rows each", _DATABASES, [(_RC, _RC), (_RC, _RR), (_RR, _RR)]),
+    *_each("two databases, two sweeps", replace(_DATABASES, collectors=(Kind.SWEEP, Kind.SWEEP)), [(_RC, _RC)]),
+    *_each("two databases, a move in one flush", replace(_DATABASES, flush=2), [(_RC, _RC), (_RC, _RR)]),
     *_each("a finer clock", replace(_ONE, quarter=2), _FEW),
 ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tests.model.bounds import Bounds
-from tests.model.flushes import Flushes, Moves, with_rows
+from tests.model.flushes import Flushes, Moves, oldest_ages, with_rows
 from tests.model.protocol import Protocol, check
 from tests.model.state import (
     NOTHING,
@@ -96,7 +96,7 @@ class Writers:
     def snapshot(self, world: World, writer: Writer) -> tuple[tuple[int, ...], tuple[int, ...]] | tuple[()]:
         if not writer.mode.has_snapshot:
             return ()
-        return world.rows, tuple(max((age for age, _ in row), default=UNKNOWN) for row in world.tombs)
+        return world.rows, oldest_ages(world.tombs)
 
     # -- in a transaction ----------------------------------------------------------------------------------------------
 
@@ -154,17 +154,39 @@ class Writers:
         return writer._replace(buried=tuple(sorted({*writer.buried, *again})), remembers=tuple(sorted(kept | again)))
 
     def when_committing(self, world: World, writer: Writer) -> Moves:
-        yield ("is committed",), *self.commit(world, writer)
         yield ("fails",), *self.undo(world, writer)
+        if self.bounds.databases > 1:
+            yield from self.commit_one(world, writer)
+            return
+        yield ("is committed",), *self.commit(world, writer)
         if self.bounds.notes:
             then, after = self.commit(world, writer)
             yield ("is committed, and believes it failed",), then, after._replace(noted=writer.noted | writer.flushed)
 
+    def commit_one(self, world: World, writer: Writer) -> Moves:
+        """A session commits its connections one after another."""
+        for database in range(self.bounds.databases):
+            here = [row for row in range(self.bounds.places) if row % self.bounds.databases == database]
+            graves = [self.bounds.grave(each, database) for each in range(self.bounds.objects)]
+            now = writer._replace(
+                written=tuple(new if row in here else UNCHANGED for row, new in enumerate(writer.written)),
+                buried=tuple(each for each in writer.buried if each[0] in graves),
+            )
+            later = writer._replace(
+                written=tuple(UNCHANGED if row in here else new for row, new in enumerate(writer.written)),
+                buried=tuple(each for each in writer.buried if each[0] not in graves),
+                shared=writer.shared & ~sum(1 << row for row in here),
+            )
+            is_last = (later.written, later.buried, later.shared) == (self.unchanged, (), 0)
+            if later != writer or is_last:
+                then, ended = self.commit(world, now)
+                yield ("is committed in database", database + 1), then, ended if is_last else later
+
     def commit(self, world: World, writer: Writer) -> tuple[World, Writer]:
         rows = tuple(old if new == UNCHANGED else new for old, new in zip(world.rows, writer.written, strict=True))
         tombs = world.tombs
-        for position, age in writer.buried:
-            tombs = buried(tombs, position, age)
+        for grave, age in writer.buried:
+            tombs = buried(tombs, grave, age)
         then = with_rows(world._replace(tombs=tombs), rows)
         if self.bounds.upload:
             came = writer.touched if writer.touched != UNKNOWN else world.bytes_came

@@ -48,7 +48,8 @@ def admit(
         since = state.good.get(ref.location)
         known = manager.now() - since if since is not None else None
         within = settle(session, state, each, manager, options)
-        plan = plan_admission(known, _age_of(ref, manager), within)
+        may_be_held = not isinstance(ref, StagedFile) or ref.kept  # else it has never been in a flush
+        plan = plan_admission(known, _age_of(ref, manager), within, may_be_held=may_be_held)
         if plan.must_look_up:
             unknown[each.column.table.metadata].append((each, ref, manager))
             continue
@@ -62,9 +63,12 @@ def admit(
         held = look_up(metadata, {ref.location for _, ref, _ in asked}, within)
         for each, ref, manager in asked:
             began = manager.now() - state.began_at(manager)
-            plan = plan_looked_up(began, state.within(manager), held=ref.location in held)
-            if plan.since is not None:
+            is_held = ref.location in held
+            plan = plan_looked_up(began, state.within(manager), held=is_held, staged=_age_of(ref, manager))
+            if plan.since is not None and is_held:
                 state.learn(ref.location, manager)
+            elif plan.since is not None:
+                state.flushed.append((manager, ref))
             _let_in(state, each, ref, manager, plan)
 
 

@@ -272,6 +272,47 @@ class TestAdmission:
 
         world.run(scenario)
 
+    @pytest.mark.parametrize("expires", [True, False], ids=["loaded", "kept"])
+    @pytest.mark.parametrize("what", ["append", "share"])
+    def test_a_ref_that_a_row_holds_does_not_grow_too_old_within_a_moment(
+        self, world: World, what: str, expires: bool
+    ) -> None:
+        """Staged nearly a quarter of the grace ago: a transaction that takes a moment is none the worse for it."""
+
+        def scenario() -> None:
+            with world.session(expire_on_commit=expires) as session:
+                document = Document(file=world.stage(), pages=[world.stage(b"page")])
+                session.add(document)
+                session.commit()
+                world.later(QUARTER * 0.99)
+                if what == "append":
+                    document.pages.append(world.stage(b"another"))
+                else:
+                    session.add(Document(file=document.file))
+                session.flush()
+                world.later(QUARTER * 0.02)
+                session.commit()
+            world.check_laws()
+
+        world.run(scenario)
+
+    def test_a_ref_that_no_row_holds_may_be_used_until_it_is_too_old(self, world: World) -> None:
+        def scenario() -> None:
+            ref = StoredObjectRef.from_dict(world.stage().to_dict())
+            world.later(QUARTER * 0.9)
+            with world.session() as session:
+                session.add(Document(file=ref))
+                session.flush()
+                session.rollback()
+                assert [each.location for each in world.manager.take_notes()] == [ref.location]
+                session.add(Document(file=ref))
+                session.flush()
+                world.later(QUARTER * 0.2)
+                with pytest.raises(StaleRefError):
+                    session.commit()
+
+        world.run(scenario)
+
     def test_old_tombstones_of_its_own_are_renewed_at_commit(self, world: World, monkeypatch: Any) -> None:
         from granite_core.integrations.sqlalchemy import unit_of_work
 

@@ -43,6 +43,18 @@ class TestWhatGetsIn:
         plan = plan_admission(None, staged, WITHIN)
         assert (plan.must_look_up, plan.since, plan.refusal) == (True, None, None)
 
+    def test_what_may_be_held_is_looked_up_before_it_is_too_old(self) -> None:
+        assert plan_admission(None, WITHIN * 0.4, WITHIN, may_be_held=True) == Admission(WITHIN * 0.4)
+        assert plan_admission(None, WITHIN * 0.6, WITHIN, may_be_held=True).must_look_up
+
+    def test_what_was_looked_up_since_the_later_of_both(self) -> None:
+        old, young = WITHIN * 0.9, WITHIN * 0.1
+        assert plan_looked_up(young, WITHIN, held=True, staged=old) == Admission(young)
+        assert plan_looked_up(old, WITHIN, held=True, staged=young) == Admission(young)
+        assert plan_looked_up(WITHIN, WITHIN, held=True, staged=old) == Admission(old)
+        assert plan_looked_up(young, WITHIN, held=False, staged=old) == Admission(old)
+        assert plan_looked_up(young, WITHIN, held=False, staged=WITHIN).refusal is not None
+
     def test_what_the_transaction_knows_already_since_then(self) -> None:
         assert plan_admission(YOUNG, timedelta(0), WITHIN) == Admission(YOUNG)
 
