@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import timedelta
 from functools import partial
@@ -14,7 +15,7 @@ from sqlalchemy.orm import Session
 from granite_core.errors import ConfigurationError
 from granite_core.gc import Collector, SweepReport
 from granite_core.gc._run import milliseconds
-from granite_core.gc.marker import MARKER_KEY
+from granite_core.gc.marker import MARKER_KEY, read_marker, write_marker
 from granite_core.integrations.sqlalchemy import SQLAlchemyLedger
 from granite_core.integrations.sqlalchemy._database import Database
 from granite_core.integrations.sqlalchemy._transaction import fields_by_class
@@ -60,17 +61,13 @@ def sweep_now(
         CollectionRefusedError: Not every row can be seen.
     """
     collecting = _Collecting(manager, metadata, after)
-    for backend in manager.backends.values():
-        if isinstance(where, Engine):
-            break
-        # An earlier collection with an engine may have marked the store as that database's.
-        backend.delete(MARKER_KEY)
     if isinstance(where, Engine):
         return collecting.run(SQLAlchemyLedger([(where, each) for each in collecting.metadata]))
     if isinstance(where, Session):
         where.flush()
         where = where.connection()
-    return collecting.run(_JoinedLedger(where, collecting.metadata))
+    with _unmarked(manager):
+        return collecting.run(_JoinedLedger(where, collecting.metadata))
 
 
 async def asweep_now(
@@ -87,6 +84,20 @@ async def asweep_now(
     if isinstance(where, AsyncEngine):
         return await greenlet_spawn(sweep_now, manager, where.sync_engine, metadata, after=after)
     return await where.run_sync(lambda inner: sweep_now(manager, inner, metadata, after=after))
+
+
+@contextmanager
+def _unmarked(manager: StorageManager) -> Iterator[None]:
+    """Forget for a while whose stores these are: a collection with an engine may have marked them as a database's."""
+    marks = {backend: read_marker(backend) for backend in manager.backends.values()}
+    for backend in marks:
+        backend.delete(MARKER_KEY)
+    try:
+        yield
+    finally:
+        for backend, database in marks.items():
+            if database is not None:
+                write_marker(backend, database)
 
 
 class _Collecting:

@@ -157,6 +157,7 @@ class TestRuns:
         def fail(*_: Any) -> None:
             raise RuntimeError("no space")
 
+        world.run(lambda: sweep(world))  # the first one also writes down whose store it is, which must not fail
         monkeypatch.setattr(SQLAlchemyLedger, "record", fail)
         world.run(lambda: sweep(world))
 
