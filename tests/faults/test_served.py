@@ -184,7 +184,7 @@ class TestBytesThatChanged:
             path.write_bytes(CONTENT)
             assert client.get("/0").content == CONTENT
 
-    @pytest.mark.parametrize("damage", set(DAMAGE) - {each for each in DAMAGE if "bit" in each})
+    @pytest.mark.parametrize("damage", [each for each in DAMAGE if "bit" not in each])
     @pytest.mark.parametrize("request_kind", REQUESTS)
     def test_of_another_length_are_not_given_out_at_all(self, tmp_path: Path, damage: str, request_kind: str) -> None:
         served = Served(tmp_path)
