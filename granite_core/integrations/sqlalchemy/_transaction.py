@@ -178,6 +178,7 @@ class Transaction:
             self.good.pop(location, None)
             self.rests_on.discard(location)
         del self.learned[learned:]
+        self.limits.clear()  # a grace that was written down in it is so no more
 
     def learn(self, location: str, manager: StorageManager) -> None:
         """Know an object to be good, since a row of the database holds it: from when the transaction began."""

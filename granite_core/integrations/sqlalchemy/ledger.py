@@ -14,7 +14,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeAlias, TypeVar, cast
 from uuid import uuid4
 
-from sqlalchemy import Connection, Executable, MetaData, Table, bindparam, func, literal, or_, select, text
+from sqlalchemy import Connection, Executable, MetaData, Table, bindparam, func, or_, select, text
 from sqlalchemy.exc import DBAPIError, IntegrityError
 from sqlalchemy.util import await_only, greenlet_spawn
 
@@ -40,10 +40,10 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 _IN: Final = 500
+"""So many values go into one IN: databases limit it."""
 
 _Seen: TypeAlias = "tuple[list[Any], frozenset[str], int]"
 """The tombstones of some locations, those that a row holds, and the longest grace that was written down."""
-"""So many values go into one IN: databases limit it."""
 
 _POLL: Final = 0.1
 """So many seconds pass at most until a pause on an event loop heeds a stop."""
@@ -161,11 +161,11 @@ class SQLAlchemyLedger(RowFiles, Diagnosis):
 
     def now(self, database: int = 0) -> int:
         """Return a database's clock."""
-        return self._moment(database)[0]
+        return int(self._all[database].read(lambda c: c.execute(select(db_now())).scalar_one()))
 
     def record_grace(self, grace: int) -> int:
         """Write down that somebody works with a grace; return the longest that anybody does."""
-        known = {number: self._moment(number)[1] for number in self.databases}
+        known = {number: self._longest_grace(number) for number in self.databases}
         for number, longest in known.items():
             if longest < grace:
                 state = self._tables(number).state
@@ -174,7 +174,7 @@ class SQLAlchemyLedger(RowFiles, Diagnosis):
 
     def longest_grace(self) -> int:
         """Return the longest grace that was written down; 0 where none was."""
-        return max((self._moment(number)[1] for number in self.databases), default=0)
+        return max(map(self._longest_grace, self.databases), default=0)
 
     def forget_longer_graces(self, grace: int) -> Sequence[int]:
         """Remove the graces that are longer than one; return them, the longest first."""
@@ -184,12 +184,9 @@ class SQLAlchemyLedger(RowFiles, Diagnosis):
             found.update(self._all[number].write(partial(forget_longer, state=state, grace=grace)))
         return sorted(found, reverse=True)
 
-    def _moment(self, number: int) -> tuple[int, int]:
-        """A database's clock, and the longest grace that was written down there."""
-        tables = self._all[number].tables
-        longest: Any = longest_grace(tables.state) if tables is not None else literal(0)
-        now, grace = self._all[number].read(lambda c: c.execute(select(db_now(), longest)).one())
-        return int(now), int(grace or 0)
+    def _longest_grace(self, number: int) -> int:
+        state = self._tables(number).state
+        return int(self._all[number].read(lambda c: c.scalar(select(longest_grace(state)))) or 0)
 
     # -- the lease -----------------------------------------------------------------------------------------------------
 

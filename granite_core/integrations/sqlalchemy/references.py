@@ -6,7 +6,20 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any, Final, Protocol
 
-from sqlalchemy import Column, ColumnElement, Connection, MetaData, Select, String, case, cast, func, inspect, select
+from sqlalchemy import (
+    Column,
+    ColumnElement,
+    Connection,
+    MetaData,
+    Select,
+    String,
+    case,
+    cast,
+    func,
+    inspect,
+    literal,
+    select,
+)
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.orm import Mapper, Session
@@ -149,8 +162,11 @@ def _keep_in(connection: Connection, column: Column[Any], wanted: str, options: 
     location = location_in(column, connection.dialect.name)
     if location is None:
         return wanted in _held_in_scan(connection, column, frozenset((wanted,)), {**options}, lock=True)
+    # Asked of the row itself, not of what is joined to it: who waited for the lock is judged again by the row as it is
+    # then, and by nothing else (PostgreSQL, "Read Committed Isolation Level").
+    holds = select(location).where(location == wanted).correlate(column.table).exists()
     # A stronger lock than one that keeps the key: the column is no key. One row is enough.
-    query: Select[Any] = select(location).select_from(column.table).where(location == wanted).limit(1)
+    query: Select[Any] = select(literal(1)).select_from(column.table).where(holds).limit(1)
     query = query.with_for_update(read=True, of=column.table)
     return connection.execute(query, execution_options=options).first() is not None
 

@@ -57,6 +57,20 @@ def let_graces_age(world: World, by: timedelta) -> None:
         connection.execute(t.update().where(t.c.name.startswith("grace:")).values(expires_at=older))
 
 
+def test_a_grace_that_was_undone_with_a_savepoint_is_written_down_again(world: World) -> None:
+    def scenario() -> None:
+        with world.session() as session:
+            savepoint = session.begin_nested()
+            session.add(Document(title="undone", file=world.stage(b"1")))
+            session.flush()
+            savepoint.rollback()
+            session.add(Document(title="kept", file=world.stage(b"2")))
+            session.commit()
+        assert graces(world) == [GRACE]
+
+    world.run(scenario)
+
+
 class TestASweepWaits:
     def test_for_the_longest_grace_of_all_who_write(self, world: World) -> None:
         def scenario() -> None:

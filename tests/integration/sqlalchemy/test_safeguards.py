@@ -6,6 +6,7 @@ for the sweep, and somebody shares or moves the file while somebody else lets it
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -13,13 +14,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import create_engine, event, select, text, update
+from sqlalchemy import Connection, create_engine, event, select, text, update
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
 from granite_core import StaleRefError, StoredObjectRef
 from tests.integration.sqlalchemy.collecting import bury, keep, sweep
 from tests.integration.sqlalchemy.world import QUARTER, Base, Document, World, make_world
+from tests.support.postgres import Database
 
 SOON = 0.2
 """So many seconds others wait for a lock."""
@@ -155,6 +157,43 @@ class TestASharedFileWhileItsRowLetsItGo:
             check_files(postgres, "second")
 
         postgres.run(scenario)
+
+    @pytest.mark.parametrize("field", ["file", "pages"])
+    def test_that_is_under_way_when_it_is_looked_up(
+        self, postgres: World, postgres_database: Database, field: str
+    ) -> None:
+        """The look-up waits for the row, and then goes by what the row holds by then."""
+        somebody = create_engine(postgres_database.sync_url)
+
+        def commit_when_waited_for(connection: Connection) -> None:
+            waiting = text("SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'")
+            deadline = time.monotonic() + 30
+            with somebody.connect() as watch:
+                while not watch.scalar(waiting) and time.monotonic() < deadline:
+                    watch.rollback()
+                    time.sleep(0.02)
+            connection.commit()
+
+        def scenario() -> None:
+            with postgres.session() as session:
+                kept = postgres.stage(b"shared")
+                session.add(Document(title="first", **{field: kept if field == "file" else [kept]}))
+                session.commit()
+            postgres.later(QUARTER)
+            bury(postgres, kept.location)
+            with somebody.connect() as connection, postgres.session() as session:
+                document: Any = Document.__table__
+                connection.execute(update(document).values({field: None if field == "file" else []}))
+                other = threading.Thread(target=commit_when_waited_for, args=(connection,))
+                other.start()
+                session.add(Document(title="second", **{field: kept if field == "file" else [kept]}))
+                with pytest.raises(StaleRefError, match="no row holds it"):
+                    session.commit()
+                other.join()
+            check_files(postgres)
+
+        postgres.run(scenario)
+        somebody.dispose()
 
     @pytest.mark.parametrize("isolation", ISOLATION)
     def test_when_it_is_moved(self, url: str, isolation: str | None) -> None:
