@@ -49,7 +49,13 @@ def ask(client: Any, operation: str, **arguments: Any) -> Any:
         ForeignAnswerError: The answer lacks what S3 always says.
     """
     with _understood():
-        return _checked(operation, getattr(client, operation)(**arguments))
+        answer = getattr(client, operation)(**arguments)
+        try:
+            return _checked(operation, answer)
+        except ForeignAnswerError:
+            if isinstance(answer, dict) and "Body" in answer:
+                answer["Body"].close()  # or its connection would be lost to the pool
+            raise
 
 
 def pages(client: Any, operation: str, **arguments: Any) -> Iterator[Any]:

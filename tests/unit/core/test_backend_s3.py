@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 import zlib
 from base64 import b64decode
@@ -17,7 +18,7 @@ from hypothesis import strategies as st
 
 from granite_core.backends import backend_from_url
 from granite_core.backends.s3 import BufferBudget, S3StorageBackend
-from granite_core.backends.s3.answers import ForeignAnswerError
+from granite_core.backends.s3.answers import ForeignAnswerError, ask
 from granite_core.backends.s3.buffers import PartBuffer
 from granite_core.backends.s3.client import failure
 from granite_core.backends.s3.parts import MAX_PART_BYTES, MAX_PARTS, copy_ranges, part_length
@@ -100,6 +101,18 @@ def answer(code: str, status: int) -> ClientError:
     return ClientError(
         {"Error": {"Code": code, "Message": "secret key"}, "ResponseMetadata": {"HTTPStatusCode": status}}, "GetObject"
     )
+
+
+def test_what_is_refused_as_an_answer_gives_its_connection_back() -> None:
+    body = io.BytesIO(b"a login page")
+
+    class Captive:
+        def get_object(self, **_: object) -> dict[str, object]:
+            return {"Body": body, "ContentLength": 12}
+
+    with pytest.raises(ForeignAnswerError, match="says no ETag"):
+        ask(Captive(), "get_object", Bucket="bucket", Key="key")
+    assert body.closed
 
 
 class TestErrors:
