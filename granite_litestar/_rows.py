@@ -130,7 +130,7 @@ class RowLookup:
             return await anyio.to_thread.run_sync(_read_in_thread, opened, read)
         except (OverflowError, DBAPIError) as error:
             if isinstance(error, DBAPIError) and _is_away(error):  # at the end of the session, say
-                raise _away() from error
+                raise _away("look up") from error
             # A value that the column's type cannot hold is the name of no row.
             if type(error) in (OverflowError, DataError, DBAPIError):
                 return None
@@ -155,7 +155,7 @@ class RowLookup:
             What the row held before, or ``None`` where there is no such row any more.
         """
         write = partial(self._write, values=values, ref=ref, check=check)
-        with _reached():
+        with _reached("write"):
             if isinstance(opened, AbstractAsyncContextManager):
                 async with opened as async_session:
                     return await async_session.run_sync(write)
@@ -188,18 +188,18 @@ class RowLookup:
     ) -> tuple[Any, object] | None:
         matches = [getattr(self.model, name) == values[name] for name in self._names]
         if authorize is None:
-            with _reached():
+            with _reached("look up"):
                 only = session.execute(sa.select(self._field).where(*matches)).one_or_none()
             return None if only is None else (only[0], True)
         statement = sa.select(self.model).where(*matches).options(*self._options)
-        with _reached():
+        with _reached("look up"):
             row = session.scalars(statement).unique().one_or_none()
         return None if row is None else (getattr(row, self.key), authorize(row, connection))
 
 
 async def read_one(opened: AnySession, query: Select[Any]) -> Any:
     """Run a query in a session that is closed on return, and return its one value, or None where it finds no row."""
-    with _reached():
+    with _reached("look up"):
         if isinstance(opened, AbstractAsyncContextManager):
             async with opened as async_session:
                 return (await async_session.execute(query)).scalar_one_or_none()
@@ -207,7 +207,7 @@ async def read_one(opened: AnySession, query: Select[Any]) -> Any:
 
 
 @contextmanager
-def _reached() -> Iterator[None]:
+def _reached(operation: str) -> Iterator[None]:
     """Name the error of a database that is away: asyncpg's may be SQLAlchemy's plainest one, or Python's own.
 
     Raises:
@@ -218,7 +218,7 @@ def _reached() -> Iterator[None]:
     except (DBAPIError, PoolTimeoutError, OSError) as error:
         if isinstance(error, DBAPIError) and not _is_away(error):
             raise
-        raise _away() from error
+        raise _away(operation) from error
 
 
 def _is_away(error: DBAPIError) -> bool:
@@ -227,8 +227,8 @@ def _is_away(error: DBAPIError) -> bool:
     return error.connection_invalidated or unconnected
 
 
-def _away() -> BackendUnavailableError:
-    return BackendUnavailableError("the database is away", operation="look up", backend="database")
+def _away(operation: str) -> BackendUnavailableError:
+    return BackendUnavailableError("the database is away", operation=operation, backend="database")
 
 
 async def _settled(found: tuple[Any, object] | None) -> FoundRow | None:
