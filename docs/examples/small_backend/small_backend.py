@@ -1,4 +1,4 @@
-"""In forty lines: objects in a dictionary, or whatever else has ``get``, ``pop`` and an atomic ``setdefault``."""
+"""Objects in a dictionary, or whatever else has ``get``, ``pop`` and an atomic ``setdefault``: 43 lines of code."""
 
 import io
 from datetime import UTC, datetime
