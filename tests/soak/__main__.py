@@ -59,6 +59,8 @@ def _complain(figures: Figures, folder: Path) -> None:
     ):
         for each in found[:10]:
             print(f"{title}: {each}")
+    if not figures.conclusive:
+        print("inconclusive: a COMMIT took longer than a quarter of the grace, which is assumed not to be")
     print(f"the journals are in {folder}; again: --seed {figures.seed}")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import time
 from typing import Any
@@ -14,6 +15,7 @@ from sqlalchemy.orm.exc import StaleDataError
 from granite_core import StaleRefError, unsaved
 from granite_core.gc import Collector, SweepReport
 from granite_core.integrations.sqlalchemy import SQLAlchemyLedger, db_now, tables_of
+from tests.support.many import until
 
 from .models import Base, Document
 from .plans import Content
@@ -47,8 +49,8 @@ def bury(site: Site, count: int) -> set[str]:
     return {ref.location for ref in found}
 
 
-def sweep_without_a_lease(site: Site) -> SweepReport:
-    """Sweep as if every lease were ours."""
+def sweep_without_a_lease(site: Site, hands: int) -> SweepReport:
+    """Sweep as if every lease were ours, as soon as so many are ready to."""
 
     class NoLease(SQLAlchemyLedger):
         def take_lease(self, name: str, holder: str, duration: int) -> str | None:
@@ -56,7 +58,10 @@ def sweep_without_a_lease(site: Site) -> SweepReport:
 
     engine, manager = site.engine(), site.manager()
     collector = site.collector(manager, engine)
-    report = Collector(manager, NoLease([engine], Base.metadata), collector.config).sweep()
+    sweeping = Collector(manager, NoLease([engine], Base.metadata), collector.config)
+    (site.folder / f"{os.getpid()}.ready").touch()
+    until(lambda: len([*site.folder.glob("*.ready")]) == hands)
+    report = sweeping.sweep()
     engine.dispose()
     return report
 

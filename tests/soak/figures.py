@@ -54,8 +54,13 @@ class Figures:
     def sound(self) -> bool:
         return not (self.lost or self.lingering or self.deadlocks or self.errors or self.not_idle)
 
+    @property
+    def conclusive(self) -> bool:
+        """Whether what is assumed of COMMIT held: else a loss says nothing."""
+        return self.slowest_commit <= self.grace / 4
+
     def to_dict(self) -> dict[str, Any]:
-        return {**asdict(self), "sound": self.sound}
+        return {**asdict(self), "sound": self.sound, "conclusive": self.conclusive}
 
     def __str__(self) -> str:
         share = 100 * self.refused / max(1, self.transactions + self.refused)

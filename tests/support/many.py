@@ -8,6 +8,7 @@ import multiprocessing
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import suppress
@@ -17,7 +18,7 @@ from typing import Any, TypeVar
 
 from .tether import PR_SET_PDEATHSIG
 
-__all__ = ["Child", "begin_child", "end_with_parent", "preload", "side_by_side"]
+__all__ = ["Child", "begin_child", "end_with_parent", "preload", "side_by_side", "until"]
 
 T = TypeVar("T")
 
@@ -49,6 +50,15 @@ def side_by_side(call: Callable[..., T], arguments: Iterable[tuple[Any, ...]], *
     with ProcessPoolExecutor(len(each_of), mp_context=_forks, initializer=end_with_parent) as pool:
         futures = [pool.submit(call, *each) for each in each_of]
         return [future.result(patience) for future in futures]
+
+
+def until(condition: Callable[[], Any], seconds: float = 200) -> Any:
+    """Ask again and again, and return the first answer that is true; fail when there is none for so long."""
+    deadline = time.monotonic() + seconds
+    while not (found := condition()):
+        assert time.monotonic() < deadline, "it did not come about"
+        time.sleep(0.005)
+    return found
 
 
 def begin_child(folder: Path, name: str) -> None:

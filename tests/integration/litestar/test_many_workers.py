@@ -18,7 +18,7 @@ from sqlalchemy import create_engine, insert
 from granite_core import LocalStorageBackend
 from granite_core.integrations.sqlalchemy import db_now, tables_of
 from tests.support.app_worker import GRACE, Base, serve
-from tests.support.many import Child, preload
+from tests.support.many import Child, preload, until
 from tests.support.postgres import Database
 from tests.support.processes import free_port
 from tests.support.turns import LEASES, Turns
@@ -29,14 +29,6 @@ pytestmark = pytest.mark.timeout(500)  # a busy machine is no failure
 
 WORKERS = 8
 SWEEP = LEASES[0]
-
-
-def until(condition: Callable[[], Any], seconds: float = 200) -> Any:
-    deadline = time.monotonic() + seconds
-    while not (found := condition()):
-        assert time.monotonic() < deadline, "it did not come about"
-        time.sleep(0.01)
-    return found
 
 
 @pytest.fixture
@@ -64,7 +56,10 @@ def bury(engine: Any, store: LocalStorageBackend, count: int) -> set[str]:
 
 
 def test_one_of_eight_workers_collects_and_another_one_when_it_dies(
-    postgres_database: Database, workers: tuple[str, list[Child]], tmp_path: Path
+    postgres_database: Database,
+    workers: tuple[str, list[Child]],
+    tmp_path: Path,
+    record_property: Callable[[str, object], None],
 ) -> None:
     url, team = workers
     engine = create_engine(postgres_database.sync_url)
@@ -105,7 +100,8 @@ def test_one_of_eight_workers_collects_and_another_one_when_it_dies(
         heir = turns.heir_of(dead)
         assert heir is not None
         assert heir.at >= dead.expires_at
-        print(f"followed {heir.at - dead.expires_at:.2f} s after the end of the dead one's lease")
+        after = f"{heir.at - dead.expires_at:.2f} s after its lease's end"
+        record_property("figures", f"Many hands, workers of an application: one killed, followed {after}")
     assert turns.out_of_turn() == []
     assert len({turn.who for turn in turns.all() if turn.lease == SWEEP}) > 1
     until(lambda: not turns.in_transaction())
