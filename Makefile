@@ -19,7 +19,8 @@ PIP_FLAGS := --quiet --disable-pip-version-check
 help:
 	@echo "make demo     start the example application and print its address"
 	@echo "make test     every layer of tests (ARGS='-k words' to choose)"
-	@echo "make proof    what tries to break the promises, with its figures (docs/topics/proof.md)"
+	@echo "make proof    what tries to break the promises, with its figures (docs/topics/proof.md); a part of it:"
+	@echo "              PART=model, deaths, soak, network, disks, conformance, hostile or hands"
 	@echo "make soak     processes killed for two minutes, nothing lost (ARGS='--minutes 60 --seed 7 --workers 6')"
 	@echo "make lint     ruff, mypy, import contracts"
 	@echo "make docs     build the documentation, warnings being errors"
@@ -66,12 +67,27 @@ test: $(VENV)/.stamp $(MINISTACK_VENV)/.stamp
 	@GRANITE_MINISTACK=$(abspath $(MINISTACK_VENV))/bin/ministack GRANITE_TYPED_CLIENT=$(abspath $(TYPED_CLIENT)) \
 	  $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal $(ARGS)
 
-# The model prints its own figures; the others are pytest folders, which print theirs at the end.
+# The model prints its own figures; pytest prints those of the others at its end. A part that is missing is a failure.
+PARTS := model deaths soak network disks conformance hostile hands
+PART  ?= $(PARTS)
+SESSIONS := tests/integration/sqlalchemy
+tests_of_model       := tests/stateful $(addprefix $(SESSIONS)/,test_safeguards.py test_graces.py test_two_databases.py)
+tests_of_deaths      := tests/faults/test_deaths.py
+tests_of_soak        := tests/soak/test_soak.py
+tests_of_network     := $(wildcard tests/faults/test_network_*.py)
+tests_of_disks       := tests/faults/test_disks.py tests/faults/test_served.py
+tests_of_conformance := tests/conformance tests/docs/test_own_backend.py
+tests_of_hostile     := tests/hostile tests/fuzz tests/e2e/test_hostile_files.py
+tests_of_hands       := tests/soak/test_many_hands.py tests/integration/litestar/test_many_workers.py \
+                        $(SESSIONS)/test_sqlite_writers.py
+
 proof: $(VENV)/.stamp $(MINISTACK_VENV)/.stamp
-	@$(BIN)/python -m tests.model
-	@$(BIN)/python -m tests.model --removed
-	@GRANITE_MINISTACK=$(abspath $(MINISTACK_VENV))/bin/ministack \
-	  $(BIN)/python -m pytest tests/stateful tests/faults tests/hostile tests/fuzz tests/soak $(ARGS)
+	$(if $(filter-out $(PARTS),$(PART)),$(error PART is of: $(PARTS)))
+	@sh scripts/install_test_programs.sh
+	$(if $(filter model,$(PART)),@$(BIN)/python -m tests.model)
+	$(if $(filter model,$(PART)),@$(BIN)/python -m tests.model --removed)
+	@GRANITE_MINISTACK=$(abspath $(MINISTACK_VENV))/bin/ministack GRANITE_REQUIRE_ALL=$${GRANITE_REQUIRE_ALL:-1} \
+	  $(BIN)/python -m pytest $(foreach each,$(PART),$(tests_of_$(each))) $(ARGS)
 
 soak: $(VENV)/.stamp $(MINISTACK_VENV)/.stamp
 	@sh scripts/install_test_programs.sh

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import settings
 
 from tests.support.broker import VARIABLE, Broker, ask
-from tests.support.network import figures_of
+from tests.support.figures import figures_of
 from tests.support.parts import TYPED_CLIENT, find_program, need
 from tests.support.postgres import Database, PostgresServer
 from tests.support.s3 import S3Server
@@ -65,14 +65,20 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
-    """Print what proofs have counted: their property `figures`."""
-    reports = [report for kind in ("passed", "failed") for report in terminalreporter.stats.get(kind, [])]
-    figures = [text for report in reports for name, text in report.user_properties if name == "figures"]
-    figures += figures_of(text for report in reports for name, text in report.user_properties if name == "fault")
+    """Print what proofs have counted (tests/support/figures.py)."""
+    # A test's last report has all its properties, those that fixtures recorded at its end too.
+    stats = terminalreporter.stats
+    without = {each.nodeid for kind in ("skipped", "xfailed") for each in stats.get(kind, [])}
+    reports = [each for kind in stats.values() for each in kind if _is_last(each) and each.nodeid not in without]
+    figures = figures_of(each for report in reports for each in report.user_properties)
     if figures:
         terminalreporter.section("figures")
-        for each in sorted(figures):
+        for each in figures:
             terminalreporter.write_line(each)
+
+
+def _is_last(report: object) -> bool:
+    return isinstance(report, pytest.TestReport) and report.when == "teardown"
 
 
 # -------------------------------------------------------------------------------------------------------- databases

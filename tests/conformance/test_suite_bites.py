@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zipfile
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -126,9 +127,12 @@ def test_every_test_of_the_suite_is_known_to_catch_something() -> None:
 
 
 @pytest.mark.parametrize(("test", "broken", "arguments"), _BROKEN, ids=_IDS)
-def test_the_suite_catches_a_backend_that(test: str, broken: type[StorageBackend], arguments: dict[str, Any]) -> None:
+def test_the_suite_catches_a_backend_that(
+    test: str, broken: type[StorageBackend], arguments: dict[str, Any], record_property: Callable[[str, object], None]
+) -> None:
     with _closing(broken()) as backend, pytest.raises(_CAUGHT):
         getattr(BackendConformance(), test)(backend, **arguments)
+    record_property("counted", "Conformance: broken backends|1|caught")
 
 
 @pytest.mark.parametrize("test", [test for test in CASES if test not in _NEVER_SOUND])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -38,10 +38,13 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Place]:
 
 
 @pytest.fixture
-def disk(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Disk]:
+def disk(
+    request: pytest.FixtureRequest, tmp_path: Path, record_property: Callable[[str, object], None]
+) -> Iterator[Disk]:
     """A small disk of a test's own; with other mount options by parameter."""
     if not may_mount():
         # Promised nowhere, CI included: what the kernel says there a stand-in says too (`TestAKernelThatSaysNo`).
         pytest.skip("mounting file systems takes root")
+    record_property("counted", "Bad disks, real file systems|1|cases")
     with small_disk(tmp_path, getattr(request, "param", "size=1m")) as made:
         yield made

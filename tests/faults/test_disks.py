@@ -275,7 +275,13 @@ class TestAKernelThatSaysNo:
     @pytest.mark.parametrize("number", SAID, ids=errno.errorcode.get)
     @pytest.mark.parametrize("verb", VERBS)
     def test_is_understood_and_leaves_nothing(
-        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, verb: str, number: int, how: How
+        self,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        verb: str,
+        number: int,
+        how: How,
+        record_property: Callable[[str, object], None],
     ) -> None:
         root, steps = tmp_path / "files", Steps()
         service = Service(root, tmp_path / "db.sqlite3")
@@ -300,12 +306,15 @@ class TestAKernelThatSaysNo:
             service.backend.clear_unfinished(-DAY)
             _forget(service, ref)
             assert _files_below(root) == {ref.location}
+            record_property("counted", f"Bad disks, said by a stand-in|1|{how}s")
         VERBS[verb](service, ref)
 
 
 class TestNoDescriptorsLeft:
     @pytest.mark.parametrize("verb", [*VERBS, *LOOKS])
-    def test_is_an_outage_that_passes(self, tmp_path: Path, verb: str) -> None:
+    def test_is_an_outage_that_passes(
+        self, tmp_path: Path, verb: str, record_property: Callable[[str, object], None]
+    ) -> None:
         service = Service(tmp_path / "files", tmp_path / "db.sqlite3")
         call, ref, failed = {**VERBS, **LOOKS}[verb], service.put(), 0
         before = _everything_below(tmp_path / "files")
@@ -319,6 +328,7 @@ class TestNoDescriptorsLeft:
             assert _everything_below(tmp_path / "files") == before
             assert _open_below(tmp_path / "files") == []
         assert 0 < failed < 11
+        record_property("counted", f"Bad disks, no descriptors left|{failed}|refusals")
         assert _open_below(tmp_path / "files") == []
 
 

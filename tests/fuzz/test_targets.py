@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -26,19 +27,25 @@ def mixtures(name: str) -> st.SearchStrategy[bytes]:
 
 
 @pytest.mark.parametrize("name", TARGETS)
-def test_a_target_finds_nothing_in_its_seeds_nor_in_mixtures_of_them(name: str) -> None:
+def test_a_target_finds_nothing_in_its_seeds_nor_in_mixtures_of_them(
+    name: str, record_property: Callable[[str, object], None]
+) -> None:
     for seed in SEEDS[name]:
         TARGETS[name](seed)
+    inputs = len(SEEDS[name])
 
     @settings(max_examples=100)
     @given(mixtures(name))
     def run(data: bytes) -> None:
+        nonlocal inputs
+        inputs += 1
         TARGETS[name](data)
 
     run()
+    record_property("counted", f"Fuzzing|{inputs}|by Hypothesis")
 
 
-def test_the_fuzzer_runs_every_target() -> None:
+def test_the_fuzzer_runs_every_target(record_property: Callable[[str, object], None]) -> None:
     if sys.version_info >= (3, 14):
         pytest.skip("no wheel of atheris for this Python")
     assert set(NAMES) == set(TARGETS)
@@ -52,3 +59,4 @@ def test_the_fuzzer_runs_every_target() -> None:
     )
     assert done.returncode == 0, done.stdout
     assert "7000 inputs" in done.stdout
+    record_property("counted", "Fuzzing|7000|by atheris")

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import Any
 
@@ -64,7 +64,9 @@ def every_route(world: World) -> Iterator[tuple[str, dict[str, Any]]]:
 
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("application", ["example", "every_route"])
-def test_what_is_answered_is_described_and_is_no_server_error(application: str, request: pytest.FixtureRequest) -> None:
+def test_what_is_answered_is_described_and_is_no_server_error(
+    application: str, request: pytest.FixtureRequest, record_property: Callable[[str, object], None]
+) -> None:
     url, names = request.getfixturevalue(application)
     schema = schemathesis.openapi.from_url(f"{url}/schema/openapi.json")
     sent = 0
@@ -93,5 +95,5 @@ def test_what_is_answered_is_described_and_is_no_server_error(application: str, 
 
             with suppress(Unsatisfiable):  # an operation that takes nothing cannot be given what is wrong
                 answered()
-    print(application, sent, "requests")
+    record_property("counted", f"Hostile input: schemathesis, {application}|{sent}|requests")
     assert sent > 10 * EXAMPLES

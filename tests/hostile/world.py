@@ -275,6 +275,7 @@ class Judge:
     def __init__(self, world: World) -> None:
         self._world = world
         self._worst = 499
+        self.judged = 0
         folder = str(world.root.parent)
         self._never = [
             folder,
@@ -289,6 +290,7 @@ class Judge:
 
     def check(self, answer: Answer) -> None:
         """Fail where an answer is a server error, tells a path, a key or a secret, or would be run by a browser."""
+        self.judged += 1
         assert 200 <= answer.status <= self._worst, (answer.status, answer.body[:500], _stacks[-1:])
         head = "\n".join(f"{name}: {value}" for name, value in answer.headers.items())
         assert all(" " <= each <= "~" for value in answer.headers.values() for each in value), head

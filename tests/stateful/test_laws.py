@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+from collections import Counter
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,12 +29,23 @@ pytestmark = pytest.mark.stateful
 
 CHOICE = st.integers(0, 10**6)
 
+tried: Counter[str] = Counter()
+
+
+@pytest.fixture(autouse=True)
+def told(record_property: Callable[[str, object], None]) -> Iterator[None]:
+    tried.clear()
+    yield
+    for unit, number in tried.items():
+        record_property("counted", f"The laws under random programs|{number}|{unit}")
+
 
 class Laws(RuleBasedStateMachine):
     """One session that lives through everything, and others that come between its transactions."""
 
     @initialize()
     def begin(self) -> None:
+        tried["programs"] += 1
         self.folder = Path(tempfile.mkdtemp(prefix="granite-laws-"))
         self.engine = create_engine(f"sqlite:///{self.folder}/db.sqlite3", connect_args={"timeout": 0.2})
         fix_pysqlite(self.engine)
@@ -179,6 +192,7 @@ class Laws(RuleBasedStateMachine):
 
     @invariant()
     def every_committed_ref_points_at_what_was_stored(self) -> None:
+        tried["steps"] += 1
         for ref in self.world.rows():
             self.world.manager.verify(ref)
             if ref not in self.memory:

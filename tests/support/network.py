@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import os
 import re
-from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
-__all__ = ["DEEP", "Tally", "calm_retries", "figures_of", "shown_to_nobody"]
+__all__ = ["DEEP", "Tally", "calm_retries", "shown_to_nobody"]
 
 DEEP = os.environ.get("GRANITE_DEEP", "") not in ("", "0")
 """Whether whole tables are gone through, and not a part of them that is chosen by rotation."""
 
 
 class Tally:
-    """Counts faults and what came of them, in a test's properties; ``figures_of`` adds them up.
+    """Counts faults and what came of them, in a test's properties, which the run adds up at its end.
 
     Args:
         title: What was tried.
@@ -32,18 +31,6 @@ class Tally:
         """Count one fault that befell an operation; an error or its name, or None where it succeeded."""
         name = type(outcome).__name__ if isinstance(outcome, BaseException) else outcome or ""
         self._record("fault", f"{self._title}|{name}")
-
-
-def figures_of(faults: Iterable[str]) -> Iterator[str]:
-    """Yield a line for each thing that was tried."""
-    by_title: dict[str, Counter[str]] = defaultdict(Counter)
-    for each in faults:
-        title, _, name = each.partition("|")
-        by_title[title][name] += 1
-    for title, found in by_title.items():
-        errors = ", ".join(f"{number} {name}" for name, number in sorted(found.items()) if name)
-        ended = found.total() - found[""]
-        yield f"{title}: {found.total()} faults, {found['']} successes, {ended} typed errors ({errors})"
 
 
 def calm_retries(monkeypatch: pytest.MonkeyPatch) -> None:
