@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -120,7 +120,9 @@ def shown(page: Page, url: str) -> dict[str, Any] | None:
     return seen
 
 
-def test_opened_in_the_browser_no_file_runs(site: Site, context: BrowserContext) -> None:
+def test_opened_in_the_browser_no_file_runs(
+    site: Site, context: BrowserContext, record_property: Callable[[str, object], None]
+) -> None:
     page = context.new_page()
     kinds = set()
     for name, path in site.files.items():
@@ -133,6 +135,7 @@ def test_opened_in_the_browser_no_file_runs(site: Site, context: BrowserContext)
                 assert seen["origin"] == "null", name
     assert kinds >= {"image/gif", "text/plain"}
     assert site.ran == []
+    record_property("figures", f"Hostile input: {len(site.files)} files opened in Chromium, none ran")
 
 
 def test_a_browser_that_shows_what_it_should_download_runs_nothing_either(site: Site, context: BrowserContext) -> None:
