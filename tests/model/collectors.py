@@ -56,7 +56,7 @@ class Collectors:
                 marked, read = self.read(world, position, world.tombs, bit, self.due_at(4 * world.recorded))
                 yield from self.decide(marked, position, read, collector.held)
             case Work.DELETE:
-                objects = changed(world.objects, position, self.deleted(world.objects[position]))
+                objects = changed(world.objects, position, self.deleted(world, position))
                 yield ("deletes", position + 1), world._replace(objects=objects), collector._replace(work=Work.DROP)
             case Work.DROP:
                 tombs = world.tombs
@@ -139,8 +139,10 @@ class Collectors:
             work = Work.DELETE if verdict is Verdict.DELETE else Work.DROP
             yield ("looks", position + 1, verdict.name), world, Collector(Kind.SWEEP, work, position)
 
-    def deleted(self, found: Object) -> Object:
-        alive = found.status == Status.STORED and found.age < self.bounds.longest
+    def deleted(self, world: World, position: int) -> Object:
+        found = world.objects[position]
+        within, _ = self.protocol.relied_on(self.bounds.longest, world.graces)
+        alive = found.status == Status.STORED and found.age < within
         return found._replace(status=Status.TAKEN if alive else Status.GONE)
 
     # -- the reconcile -------------------------------------------------------------------------------------------------

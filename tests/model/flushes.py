@@ -28,6 +28,7 @@ from tests.model.state import (
     Writer,
     buried,
     changed,
+    recorded,
 )
 
 __all__ = ["Flushes", "Moves", "oldest_ages", "with_rows"]
@@ -103,6 +104,10 @@ class Flushes:
         self, world: World, writer: Writer, locks: Locks, changes: tuple[Change, ...], *, past: bool
     ) -> Moves:
         """Decide about every ref; the statements come next."""
+        if any(each.new != NOTHING for each in changes):
+            world, writer = self.settled(world, writer)
+            if writer.mode is Mode.SQLITE and writer.recording != UNKNOWN and locks.changed:
+                return
         cost = 1 if any(each.takes for each in changes) else len(changes)
         after = writer._replace(flush=changes, past=past, left=writer.left - cost)
         label = ("puts past the flush" if past else "flushes", *((each.row, each.new) for each in changes))
@@ -112,27 +117,44 @@ class Flushes:
             yield from self.buried_early(world, after, past=past)
             return
         trusted = not self.protocol.gone_refuses and any(each.takes for each in changes)
-        known, flushed, asked = writer.known, writer.flushed, []
-        for each in news:
-            since = self.since(world, writer, each, trusted=trusted)
-            if since is None:
-                return  # refused: nothing has happened
-            if since == UNKNOWN:
-                asked.append(each)
-                continue
-            if known[each - 1] == UNKNOWN:
-                flushed |= 1 << each - 1
-            known = changed(known, each - 1, since)
-        after = after._replace(known=known, flushed=flushed)
-        yield from self.look_up(world, after, locks, asked, label)
+        for chosen in product(*(self.since(world, writer, each, trusted=trusted) for each in news)):
+            if None in chosen:
+                continue  # refused: nothing has happened
+            known, flushed, asked = writer.known, writer.flushed, []
+            for each, since in zip(news, chosen, strict=True):
+                if since is None or since == UNKNOWN:
+                    asked.append(each)
+                    continue
+                if known[each - 1] == UNKNOWN:
+                    flushed |= 1 << each - 1
+                known = changed(known, each - 1, since)
+            yield from self.look_up(world, after._replace(known=known, flushed=flushed), locks, asked, label)
 
-    def since(self, world: World, writer: Writer, each: int, *, trusted: bool) -> int | None:
+    def settled(self, world: World, writer: Writer) -> tuple[World, Writer]:
+        """When it knows which grace it relies on; its own is recorded in the same transaction."""
+        if writer.relied != UNKNOWN:
+            return world, writer
+        seen = writer.snapshot[2] if writer.snapshot else world.graces
+        if writer.recording != UNKNOWN:
+            seen = recorded(seen, writer.quarter, writer.recording)
+        quarter, records = self.protocol.relied_on(writer.quarter, seen)
+        if quarter < writer.quarter:  # else its own counts, and will
+            writer = writer._replace(relied=quarter)
+        if not records:
+            return world, writer
+        if writer.mode is Mode.AUTOCOMMIT:
+            return world._replace(graces=recorded(world.graces, writer.quarter)), writer
+        return world, writer._replace(recording=0)
+
+    def since(self, world: World, writer: Writer, each: int, *, trusted: bool) -> set[int | None]:
+        """A ref may come from who has just staged it, or from anywhere else: then a row may hold it already."""
         if trusted or not self.protocol.admits_by_rule:
-            return 0
-        return admit(writer.known[each - 1], world.objects[each - 1].age, self.admitted_within(writer))
+            return {0}
+        known, staged, within = writer.known[each - 1], world.objects[each - 1].age, self.admitted_within(writer)
+        return {admit(known, staged, within, may_be_held=may_be_held) for may_be_held in (False, True)}
 
     def admitted_within(self, writer: Writer) -> int:
-        within = self.protocol.within(writer.quarter)
+        within = self.protocol.within(writer.limit)
         return within if self.protocol.admits_by_age else 100 * within
 
     def buried_early(self, world: World, writer: Writer, *, past: bool) -> Moves:
@@ -148,19 +170,15 @@ class Flushes:
 
     def look_up(self, world: World, writer: Writer, locks: Locks, asked: list[int], label: Label) -> Moves:
         """Where an old tombstone waits the sweep may look at any moment: the holding row must not change before."""
-        holders = {each: self.holders(world, writer, each) for each in asked}
-        age = self.age_of_look_up(writer)
-        for each in asked:
-            since = admit_looked_up(age, self.admitted_within(writer), bool(holders[each]))
-            if since is None:
-                return
-            writer = writer._replace(
-                known=changed(writer.known, each - 1, since), looked_up=writer.looked_up | 1 << each - 1
-            )
-        waiting = [each for each in asked if self.protocol.guards and self.old_graves(world, writer, each)]
-        if not waiting:
-            yield label, world, self.admitted(writer)
+        held = {each for each in asked if self.holders(world, writer, each)}
+        waiting = [each for each in held if self.protocol.guards and self.old_graves(world, writer, each)]
+        found = self.looked_up(world, writer, [each for each in asked if each not in waiting], held)
+        if found is None or self.looked_up(world, found, waiting, held) is None:
             return
+        if not waiting:
+            yield label, world, self.admitted(found, asked)
+            return
+        writer = found
         if writer.mode is Mode.SQLITE and locks.changed:
             return
         tombs = world.tombs
@@ -176,7 +194,7 @@ class Flushes:
 
     def old_graves(self, world: World, writer: Writer, each: int) -> list[int]:
         """Where there is a tombstone that may be due before the row is committed: two quarters from now."""
-        old = guarded_age(self.protocol.within(writer.quarter))
+        old = guarded_age(self.protocol.within(writer.limit))
         seen = writer.snapshot[1] if writer.snapshot else oldest_ages(world.tombs)
         return [grave for grave in self.bounds.graves(each - 1) if seen[grave] >= old]
 
@@ -188,15 +206,17 @@ class Flushes:
         """Beside a young tombstone, which whoever looks later heeds; and keep a row that is found as it is."""
         waiting = [each for each in range(1, self.bounds.objects + 1) if writer.guarding >> each - 1 & 1]
         holders = [self.holders(world, writer, each) for each in waiting]
-        # The age is asked for once more: under AUTOCOMMIT the young tombstone has been growing older.
-        if admit_looked_up(self.age_of_look_up(writer), self.admitted_within(writer), all(holders)) is None:
+        held = {each for each, rows in zip(waiting, holders, strict=True) if rows}
+        # The age is asked for only now: under AUTOCOMMIT the young tombstone has been growing older.
+        found = self.looked_up(world, writer, waiting, held)
+        if found is None:
             yield ("is refused", waiting[0]), *self.undo(world, writer)
             return
-        label, after = ("looks again for", waiting[0]), self.admitted(writer._replace(guarding=0))
+        label, after = ("looks again for", waiting[0]), self.admitted(found._replace(guarding=0), waiting)
         if writer.mode in (Mode.AUTOCOMMIT, Mode.SQLITE):
             yield label, world, after  # nothing can be locked, or all is locked already
             return
-        for chosen in product(*holders):
+        for chosen in product(*filter(None, holders)):
             if all(self.lockable(world, writer, locks, row) for row in chosen):
                 shared = after.shared
                 for row in chosen:
@@ -208,14 +228,30 @@ class Flushes:
         own = writer.written[row] != UNCHANGED
         return own or (not locks.changed >> row & 1 and world.rows[row] == self.seen(world, writer, row))
 
-    def admitted(self, writer: Writer) -> Writer:
-        ages = [writer.known[each.new - 1] for each in writer.flush if each.new != NOTHING]
+    def looked_up(self, world: World, writer: Writer, asked: list[int], held: set[int]) -> Writer | None:
+        """With what it has learned; None when one of them is refused."""
+        began, within = self.age_of_look_up(writer), self.admitted_within(writer)
+        known, looked_up, flushed, oldest = writer.known, writer.looked_up, writer.flushed, writer.oldest
+        for each in asked:
+            since = admit_looked_up(began, world.objects[each - 1].age, within, held=each in held)
+            if since is None:
+                return None
+            oldest = max(oldest, since)
+            if each in held:
+                known, looked_up = changed(known, each - 1, began), looked_up | 1 << each - 1
+            else:
+                known, flushed = changed(known, each - 1, since), flushed | 1 << each - 1
+        return writer._replace(known=known, looked_up=looked_up, flushed=flushed, oldest=oldest)
+
+    def admitted(self, writer: Writer, asked: list[int]) -> Writer:
+        news = {each.new for each in writer.flush if each.new != NOTHING}
+        oldest = max([writer.oldest, *(writer.known[each - 1] for each in news.difference(asked))])
         clock = UNKNOWN
         if writer.mode.is_joined:
-            clock = max(writer.clock, 0)
+            clock = writer.timed
         elif writer.mode is Mode.AUTOCOMMIT:
-            clock = 0
-        return writer._replace(oldest=max(writer.oldest, *ages), phase=Phase.ADMITTED, clock=clock)
+            clock = writer.limit
+        return writer._replace(oldest=oldest, phase=Phase.ADMITTED, clock=clock)
 
     def age_of_look_up(self, writer: Writer) -> int:
         return writer.opened if self.protocol.ages_from_begin else writer.began
@@ -236,7 +272,7 @@ class Flushes:
             if not self.lockable(world, writer, locks, source):
                 return
             after = after._replace(shared=after.shared | 1 << source)
-        clock = max(writer.clock, 0) if writer.mode.is_joined else UNKNOWN
+        clock = writer.timed if writer.mode.is_joined else UNKNOWN
         yield label, world, after._replace(written=changed(after.written, target, each), clock=clock)
 
     # -- statements ----------------------------------------------------------------------------------------------------
@@ -265,12 +301,15 @@ class Flushes:
                 yield ("finds it is not",), world, ending
                 return
             ending = ending._replace(takes=young)
+        releases = old not in (NOTHING, change.new) and not writer.past
+        if releases:
+            _, ending = self.settled(world, ending)
         after = ending._replace(
             written=changed(writer.written, row, change.new),
             touched=0 if row == self.upload and change.new != NOTHING else writer.touched,
-            clock=max(writer.clock, 0) if writer.mode.is_joined else UNKNOWN,
+            clock=ending.timed if writer.mode.is_joined else UNKNOWN,
         )
-        if old not in (NOTHING, change.new) and not writer.past:
+        if releases:
             after = self.released(after, old)
             if change.takes != EXPIRES or self.protocol.expiry_buries:
                 after = with_tombstone(after, self.bounds.grave(old - 1, row))
@@ -305,6 +344,7 @@ class Flushes:
         """Under AUTOCOMMIT: the tombstones come after the statements."""
         grave, *rest = writer.owed
         old = grave % self.bounds.objects + 1
+        world, writer = self.settled(world, writer)
         after = self.released(writer, old)._replace(owed=tuple(rest))
         if not rest:
             after = after._replace(phase=Phase.ACTIVE)

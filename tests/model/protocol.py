@@ -7,11 +7,18 @@ from datetime import UTC, datetime, timedelta
 from functools import cache
 from typing import Final
 
-from granite_core.admission import guarded_from, plan_admission, plan_check, plan_looked_up
+from granite_core.admission import (
+    RecordedGrace,
+    guarded_from,
+    plan_admission,
+    plan_check,
+    plan_looked_up,
+    plan_reliance,
+)
 from granite_core.backends.base import ObjectStat
 from granite_core.gc.plan import RunState, Tombstone, Verdict, plan_page, plan_release, plan_sweep
 
-__all__ = ["Protocol", "admit", "admit_looked_up", "check", "compare", "guarded_age", "sweep_verdict"]
+__all__ = ["Protocol", "admit", "admit_looked_up", "check", "compare", "guarded_age", "reliance", "sweep_verdict"]
 
 _EVER: Final = datetime(2000, 1, 1, tzinfo=UTC)
 
@@ -45,7 +52,9 @@ class Protocol:
         guards: Where an old tombstone waits, the row that was looked up is kept from changing.
         forgets: An undone savepoint takes what was looked up with it.
         distrusts: What a row held and let go under AUTOCOMMIT is not taken for good.
-        records_grace: A process records its grace before it writes, and the longest one counts; else the sweep's own.
+        records_grace: A process records its grace, in its first transaction, and sweeps go by the longest one; else
+            by their own.
+        new_grace_waits: A longer grace than all before is relied on when it has been known for as long as it is.
         grace_in_snapshot: The sweep reads that in the snapshot in which it looks; else earlier.
         counts_uploads: Upload sessions are rows that hold files, for every look-up.
         gone_refuses: Who attaches an upload must find its session there; else its token is believed.
@@ -78,6 +87,7 @@ class Protocol:
     forgets: bool = True
     distrusts: bool = True
     records_grace: bool = True
+    new_grace_waits: bool = True
     grace_in_snapshot: bool = True
     counts_uploads: bool = True
     gone_refuses: bool = True
@@ -91,6 +101,13 @@ class Protocol:
         """How old anything may be that a transaction rests on, in ticks."""
         return quarter if self.quarter else 2 * quarter
 
+    def relied_on(self, own: int, recorded: tuple[tuple[int, int], ...]) -> tuple[int, bool]:
+        """A quarter of the grace that a process may rely on, and whether it records its own."""
+        if not self.records_grace:
+            return own, False
+        quarter, records = reliance(own, recorded)
+        return quarter if self.new_grace_waits else own, records
+
 
 def _ticks(age: int) -> timedelta | None:
     """An age of the model as the code takes it. A tick is long beside the skew of clocks."""
@@ -98,18 +115,18 @@ def _ticks(age: int) -> timedelta | None:
 
 
 @cache
-def admit(known: int, staged: int, within: int) -> int | None:
+def admit(known: int, staged: int, within: int, *, may_be_held: bool) -> int | None:
     """Since when a ref is good that is to get into a row; -1 when it must be looked up, None when it is refused."""
-    plan = plan_admission(_ticks(known), _ticks(staged), timedelta(minutes=within))
+    plan = plan_admission(_ticks(known), _ticks(staged), timedelta(minutes=within), may_be_held=may_be_held)
     if plan.must_look_up:
         return -1
     return None if plan.since is None else plan.since // timedelta(minutes=1)
 
 
 @cache
-def admit_looked_up(began: int, within: int, held: bool) -> int | None:
+def admit_looked_up(began: int, staged: int, within: int, *, held: bool) -> int | None:
     """Since when a ref is good that was looked up; None when it is refused."""
-    plan = plan_looked_up(timedelta(minutes=began), timedelta(minutes=within), held=held)
+    plan = plan_looked_up(timedelta(minutes=began), timedelta(minutes=within), held=held, staged=_ticks(staged))
     return None if plan.since is None else plan.since // timedelta(minutes=1)
 
 
@@ -126,6 +143,19 @@ def check(oldest: int, tombstones: tuple[int, ...], within: int) -> tuple[bool, 
     rests_on = [(timedelta(minutes=oldest), limit)] if oldest >= 0 else []
     plan = plan_check(rests_on, [(timedelta(minutes=age), limit) for age in tombstones])
     return plan.too_old is None, plan.renew
+
+
+@cache
+def reliance(own: int, recorded: tuple[tuple[int, int], ...]) -> tuple[int, bool]:
+    """A quarter of the grace that a process may rely on, and whether it records its own.
+
+    Args:
+        own: A quarter of its own grace.
+        recorded: A quarter of each that it sees recorded, and the age of that record.
+    """
+    seen = [RecordedGrace(timedelta(minutes=4 * quarter), timedelta(minutes=age)) for quarter, age in recorded]
+    plan = plan_reliance(timedelta(minutes=4 * own), seen)
+    return plan.within // timedelta(minutes=1), plan.record
 
 
 @cache

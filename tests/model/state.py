@@ -17,6 +17,7 @@ __all__ = [
     "Buried",
     "Change",
     "Collector",
+    "Graces",
     "Kind",
     "Label",
     "Locks",
@@ -31,6 +32,7 @@ __all__ = [
     "Writer",
     "buried",
     "changed",
+    "recorded",
 ]
 
 T = TypeVar("T")
@@ -66,6 +68,10 @@ Tombs: TypeAlias = tuple[tuple[tuple[int, int], ...], ...]
 """For each object, in each database, its visible tombstones: age, and as bits which collectors have found it due."""
 
 
+Graces: TypeAlias = tuple[tuple[int, int], ...]
+"""The graces that can be seen to be recorded: a quarter of each, and the age of its oldest record."""
+
+
 class World(NamedTuple):
     """What is stored and committed."""
 
@@ -76,8 +82,12 @@ class World(NamedTuple):
     """What a lagging replica shows, where one is read from."""
     bytes_came: int = UNKNOWN
     """How long ago the upload session, which is the last row, was given bytes."""
-    recorded: int = 0
-    """A quarter of the longest grace that a process has recorded, in ticks."""
+    graces: Graces = ()
+
+    @property
+    def recorded(self) -> int:
+        """A quarter of the longest grace that a process has recorded, in ticks."""
+        return max(quarter for quarter, _ in self.graces)
 
 
 class Mode(IntEnum):
@@ -143,6 +153,7 @@ class Saved(NamedTuple):
     shared: int
     buried: Buried
     touched: int
+    recording: int
 
 
 class Writer(NamedTuple):
@@ -152,6 +163,10 @@ class Writer(NamedTuple):
     transactions: int
     """How many more it may begin."""
     phase: Phase = Phase.IDLE
+    relied: int = UNKNOWN
+    """A quarter of the grace that it relies on, where that is less than its own: it asks once in a transaction."""
+    recording: int = UNKNOWN
+    """How long ago it recorded its own, uncommitted."""
     left: int = 0
     """How many more rows it may change in this transaction."""
     opened: int = UNKNOWN
@@ -172,8 +187,8 @@ class Writer(NamedTuple):
     """Its uncommitted tombstones."""
     remembers: Buried = ()
     """Those that the session remembers, to renew them: a savepoint that is undone takes none of these."""
-    snapshot: tuple[tuple[int, ...], tuple[int, ...]] | tuple[()] = ()
-    """The rows as its transaction sees them, and the age of each object's oldest tombstone."""
+    snapshot: tuple[tuple[int, ...], tuple[int, ...], Graces] | tuple[()] = ()
+    """The rows as its transaction sees them, the age of each object's oldest tombstone, and the recorded graces."""
     savepoint: Saved | None = None
     savepoints: int = 0
     """How many more it may make."""
@@ -192,12 +207,23 @@ class Writer(NamedTuple):
     takes: bool = False
     """Whether it has let an upload expire that it should not have."""
     clock: int = UNKNOWN
-    """Since COMMIT, since the first flush in an outer transaction, or since a flush under AUTOCOMMIT has decided."""
+    """What is left of the quarter of the grace that a COMMIT may take; or what follows the first flush in an outer
+    transaction, or the decision of a flush under AUTOCOMMIT."""
     flushed: int = 0
     """Objects its flushes have seen, as bits."""
     noted: int = 0
     """Objects it will tell the collector of, unless the process dies first."""
     checked: bool = False
+
+    @property
+    def limit(self) -> int:
+        """A quarter of the grace that it relies on."""
+        return self.quarter if self.relied == UNKNOWN else self.relied
+
+    @property
+    def timed(self) -> int:
+        """The clock of an outer transaction once the session has flushed."""
+        return self.limit if self.clock == UNKNOWN else min(self.clock, self.limit)
 
 
 class Locks(NamedTuple):
@@ -252,3 +278,8 @@ def buried(tombs: Tombs, position: int, age: int = 0) -> Tombs:
     """With one more tombstone in a grave; one that differs from another in nothing is the same."""
     row = tombs[position]
     return tombs if (age, 0) in row else changed(tombs, position, tuple(sorted((*row, (age, 0)))))
+
+
+def recorded(graces: Graces, quarter: int, age: int = 0) -> Graces:
+    """With one more grace recorded; of two records of the same one the older counts."""
+    return tuple(sorted({**dict(graces), quarter: max(age, dict(graces).get(quarter, age))}.items()))

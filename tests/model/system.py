@@ -7,6 +7,7 @@ are met, and what a part can do next is worked out once for what it sees, not on
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterator
+from itertools import product
 from typing import Generic, NamedTuple, TypeAlias, TypeVar, cast
 
 from tests.model.bounds import Bounds
@@ -28,6 +29,7 @@ from tests.model.state import (
     World,
     Writer,
     changed,
+    recorded,
 )
 from tests.model.writers import Writers
 
@@ -90,6 +92,7 @@ class System:
         self.clock = Clock(bounds, self.protocol)
         self.laws = Laws(bounds, self.clock, self.collectors, losses_only=losses_only)
         kinds = {(mode, bounds.quarter_of(number)) for number, mode in enumerate(bounds.modes)}
+        self.records_longer = self.protocol.records_grace and bounds.longest > bounds.quarter
         self.symmetric = symmetric and len(kinds) < len(bounds.modes)
         self.worlds: Numbers[World] = Numbers()
         self.writing: Numbers[Writer] = Numbers()
@@ -104,7 +107,10 @@ class System:
         self._broken: dict[int, str | None] = {}
 
     def initial(self) -> Iterator[Packed]:
-        """A world at rest: an object not stored yet; held by a row, or by none, with a tombstone or without."""
+        """A world at rest: an object not stored yet; held by a row, or by none, with a tombstone or without.
+
+        The collector's grace has long been known; a longer one that a writer has, too, or not yet.
+        """
         bounds = self.bounds
         writers = [
             self.writing(Writer(mode, bounds.quarter_of(number), bounds.transactions))
@@ -133,10 +139,15 @@ class System:
             uploading = changed(empty, bounds.rows, 1)
             beginnings.append((kept, uploading, none))
             beginnings.append((kept, uploading, one))
-        for objects, rows, tombs in beginnings:
+        known = (bounds.quarter, self.clock.grace)
+        graces = [(known,)]
+        if self.records_longer:
+            graces.append((known, (bounds.longest, self.clock.grace)))
+        for (objects, rows, tombs), recorded_ones in product(beginnings, graces):
             replica = () if self.protocol.primary else (rows, tombs)
             came = 0 if bounds.upload and rows[-1] != NOTHING else UNKNOWN
-            yield (self.worlds(World(objects, rows, tombs, replica, came, bounds.quarter)), *writers, *collectors)
+            world = World(objects, rows, tombs, replica, came, recorded_ones)
+            yield (self.worlds(world), *writers, *collectors)
 
     def view(self, state: Packed) -> View:
         """A state as one can read it."""
@@ -205,7 +216,7 @@ class System:
         altered = sum(1 << row for row, value in enumerate(writer.written) if value != UNCHANGED)
         if writer.touched != UNKNOWN:
             altered |= 1 << self.bounds.rows
-        if writer.mode is Mode.SQLITE and (altered or writer.buried):
+        if writer.mode is Mode.SQLITE and (altered or writer.buried or writer.recording != UNKNOWN):
             altered = -1
         locks = self._locks[number] = Locks(altered, writer.shared)
         return locks
@@ -236,6 +247,9 @@ class System:
         if world.replica and world.replica != (world.rows, world.tombs):
             caught_up = world._replace(replica=(world.rows, world.tombs))
             moves.append(((0, ("catches up",)), self.worlds(caught_up)))
+        if self.records_longer and world.recorded < self.bounds.longest:
+            told = world._replace(graces=recorded(world.graces, self.bounds.longest))
+            moves.append(((0, ("records the longer grace",)), self.worlds(told)))
         self._world_moves[number] = moves
         return moves
 

@@ -54,7 +54,9 @@ def _sentence(system: System, place: int, label: Label) -> str:
     bounds, first = system.bounds, system.first_collector
     verb, *rest = label
     if place == 0:
-        who = f"file {rest[0]}" if verb == "is staged" else "the replica"
+        if verb == "is staged":
+            return f"file {rest[0]} {verb}"
+        who = "the replica" if verb == "catches up" else "another process"
         return f"{who} {verb}"
     if place >= first:
         kind = bounds.collectors[place - first]

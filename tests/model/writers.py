@@ -9,6 +9,7 @@ from tests.model.state import (
     NOTHING,
     UNCHANGED,
     UNKNOWN,
+    Graces,
     Locks,
     Mode,
     Phase,
@@ -18,6 +19,7 @@ from tests.model.state import (
     Writer,
     buried,
     changed,
+    recorded,
 )
 
 __all__ = ["Writers"]
@@ -67,9 +69,6 @@ class Writers:
     def when_idle(self, world: World, writer: Writer) -> Moves:
         if not writer.transactions:
             return
-        if self.protocol.records_grace and world.recorded < writer.quarter:
-            yield ("records its grace",), world._replace(recorded=writer.quarter), writer
-            return
         opened = writer._replace(opened=0, snapshot=self.snapshot(world, writer), written=self.unchanged)
         if writer.mode.is_joined:
             yield ("is given a transaction",), world, opened._replace(phase=Phase.OUTER)
@@ -93,10 +92,10 @@ class Writers:
             known=(UNKNOWN,) * self.bounds.objects,
         )
 
-    def snapshot(self, world: World, writer: Writer) -> tuple[tuple[int, ...], tuple[int, ...]] | tuple[()]:
+    def snapshot(self, world: World, writer: Writer) -> tuple[tuple[int, ...], tuple[int, ...], Graces] | tuple[()]:
         if not writer.mode.has_snapshot:
             return ()
-        return world.rows, oldest_ages(world.tombs)
+        return world.rows, oldest_ages(world.tombs), world.graces
 
     # -- in a transaction ----------------------------------------------------------------------------------------------
 
@@ -111,12 +110,12 @@ class Writers:
         yield from self.end(world, writer)
 
     def saved(self, writer: Writer) -> Saved:
-        return Saved(writer.looked_up, writer.written, writer.shared, writer.buried, writer.touched)
+        return Saved(writer.looked_up, writer.written, writer.shared, writer.buried, writer.touched, writer.recording)
 
     def savepoint_undone(self, writer: Writer, saved: Saved) -> Writer:
-        """Its row locks are gone, and with them what it had learned from the rows."""
+        """Its row locks are gone, and with them what it had learned from the rows; it asks for the grace again."""
         learned = writer.looked_up & ~saved.looked_up
-        writer = writer._replace(**saved._asdict(), savepoint=None)
+        writer = writer._replace(**saved._asdict(), savepoint=None, relied=UNKNOWN)
         if not self.protocol.forgets:
             return writer
         known = tuple(UNKNOWN if learned >> position & 1 else age for position, age in enumerate(writer.known))
@@ -139,12 +138,12 @@ class Writers:
         elif writer.mode.is_joined:
             yield ("commits, as far as it can,",), world, self.session_ended(checked)
         else:
-            yield ("commits",), world, checked._replace(phase=Phase.COMMITTING, clock=0)
+            yield ("commits",), world, checked._replace(phase=Phase.COMMITTING, clock=checked.limit)
 
     def checked(self, writer: Writer) -> Writer | None:
         """What comes before COMMIT; None when it is refused."""
         ages = tuple(age for _, age in writer.remembers)
-        fine, renew = check(writer.oldest, ages, self.protocol.within(writer.quarter))
+        fine, renew = check(writer.oldest, ages, self.protocol.within(writer.limit))
         if not fine and self.protocol.checks:
             return None
         if not renew or not self.protocol.renews:
@@ -187,7 +186,10 @@ class Writers:
         tombs = world.tombs
         for grave, age in writer.buried:
             tombs = buried(tombs, grave, age)
-        then = with_rows(world._replace(tombs=tombs), rows)
+        graces = world.graces
+        if writer.recording != UNKNOWN:
+            graces = recorded(graces, writer.quarter, writer.recording)
+        then = with_rows(world._replace(tombs=tombs, graces=graces), rows)
         if self.bounds.upload:
             came = writer.touched if writer.touched != UNKNOWN else world.bytes_came
             then = then._replace(bytes_came=UNKNOWN if rows[-1] == NOTHING else came)
@@ -227,5 +229,6 @@ class Writers:
             shared=writer.shared,
             buried=writer.buried,
             touched=writer.touched,
+            recording=writer.recording,
             clock=writer.clock,
         )
