@@ -54,7 +54,7 @@ DEFAULT: Final = [
     *_each("three writers", _ONE, [(_RC, _RC, _RC)]),
     *_each("copies within the database", replace(_ONE, copies=True), _FEW),
     *_each("an upload session", _UPLOAD, [(_RC, _RC), (_RC, _AUTO), (_SQLITE, _SQLITE)]),
-    *_each("two graces", replace(_GRACES, statements=False), [(_RC, _RC), (_SQLITE, _SQLITE)]),
+    *_each("two graces", replace(_GRACES, statements=False), [(_RC, _RC)]),
     *_each("two databases", replace(_DATABASES, operations=1), [(_RC, _RC)]),
 ]
 
