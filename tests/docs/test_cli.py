@@ -57,7 +57,7 @@ def test_every_command_and_option_is_documented(name: str) -> None:
 
 
 def test_nothing_is_documented_that_is_not_there() -> None:
-    for name, text in re.findall(r"^### `(\w+)(.*?)(?=^##|\Z)", PAGE, re.MULTILINE | re.DOTALL):
+    for name, text in re.findall(r"^### `([\w-]+)(.*?)(?=^##|\Z)", PAGE, re.MULTILINE | re.DOTALL):
         options = {each for parameter in granite_group.commands[name].params for each in parameter.opts}
         for option in re.findall(r"^- (.*?):", text, re.MULTILINE):
             for each in re.findall(r"`(--?[\w-]+)", option):

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from dataclasses import dataclass, field
+from itertools import count
 from pathlib import Path
 from typing import Any, Final, get_args
 
@@ -75,6 +76,9 @@ def test_an_operation_may_die_the_first_time(name: str, forks: Forks, tmp_path: 
     record_property("figures", f"{name}, sqlite and disk, the first time: {first.figures()}")
 
 
+_once = count()
+
+
 @dataclass
 class Run:
     """One operation dying over and over in one place."""
@@ -97,7 +101,7 @@ class Run:
     def once(self, death: Death | None = None) -> None:
         """Die, or not, and be checked."""
         before = self.prepared()
-        salt = f"{death}"
+        salt = f"{death} {next(_once)}"  # never the same twice: an operation that finds its work done does nothing
         after = self.operation.outcome(before, salt)
         done = self.killed(salt, death) if death is not None and death.how == "kill" else self.failed(salt, death)
 

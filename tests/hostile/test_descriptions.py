@@ -6,8 +6,10 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -25,9 +27,8 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
-from example_app.app import create_app
-from example_app.settings import Settings
 from tests.hostile.world import World
+from tests.support.processes import answers, free_port, running
 from tests.support.upload_apps import serve
 
 EXAMPLES = 100 if os.environ.get("GRANITE_DEEP") else 5
@@ -43,9 +44,11 @@ CHECKS = [
 @pytest.fixture(scope="module")
 def example(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, dict[str, Any]]]:
     """The example application, and what its paths may name."""
-    folder = tmp_path_factory.mktemp("example")
-    app = create_app(Settings.read({"GRANITE_DEMO_DIR": str(folder), "MAX_SIZE": "1000000"}))
-    with serve(app, "uvicorn-httptools") as url:
+    folder, url = tmp_path_factory.mktemp("example"), f"http://127.0.0.1:{(port := free_port())}"
+    environment = {"GRANITE_DEMO_DIR": str(folder), "MAX_SIZE": "1000000", "PORT": str(port)}
+    # A process of its own: its models are in a metadata that others in this one use, too.
+    argv, root = [sys.executable, "-m", "example_app"], Path(__file__).parents[2]
+    with running(argv, log=folder / "log", ready=lambda: answers(url), cwd=root, env=environment):
         item = httpx.post(f"{url}/api/items", files={"file": ("a.txt", b"text " * 100)}).json()
         attached = httpx.post(f"{url}/api/items/{item['id']}/attachments", files={"files": b"note"}).json()
         note = attached["attachments"][0]["id"]

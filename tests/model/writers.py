@@ -115,7 +115,9 @@ class Writers:
     def savepoint_undone(self, writer: Writer, saved: Saved) -> Writer:
         """Its row locks are gone, and with them what it had learned from the rows; it asks for the grace again."""
         learned = writer.looked_up & ~saved.looked_up
-        writer = writer._replace(**saved._asdict(), savepoint=None, relied=UNKNOWN)
+        # A shorter grace than its own stays what it relies on; that its own was recorded may be undone.
+        relied = writer.relied if writer.relied < writer.quarter else UNKNOWN
+        writer = writer._replace(**saved._asdict(), savepoint=None, relied=relied)
         if not self.protocol.forgets:
             return writer
         known = tuple(UNKNOWN if learned >> position & 1 else age for position, age in enumerate(writer.known))

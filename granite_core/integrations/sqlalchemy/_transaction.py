@@ -113,6 +113,7 @@ class Transaction:
     rests_on: set[str] = field(default_factory=set)
     oldest: dict[StorageManager, datetime] = field(default_factory=dict)
     limits: dict[tuple[StorageManager, MetaData], timedelta] = field(default_factory=dict)
+    relied: dict[StorageManager, timedelta] = field(default_factory=dict)
     flushed: list[tuple[StorageManager, StoredObjectRef]] = field(default_factory=list)
     tombstones: list[Tombstones] = field(default_factory=list)
     columns: set[tuple[Any, Place]] = field(default_factory=set)
@@ -144,7 +145,7 @@ class Transaction:
     def within(self, manager: StorageManager) -> timedelta:
         """How old anything of a manager may be that the transaction rests on."""
         known = [limit for (found, _), limit in self.limits.items() if found is manager]
-        return min(known, default=manager.attach_within)
+        return min([*known, self.relied.get(manager, manager.attach_within)])
 
     def tell_attached(self, each: Field, ref: StoredObjectRef, *, named: bool = True) -> None:
         """Tell, once this is committed, that a row holds a file it did not hold before."""
@@ -178,7 +179,10 @@ class Transaction:
             self.good.pop(location, None)
             self.rests_on.discard(location)
         del self.learned[learned:]
-        self.limits.clear()  # a grace that was written down in it is so no more
+        # A grace that was written down in it is so no more, and is asked for again; what was let in by it rests on it.
+        for (manager, _), limit in self.limits.items():
+            self.relied[manager] = min(limit, self.relied.get(manager, limit))
+        self.limits.clear()
 
     def learn(self, location: str, manager: StorageManager) -> None:
         """Know an object to be good, since a row of the database holds it: from when the transaction began."""

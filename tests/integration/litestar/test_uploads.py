@@ -729,7 +729,7 @@ def test_the_form_is_documented(manager: AsyncStorageManager) -> None:
     }
     assert properties["pages"]["type"] == "array"
     assert (properties["pages"]["maxItems"], properties["pages"]["items"]["format"]) == (2, "binary")
-    assert list(paths["/"]["post"]["responses"]) == ["201", "400", "409", "413", "415", "422", "500", "503"]
+    assert list(paths["/"]["post"]["responses"]) == ["201", "400", "409", "413", "415", "422", "500", "503", "507"]
     shown = paths["/bare"]["patch"]["responses"]["200"]["content"]["application/json"]["schema"]
     assert shown == {"$ref": "#/components/schemas/FileView"}
     assert list(components["FileView"]["properties"]) == ["filename", "size", "content_type", "checksum", "id"]

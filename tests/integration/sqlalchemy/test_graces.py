@@ -188,6 +188,19 @@ class TestAFlushRelies:
 
         world.run(scenario)
 
+    def test_at_the_end_of_the_transaction_whatever_savepoint_was_undone(self, world: World) -> None:
+        def scenario() -> None:
+            of_other(world).sweep()
+            with world.session() as session:
+                session.add(Document(title="late", file=world.stage()))
+                session.flush()
+                session.begin_nested().rollback()
+                world.later(SHORT / 4)
+                with pytest.raises(StaleRefError):
+                    session.commit()
+
+        world.run(scenario)
+
     def test_at_the_end_of_the_transaction_too(self, world: World) -> None:
         def scenario() -> None:
             of_other(world).sweep()
