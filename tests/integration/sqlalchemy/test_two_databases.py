@@ -8,30 +8,15 @@ from typing import Any
 
 import pytest
 from sqlalchemy import Engine, create_engine, event, select, update
-from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
+from sqlalchemy.orm import Session
 
 from granite_core import StoredObjectRef
 from granite_core.gc import Collector, SweepReport
-from granite_core.integrations.sqlalchemy import SQLAlchemyLedger, db_now, file_field, tables_of
+from granite_core.integrations.sqlalchemy import SQLAlchemyLedger, db_now, tables_of
 from tests.integration.sqlalchemy.collecting import GRACE_MS, MINUTE
+from tests.integration.sqlalchemy.test_engines import Here, Split, There
 from tests.integration.sqlalchemy.world import QUARTER, World
 from tests.support.postgres import PostgresServer
-
-
-class Split(DeclarativeBase):
-    pass
-
-
-class Here(Split):
-    __tablename__ = "here"
-    id: Mapped[int] = mapped_column(primary_key=True)
-    file: Mapped[StoredObjectRef | None] = file_field("documents")
-
-
-class There(Split):
-    __tablename__ = "there"
-    id: Mapped[int] = mapped_column(primary_key=True)
-    file: Mapped[StoredObjectRef | None] = file_field("documents")
 
 
 class Both:
