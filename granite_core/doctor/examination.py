@@ -18,9 +18,8 @@ from granite_core.doctor._rules import (
 )
 from granite_core.errors import CollectionRefusedError, StorageError
 from granite_core.findings import Finding, Severity, sorted_findings
-from granite_core.gc.marker import read_marker
+from granite_core.gc.marker import mark_name, read_marker
 from granite_core.gc.plan import check_marker, distinct_backends
-from granite_core.gc.status import mark_name
 
 if TYPE_CHECKING:
     from granite_core.gc import Collector

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final, Literal
 
 from granite_core.backends.base import ObjectStat, StorageBackend
 from granite_core.errors import CollectionRefusedError, StorageError, StorageFullError
-from granite_core.gc.marker import read_marker, write_marker
+from granite_core.gc.marker import mark_name, read_marker, write_marker
 from granite_core.gc.plan import (
     Note,
     check_marker,
@@ -25,7 +25,6 @@ from granite_core.gc.plan import (
     distinct_backends,
 )
 from granite_core.gc.reports import MAX_DETAILS, Problem, Progress
-from granite_core.gc.status import mark_name
 from granite_core.keys import is_reserved
 from granite_core.logs import describe_error
 

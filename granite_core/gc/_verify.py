@@ -24,11 +24,10 @@ from granite_core.errors import (
 )
 from granite_core.gc._pace import Pace
 from granite_core.gc._run import Run, next_page
-from granite_core.gc.marker import MARKER_KEY, read_marker
+from granite_core.gc.marker import MARKER_KEY, mark_name, read_marker
 from granite_core.gc.plan import check_marker, check_overlaps, distinct_backends
 from granite_core.gc.ports import FileColumn, LedgerBusyError, RefRow, chunks
 from granite_core.gc.reports import Discrepancy, DiscrepancyKind, Problem, StoreCount, VerifyReport
-from granite_core.gc.status import mark_name
 from granite_core.refs import StoredObjectRef
 
 if TYPE_CHECKING:

@@ -17,13 +17,13 @@ from granite_core.gc._sweep import Sweep
 from granite_core.gc._told import told
 from granite_core.gc._verify import Verify, VerifyOptions
 from granite_core.gc.config import GCConfig
-from granite_core.gc.marker import replace_marker
+from granite_core.gc.marker import mark_name, replace_marker
 from granite_core.gc.plan import (
     Note,
 )
 from granite_core.gc.ports import Ledger, ReferenceSource
 from granite_core.gc.reports import Progress, ReconcileReport, SweepReport, VerifyReport
-from granite_core.gc.status import StatusReport, last_name, look_around, mark_name, shortened
+from granite_core.gc.status import StatusReport, last_name, look_around, shortened
 from granite_core.manager import StorageManager
 from granite_core.refs import StoredObjectRef
 

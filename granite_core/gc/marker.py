@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from contextlib import suppress
 from typing import Final
@@ -10,9 +11,19 @@ from granite_core.backends.base import StorageBackend
 from granite_core.errors import BackendError, ObjectExistsError, ObjectNotFoundError
 from granite_core.keys import RESERVED_PREFIX
 
-__all__ = ["MARKER_KEY", "read_marker", "replace_marker", "write_marker"]
+__all__ = ["MARKER_KEY", "mark_name", "read_marker", "replace_marker", "store_id", "write_marker"]
 
 MARKER_KEY: Final = f"{RESERVED_PREFIX}/store"
+
+
+def store_id(backend: StorageBackend) -> str:
+    """Return what tells a backend's store from others, in the names of what a database remembers of it."""
+    return hashlib.sha256(repr(backend.identity).encode()).hexdigest()[:32]
+
+
+def mark_name(backend: StorageBackend) -> str:
+    """Return the name under which a database remembers that it has marked a backend's store."""
+    return f"store:{store_id(backend)}"
 
 
 def read_marker(backend: StorageBackend) -> str | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from granite_core.backends.base import StorageBackend
 from granite_core.errors import CollectionRefusedError, StorageError
+from granite_core.gc.marker import store_id
 from granite_core.gc.plan import distinct_backends
 from granite_core.gc.ports import Ledger, State, Usage
 from granite_core.gc.reports import Progress
@@ -25,7 +25,6 @@ __all__ = [
     "StoreStatus",
     "last_name",
     "look_around",
-    "mark_name",
     "reconcile_name",
     "shortened",
 ]
@@ -187,12 +186,7 @@ def look_around(
 
 def reconcile_name(backend: StorageBackend) -> str:
     """Return the name under which the state of a backend's reconcile is kept."""
-    return f"reconcile:{hashlib.sha256(repr(backend.identity).encode()).hexdigest()[:32]}"
-
-
-def mark_name(backend: StorageBackend) -> str:
-    """Return the name under which a database remembers that it has marked a backend's store."""
-    return f"store:{hashlib.sha256(repr(backend.identity).encode()).hexdigest()[:32]}"
+    return f"reconcile:{store_id(backend)}"
 
 
 def last_name(lease: str) -> str:

@@ -40,7 +40,7 @@ def is_autocommit(connection: Connection) -> bool:
     if connection.dialect.name == "sqlite" and hasattr(driver, "in_transaction"):
         return not driver.in_transaction  # whatever was configured: it may send its own BEGIN, or none yet
     with suppress(AttributeError, NotImplementedError):  # a dialect that does not tell, or an older SQLAlchemy
-        return connection.dialect.detect_autocommit_setting(pooled.dbapi_connection)  # type: ignore[arg-type]
+        return connection.dialect.detect_autocommit_setting(pooled.dbapi_connection)  # type: ignore[arg-type]  # None only when detached
     told = connection.get_execution_options().get("isolation_level") == "AUTOCOMMIT"
     return told or getattr(pooled.dbapi_connection, "autocommit", None) is True
 
