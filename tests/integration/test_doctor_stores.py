@@ -7,6 +7,7 @@ import os
 import shlex
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -188,13 +189,9 @@ class TestDisks:
             assert (found["disk-full"], found["disk-inodes"]) == ("error", "error")
             assert "write" in said(probe(backend).findings)
 
-    def test_a_user_who_may_not_write(self, tmp_path: Path) -> None:
+    def test_a_user_who_may_not_write(self) -> None:
         if os.geteuid() != 0:
             pytest.skip("another user is needed: this one is not root")
-        for folder in (*reversed(tmp_path.parents), tmp_path):
-            if not folder.stat().st_mode & 0o001:
-                folder.chmod(folder.stat().st_mode | 0o011)
-        (tmp_path / "files").mkdir(mode=0o755)
         script = """if True:
             import os, sys
             from granite_core import LocalStorageBackend
@@ -204,8 +201,10 @@ class TestDisks:
             os.setgid(65534), os.setuid(65534)
             print([(each.code, each.severity.value, each.advice) for each in probe(backend).findings])
         """
-        argv = [sys.executable, "-c", script, str(tmp_path / "files")]
-        done = subprocess.run(argv, capture_output=True, text=True, check=True)
+        # Not below tmp_path: whoever begins another run of pytest closes that to other users again.
+        with tempfile.TemporaryDirectory() as folder:
+            os.chmod(folder, 0o755)
+            done = subprocess.run([sys.executable, "-c", script, folder], capture_output=True, text=True, check=True)
         assert done.stdout.strip() == "[('write', 'error', 'let these credentials, or this user, write')]"
 
     def test_a_backend_of_ones_own_has_nothing_to_add(self) -> None:
