@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
+from granite_core.backends._budget import BufferBudget, buffer_budget
 from granite_core.backends.s3.backend import S3StorageBackend
-from granite_core.backends.s3.buffers import BufferBudget, buffer_budget
 
 __all__ = ["BufferBudget", "S3StorageBackend", "buffer_budget"]

@@ -8,11 +8,13 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
-from email.utils import format_datetime
 from typing import Any, Final, Literal
 from urllib.parse import quote, urlencode, urlsplit
 from uuid import uuid4
 
+from granite_core.backends._bucket import answer_overrides, bucket_prefix, is_object_key, web_address
+from granite_core.backends._parts import MAX_PART_BYTES, MIN_PART_BYTES, copy_ranges
+from granite_core.backends._sigv4 import LONGEST, object_address, sign
 from granite_core.backends.base import (
     NO_OPTIONS,
     Capability,
@@ -28,19 +30,17 @@ from granite_core.backends.s3.client import boto_errors, error_code, failure, ht
 from granite_core.backends.s3.diagnosis import BucketSettings, judge_bucket
 from granite_core.backends.s3.download import S3Reader
 from granite_core.backends.s3.facts import ask_bucket
-from granite_core.backends.s3.parts import MAX_PART_BYTES, MIN_PART_BYTES, copy_ranges
-from granite_core.backends.s3.presign import LONGEST, bucket_address, object_address, sign, signing_key
+from granite_core.backends.s3.presign import bucket_address, signing_key
 from granite_core.backends.s3.upload import S3Writer
 from granite_core.errors import (
     AccessDeniedError,
     BackendError,
     ConfigurationError,
-    InvalidKeyError,
     ObjectExistsError,
     ObjectNotFoundError,
 )
 from granite_core.findings import Finding
-from granite_core.keys import RESERVED_PREFIX, is_reserved, split_key, validate_key
+from granite_core.keys import RESERVED_PREFIX, split_key
 from granite_core.refs import StoredObjectRef
 
 __all__ = ["S3StorageBackend"]
@@ -48,7 +48,6 @@ __all__ = ["S3StorageBackend"]
 MIB: Final = 1024 * 1024
 COPY_PART_BYTES: Final = 256 * MIB
 SENDERS: Final = 8
-MAX_PREFIX_BYTES: Final = 123  # with its slash, what is left of 1,024 bytes beside the longest key
 
 # What of extra_put_kwargs other calls take: whose bucket, and the keys of SSE-C.
 _OWNER: Final = frozenset({"ExpectedBucketOwner", "RequestPayer"})
@@ -126,16 +125,8 @@ class S3StorageBackend(StorageBackend):
                 raise ConfigurationError(f"{name} must be more than nothing", value=value)
         if client is not None and (endpoint_url or region or any(value is not None for value in patience.values())):
             raise ConfigurationError(f"endpoint_url, region, {', '.join(patience)} are the client's own")
-        prefix = (prefix or "").strip("/")
-        try:
-            if prefix:
-                split_key(prefix)
-        except InvalidKeyError as error:
-            raise ConfigurationError(f"not a prefix: {prefix!r}", value=prefix) from error
-        if len(prefix.encode()) > MAX_PREFIX_BYTES:
-            raise ConfigurationError(f"a prefix has at most {MAX_PREFIX_BYTES} bytes", value=prefix)
         self.bucket = bucket
-        self.prefix = f"{prefix}/" if prefix else ""
+        self.prefix = bucket_prefix(prefix)
         self.part_size = part_size
         self.atomic_create = atomic_create
         self.delete_versions = delete_versions
@@ -145,8 +136,8 @@ class S3StorageBackend(StorageBackend):
         self._region = region
         self._patience: dict[str, Any] = patience
         self._extra = dict(extra_put_kwargs or {})
-        self._presign_endpoint_url = _web_address("presign_endpoint_url", presign_endpoint_url)
-        self._public_url = _web_address("public_url", public_url)
+        self._presign_endpoint_url = web_address("presign_endpoint_url", presign_endpoint_url)
+        self._public_url = web_address("public_url", public_url)
         self._bucket_address: str | None = None
         self.capabilities = self._claims()
         self._made_client: tuple[int, Any] | None = None
@@ -258,7 +249,7 @@ class S3StorageBackend(StorageBackend):
                 if key <= last:
                     raise BackendError("list: the store's listing is not sorted", operation="list", backend="s3")
                 last = key
-                if _is_object_key(key):
+                if is_object_key(key):
                     yield ObjectStat(key, int(entry["Size"]), entry["LastModified"], _etag(entry))
             if not page.get("IsTruncated"):
                 return
@@ -304,16 +295,16 @@ class S3StorageBackend(StorageBackend):
         split_key(location)
         if self._bucket_address is None:
             self._bucket_address = bucket_address(self.client, self.bucket, self._presign_endpoint_url)
-        asked = {
-            "response-content-type": content_type,
-            "response-content-disposition": content_disposition,
-            "response-cache-control": cache_control,
-            "response-expires": format_datetime((starts + expires_in).astimezone(UTC), usegmt=True),
-            "x-amz-request-payer": self._extra.get("RequestPayer"),
-        }
+        asked = answer_overrides(
+            starts + expires_in,
+            content_type=content_type,
+            content_disposition=content_disposition,
+            cache_control=cache_control,
+            request_payer=self._extra.get("RequestPayer"),
+        )
         return sign(
             object_address(self._bucket_address, self.prefix + location),
-            {name: value for name, value in asked.items() if value is not None},
+            asked,
             signing_key(self.client),
             method=method,
             starts=starts,
@@ -527,26 +518,6 @@ def _knows_conditional_writes(client: Any) -> bool:
         "IfNoneMatch" in model.operation_model(name).input_shape.members
         for name in ("PutObject", "CompleteMultipartUpload")
     )
-
-
-def _web_address(name: str, address: str | None) -> str | None:
-    if address is None:
-        return None
-    parts = urlsplit(address)
-    if parts.scheme not in ("http", "https") or not parts.netloc or parts.query or parts.fragment:
-        raise ConfigurationError(f"{name} is an address such as https://files.example, not {address!r}", value=address)
-    return address.rstrip("/")
-
-
-def _is_object_key(key: str) -> bool:
-    """Whether a key of the bucket is one of ours: no folder marker of a console, no reserved one."""
-    if is_reserved(key):
-        return False
-    try:
-        validate_key(key)
-    except InvalidKeyError:
-        return False
-    return True
 
 
 def _asked(options: WriteOptions) -> dict[str, Any]:

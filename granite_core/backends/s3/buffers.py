@@ -5,61 +5,18 @@ from __future__ import annotations
 import base64
 import io
 import mmap
-import os
 import tempfile
-import threading
 import zlib
 from typing import IO, TYPE_CHECKING, Final, cast
+
+from granite_core.backends._budget import BufferBudget
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
-__all__ = ["BufferBudget", "PartBuffer", "buffer_budget"]
+__all__ = ["PartBuffer"]
 
 STEP: Final = 256 * 1024
-
-
-class BufferBudget:
-    """How much memory the buffers of all uploads of this process may take together.
-
-    Args:
-        limit: In bytes. May be changed at any time.
-
-    Attributes:
-        limit: The same.
-        used: Bytes taken at the moment.
-        spilled: How many buffers have gone to a temporary file because there was no memory left.
-    """
-
-    def __init__(self, limit: int) -> None:
-        self.limit = limit
-        self.renew()
-
-    def renew(self) -> None:
-        """Begin anew: for a forked child, which owns none of its parent's buffers."""
-        self.used = 0
-        self.spilled = 0
-        self._lock = threading.Lock()
-
-    def take(self, size: int) -> bool:
-        """Take bytes from the budget, if there are as many."""
-        with self._lock:
-            if self.used + size > self.limit:
-                return False
-            self.used += size
-            return True
-
-    def give(self, size: int, *, spilled: bool = False) -> None:
-        """Give bytes back."""
-        with self._lock:
-            self.used -= size
-            self.spilled += spilled
-
-
-buffer_budget = BufferBudget(32 * 1024 * 1024)
-"""The budget of this process."""
-
-os.register_at_fork(after_in_child=buffer_budget.renew)
 
 
 class PartBuffer:

@@ -7,10 +7,12 @@ from concurrent.futures import Future
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
 
+from granite_core.backends._bucket import TOKEN
+from granite_core.backends._budget import buffer_budget
+from granite_core.backends._parts import MAX_PARTS, part_length
 from granite_core.backends.base import ObjectWriter, WriteOptions
-from granite_core.backends.s3.buffers import PartBuffer, buffer_budget
+from granite_core.backends.s3.buffers import PartBuffer
 from granite_core.backends.s3.client import boto_errors, error_code, failure
-from granite_core.backends.s3.parts import MAX_PARTS, part_length
 from granite_core.errors import (
     BackendError,
     BackendUnavailableError,
@@ -26,7 +28,6 @@ if TYPE_CHECKING:
 
 __all__ = ["S3Writer"]
 
-TOKEN: Final = "granite-token"  # noqa: S105 - the name of a metadata entry
 PUT_ATTEMPTS: Final = 3
 _CONFLICT: Final = "ConditionalRequestConflict"
 _REFUSED: Final = frozenset({"PreconditionFailed", "412", _CONFLICT, "OperationAborted", "NoSuchUpload"})

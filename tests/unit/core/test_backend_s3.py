@@ -17,11 +17,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from granite_core.backends import backend_from_url
+from granite_core.backends._parts import MAX_PART_BYTES, MAX_PARTS, copy_ranges, part_length
 from granite_core.backends.s3 import BufferBudget, S3StorageBackend
 from granite_core.backends.s3.answers import ForeignAnswerError, ask
 from granite_core.backends.s3.buffers import PartBuffer
 from granite_core.backends.s3.client import failure
-from granite_core.backends.s3.parts import MAX_PART_BYTES, MAX_PARTS, copy_ranges, part_length
 from granite_core.errors import (
     AccessDeniedError,
     BackendError,

@@ -12,7 +12,7 @@ from botocore import UNSIGNED
 from botocore.config import Config
 
 from granite_core import AccessDeniedError, Capability, ConfigurationError, S3StorageBackend, backend_from_url
-from granite_core.backends.s3.presign import SigningKey, sign
+from granite_core.backends._sigv4 import SigningKey, sign
 
 STARTS = datetime(2013, 5, 24, tzinfo=UTC)
 DAY = timedelta(days=1)
