@@ -1,0 +1,392 @@
+"""The backend: what it is told, and the calls that need no state of their own."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import suppress
+from datetime import datetime, timedelta
+from typing import Any, Final, Literal
+from uuid import uuid4
+
+from granite_core.backends._bucket import TOKEN, answer_overrides, bucket_prefix, is_object_key, web_address
+from granite_core.backends._parts import MAX_PART_BYTES, MIN_PART_BYTES
+from granite_core.backends._sigv4 import LONGEST, object_address, sign
+from granite_core.backends.base import (
+    NO_OPTIONS,
+    Capability,
+    ObjectReader,
+    ObjectStat,
+    ObjectWriter,
+    StorageBackend,
+    WriteOptions,
+    location_of,
+)
+from granite_core.backends.obstore.diagnosis import judge_store
+from granite_core.backends.obstore.download import ObstoreReader
+from granite_core.backends.obstore.library import check_path, failure, library, obstore_errors
+from granite_core.backends.obstore.listing import listed, walked
+from granite_core.backends.obstore.signing import Signer, bucket_address, can_sign
+from granite_core.backends.obstore.stores import place_of, place_of_url
+from granite_core.backends.obstore.upload import ObstoreWriter
+from granite_core.errors import (
+    AccessDeniedError,
+    BackendError,
+    ConfigurationError,
+    ObjectNotFoundError,
+    StorageError,
+)
+from granite_core.findings import Finding
+from granite_core.keys import RESERVED_PREFIX
+from granite_core.refs import StoredObjectRef
+
+__all__ = ["ObstoreStorageBackend"]
+
+MIB: Final = 1024 * 1024
+COPY_LIMIT: Final = MAX_PART_BYTES
+"""Bytes up to which one request copies an object on S3."""
+
+_ORDERED: Final = frozenset({"s3", "gs", "az", "memory"})
+_BUCKETS: Final = frozenset({"s3", "gs", "az"})
+_HEADERS: Final = (
+    ("Storage-Class", "storage_class"),
+    ("Cache-Control", "cache_control"),
+    ("Content-Disposition", "content_disposition"),
+)
+
+
+class ObstoreStorageBackend(StorageBackend):
+    """Keeps objects in a store that obstore reaches. On S3 it is interchangeable with ``S3StorageBackend``.
+
+    Args:
+        store: An ``obstore.store.S3Store``, ``GCSStore``, ``AzureStore``, ``LocalStore`` or ``MemoryStore``, used as it
+            is; or a URL: ``s3://bucket/prefix``, ``gs://bucket/prefix``, ``az://account/container/prefix``. The store
+            of a URL is made at first use, in each process its own, with credentials from where obstore takes them.
+        prefix: A folder in the store that holds everything; slashes at its ends do not matter.
+        endpoint_url: Address of an S3 that is not AWS.
+        region: The region of a bucket of S3.
+        part_size: Bytes up to which an object is one request, and the length of parts above; at least 5 MiB. An upload
+            holds three of them at most. An object of which the length is not known beforehand has at most 10,000 parts
+            of this length.
+        atomic_create: Whether a small object is stored on condition that its key is free, for stores that heed that.
+            ``Capability.ATOMIC_CREATE`` is not claimed: of large ones obstore does not ask it.
+        delete_versions: Whether a delete in a versioned bucket must remove every version, which obstore cannot do:
+            ``check`` refuses such a bucket. False leaves old versions to a lifecycle rule.
+        max_workers: How many threads of an asynchronous manager may be in here at a time.
+        presign_endpoint_url: Address of an S3 as browsers see it, for presigned addresses, where that is another.
+        public_url: Address under which everybody may have the bucket's objects. ``https://cdn.example`` and the
+            object's whole key, ``prefix`` and all.
+
+    Raises:
+        ConfigurationError: A value that cannot work.
+    """
+
+    backend_name = "obstore"
+    capabilities = frozenset({Capability.SERVER_SIDE_COPY})
+    """``PRESIGNED_GET`` as well where S3 credentials are known here: from the store, from the environment, or from a
+    ``credential_provider`` that is no coroutine function."""
+
+    presign_limit = LONGEST
+    """How long an address of ``presign_get`` may be good: seven days, and never longer than temporary credentials."""
+
+    def __init__(
+        self,
+        store: Any,
+        prefix: str = "",
+        *,
+        endpoint_url: str | None = None,
+        region: str | None = None,
+        part_size: int = 8 * MIB,
+        atomic_create: bool = True,
+        delete_versions: bool = True,
+        max_workers: int = 16,
+        presign_endpoint_url: str | None = None,
+        public_url: str | None = None,
+    ) -> None:
+        if not MIN_PART_BYTES <= part_size <= MAX_PART_BYTES:
+            raise ConfigurationError("part_size must be between 5 MiB and 5 GiB", value=part_size)
+        if isinstance(store, str):
+            self._place, folder = place_of_url(store, endpoint_url=endpoint_url, region=region)
+            prefix = "/".join(each for each in (folder.strip("/"), (prefix or "").strip("/")) if each)
+        elif endpoint_url or region:
+            raise ConfigurationError("endpoint_url and region are the store's own")
+        else:
+            self._place = place_of(store)
+        self.prefix = bucket_prefix(prefix)
+        self.part_size = part_size
+        self.atomic_create = atomic_create
+        self.delete_versions = delete_versions
+        self.max_workers = max_workers
+        self._presign_endpoint_url = web_address("presign_endpoint_url", presign_endpoint_url)
+        self._public_url = web_address("public_url", public_url)
+        self._signer = Signer(self._place)
+        self._keeps_buffers = self._place.kind == "memory"  # what it is given becomes the object
+        self.capabilities = self._claims()
+        self._stores: tuple[int, dict[tuple[str | None, str | None], Any]] = (0, {})
+
+    # -- the primitives ------------------------------------------------------------------------------------------------
+
+    @property
+    def identity(self) -> tuple[str, ...]:
+        """The store, the bucket, and the folders of the prefix; the same as of other backends on that bucket."""
+        return (*self._place.identity, *self.prefix.split("/")[:-1])
+
+    def open_writer(
+        self,
+        location: str,
+        *,
+        content_type: str | None = None,
+        size: int | None = None,
+        options: WriteOptions = NO_OPTIONS,
+    ) -> ObjectWriter:
+        """Return a writer; type and metadata are kept with the object, where the store has such."""
+        return ObstoreWriter(self, location, content_type, size, options)
+
+    def open_reader(self, location: str, *, offset: int = 0, length: int | None = None) -> ObjectReader:
+        """Open an object, or a range of it: one GET."""
+        return ObstoreReader(self, location, offset, length)
+
+    def stat(self, location: str) -> ObjectStat:
+        """Return size, time and etag of an object: one HEAD."""
+        key = self._key(location)
+        try:
+            meta = library().head(self._store(), key)
+        except obstore_errors() as error:
+            raise self._told_apart(failure(error, "stat", location, key=key)) from error
+        return ObjectStat(location, int(meta["size"]), meta["last_modified"], _etag(meta))
+
+    def delete(self, location: str | StoredObjectRef) -> None:
+        """Delete an object, by its key or ref. In a versioned bucket its versions stay."""
+        location = location_of(location)
+        key = self._key(location)
+        try:
+            library().delete(self._store(), key)
+        except obstore_errors() as error:
+            found = failure(error, "delete", location, key=key)
+            if not isinstance(found, ObjectNotFoundError):
+                raise found from error
+
+    def list_objects(self, *, prefix: str = "", start_after: str | None = None) -> Iterator[ObjectStat]:
+        """List the store page by page; a disk folder by folder, since it has no order of its own."""
+        wanted, after = self.prefix + prefix, self.prefix + start_after if start_after else ""
+        try:
+            if self._place.kind in _ORDERED:
+                entries = listed(library(), self._store(), wanted, after, self._is_there)
+            else:
+                entries = walked(library(), self._store(), wanted, after)
+            for meta in entries:
+                location = meta["path"][len(self.prefix) :]
+                if is_object_key(location):
+                    yield ObjectStat(location, int(meta["size"]), meta["last_modified"], _etag(meta))
+        except obstore_errors() as error:
+            found = failure(error, "list", prefix)
+            # A folder may go while it is looked at; a bucket must not be mistaken for an empty one.
+            raise _not_absent(found) from error
+
+    # -- capabilities --------------------------------------------------------------------------------------------------
+
+    def copy(self, source: str, target: str, *, options: WriteOptions = NO_OPTIONS) -> None:
+        """Copy an object inside the store.
+
+        The bytes pass through here where the policy asks for something that is kept with the object, since obstore
+        copies that as it is, and on S3 for objects above 5 GiB.
+        """
+        origin, destination = self._key(source), self._key(target)
+        size = self.stat(source).size
+        if self._changes(options) or (self._place.kind == "s3" and size > COPY_LIMIT):
+            self._copy_through_here(source, target, options)
+            return
+        try:
+            library().copy(self._store(), origin, destination)
+        except obstore_errors() as error:
+            raise self._told_apart(failure(error, "copy", source, key=origin)) from error
+
+    def presign_get(
+        self,
+        location: str,
+        *,
+        starts: datetime,
+        expires_in: timedelta,
+        method: Literal["GET", "HEAD"] = "GET",
+        content_type: str | None = None,
+        content_disposition: str | None = None,
+        cache_control: str | None = None,
+    ) -> str:
+        """Sign an address of the object, as Signature Version 4 has it. obstore is not asked."""
+        if Capability.PRESIGNED_GET not in self.capabilities:
+            return super().presign_get(location, starts=starts, expires_in=expires_in)
+        address = bucket_address(self._place, self._presign_endpoint_url)
+        asked = answer_overrides(
+            starts + expires_in,
+            content_type=content_type,
+            content_disposition=content_disposition,
+            cache_control=cache_control,
+        )
+        return sign(
+            object_address(address, self._place.inside + self._key(location)),
+            asked,
+            self._signer.key(),
+            method=method,
+            starts=starts,
+            expires_in=expires_in,
+        )
+
+    def public_address(self, location: str) -> str | None:
+        """Return the object's address under ``public_url``."""
+        return self._public_url and object_address(f"{self._public_url}/", self._place.inside + self._key(location))
+
+    def check(self) -> None:
+        """Look whether the store can be used, and forgets what is deleted.
+
+        Raises:
+            ConfigurationError: It does not, or it may not be used with these credentials.
+            BackendUnavailableError: The store cannot be asked.
+        """
+        probe = f"{RESERVED_PREFIX}-check-{uuid4().hex}"
+        versioned = False
+        try:
+            self.put_bytes(probe, b"")
+            if self._place.kind == "s3" and self.delete_versions:
+                answer = library().put(self._store(), self._key(probe), b"")
+                versioned = answer["version"] not in (None, "null")
+            next(self.list_objects(), None)
+        except AccessDeniedError as error:
+            raise ConfigurationError(f"the store may not be used: {error}", backend="obstore") from error
+        except obstore_errors() as error:
+            raise failure(error, "check", "", key=self._key(probe)) from error
+        except BackendError as error:
+            if error.retryable:
+                raise
+            raise ConfigurationError(f"the store cannot be used: {error}", backend="obstore") from error
+        finally:
+            with suppress(BackendError):
+                self.delete(probe)
+        if versioned:
+            raise ConfigurationError(
+                f"bucket {self._place.bucket!r} keeps every version, and obstore cannot delete them: give it a"
+                " lifecycle rule with NoncurrentVersionExpiration and say delete_versions=False, or use"
+                " S3StorageBackend",
+                backend="obstore",
+            )
+
+    def diagnose(self, *, origins: Collection[str] = ()) -> Sequence[Finding]:
+        """Say what obstore cannot see or do, and what to do about it."""
+        return list(judge_store(self._place, self._place.inside + self.prefix))
+
+    def close(self) -> None:
+        """Forget the stores that were made here."""
+        super().close()
+        self._stores = (0, {})
+
+    def __repr__(self) -> str:
+        return f"<ObstoreStorageBackend {'/'.join(self.identity)!r}>"
+
+    def _claims(self) -> frozenset[Capability]:
+        claimed = set(type(self).capabilities)
+        if can_sign(self._place):
+            claimed.add(Capability.PRESIGNED_GET)
+        if self._public_url is not None:
+            claimed.add(Capability.PUBLIC_ADDRESS)
+        return frozenset(claimed)
+
+    # -- for writers and readers ---------------------------------------------------------------------------------------
+
+    def _key(self, location: str) -> str:
+        check_path(location)
+        return self.prefix + location
+
+    def _store(self, options: WriteOptions = NO_OPTIONS) -> Any:
+        """Return the store of this process: on S3 one for each kind of encryption that policies ask for."""
+        pid, made = self._stores
+        if pid != os.getpid():
+            pid, made = self._stores = (os.getpid(), {})
+        asked = (options.encryption, options.encryption_key) if self._place.kind == "s3" else (None, None)
+        found = made.get(asked)
+        if found is None:
+            library()
+            # No lock: a fork while one is held would hang the child. Of two threads, the later one's store is kept.
+            found = made[asked] = self._place.make() if asked == (None, None) else self._encrypting(*asked)
+        return found
+
+    def _encrypting(self, encryption: str | None, key: str | None) -> Any:
+        base = self._store()
+        asked = {"server_side_encryption": encryption, "sse_kms_key_id": key}
+        return type(base)(
+            config={**base.config, **{name: value for name, value in asked.items() if value is not None}},
+            prefix=base.prefix,
+            client_options=base.client_options,
+            retry_config=base.retry_config,
+            credential_provider=base.credential_provider,
+        )
+
+    def _attributes(
+        self, content_type: str | None, options: WriteOptions, metadata: Mapping[str, str]
+    ) -> dict[str, str] | None:
+        """Return what is kept with an object; None where the store keeps nothing."""
+        if self._place.kind == "file":
+            return None
+        kept = {self._metadata_name(name): value for name, value in {**metadata, **options.metadata}.items()}
+        kept.update({name: value for name, field in _HEADERS if (value := getattr(options, field)) is not None})
+        if content_type is not None:
+            kept["Content-Type"] = content_type
+        return kept
+
+    def _metadata_name(self, name: str) -> str:
+        return name.replace("-", "_") if self._place.kind == "az" else name  # Azure: names as of C#
+
+    def _changes(self, options: WriteOptions) -> bool:
+        """Whether a copy is to be kept otherwise than its source."""
+        if self._place.kind == "file":
+            return False
+        asked = (options.metadata, options.tags, *(getattr(options, field) for _, field in _HEADERS))
+        return any(asked) or (self._place.kind == "s3" and bool(options.encryption or options.encryption_key))
+
+    def _copy_through_here(self, source: str, target: str, options: WriteOptions) -> None:
+        with self.open_reader(source) as reader:
+            kept = self._attributes_of(source)
+            writer = self.open_writer(target, content_type=kept.get("Content-Type"), size=reader.size, options=options)
+            with writer:
+                while data := reader.read(MIB):
+                    writer.write(data)
+                writer.commit()
+
+    def _attributes_of(self, location: str) -> Mapping[str, str]:
+        key = self._key(location)
+        try:
+            found: Mapping[str, str] = library().get(self._store(), key, options={"head": True}).attributes
+        except obstore_errors() as error:
+            raise self._told_apart(failure(error, "stat", location, key=key)) from error
+        return found
+
+    def _token_of(self, location: str) -> str:
+        return self._attributes_of(location).get(self._metadata_name(TOKEN), "")
+
+    def _is_there(self, key: str) -> bool:
+        if self._place.kind not in _BUCKETS:
+            return True
+        try:
+            library().head(self._store(), key)
+        except FileNotFoundError:
+            return False
+        return True
+
+    def _told_apart(self, found: StorageError) -> StorageError:
+        """Return an error, or that of a missing bucket: the answer to a HEAD does not tell it from a missing key."""
+        if isinstance(found, ObjectNotFoundError) and self._place.kind in _BUCKETS:
+            try:
+                library().list_with_delimiter(self._store(), f"{self.prefix}{RESERVED_PREFIX}-none")
+            except obstore_errors() as error:
+                said = failure(error, "stat", "")
+                if not isinstance(said, AccessDeniedError):  # who may not list a bucket may not ask for it either
+                    return _not_absent(said)
+        return found
+
+
+def _not_absent(found: StorageError) -> StorageError:
+    if isinstance(found, ObjectNotFoundError):
+        return BackendError(str(found), operation=found.operation, backend=found.backend)
+    return found
+
+
+def _etag(meta: Mapping[str, Any]) -> str | None:
+    return str(meta["e_tag"] or "").strip('"') or None

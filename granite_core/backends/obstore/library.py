@@ -1,0 +1,142 @@
+"""obstore itself: imported when it is used, in one process, and what its errors mean."""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+from typing import Any, Final
+
+from granite_core.errors import (
+    AccessDeniedError,
+    BackendError,
+    BackendUnavailableError,
+    ConfigurationError,
+    InvalidKeyError,
+    MissingExtraError,
+    ObjectNotFoundError,
+    StorageError,
+)
+from granite_core.keys import split_key
+
+__all__ = ["check_path", "error_code", "failure", "http_status", "library", "obstore_errors"]
+
+_processes: Final[set[int]] = set()
+
+# What can only be found in the text of an error: the status line, and the name in the body of the answer.
+_STATUS: Final = re.compile(r"Server returned non-2xx status code: (\d{3})")
+_CODE: Final = re.compile(r"<Code>(\w{1,64})</Code>")
+_OS_ERROR: Final = re.compile(r"\(os error (\d+)\)")
+_NOT_IN_PATHS: Final = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
+
+_NOT_A_KEY: Final = frozenset({"NoSuchBucket", "NoSuchUpload", "ContainerNotFound"})
+_DENIED: Final = frozenset(
+    {"AccessDenied", "AuthenticationFailed", "ExpiredToken", "InvalidAccessKeyId", "SignatureDoesNotMatch"}
+)
+_UNAVAILABLE: Final = frozenset(
+    {"RequestTimeout", "ServerBusy", "SlowDown", "Throttling", "ThrottlingException", "TooManyRequests"}
+)
+_OF_DISKS: Final[dict[int, type[StorageError]]] = {
+    errno.EACCES: AccessDeniedError,
+    errno.ENOTDIR: ObjectNotFoundError,
+    errno.EISDIR: ObjectNotFoundError,
+}
+_METADATA_SERVICES: Final = ("169.254.169.254", "169.254.170.2", "metadata.google.internal", "metadata/identity")
+
+
+def library() -> Any:
+    """Return the module ``obstore``.
+
+    Its threads do not survive a fork, and a call that waits for them hangs. So it is refused where a parent used it.
+
+    Raises:
+        MissingExtraError: It is not installed.
+        ConfigurationError: It was used before this process was forked.
+    """
+    try:
+        import obstore
+    except ImportError as error:
+        raise MissingExtraError("obstore", "ObstoreStorageBackend") from error
+    _processes.add(os.getpid())
+    if len(_processes) > 1:
+        raise ConfigurationError(
+            "obstore was used before this process was forked, and hangs after that: start processes with the method"
+            ' "spawn", or fork before the first use'
+        )
+    return obstore
+
+
+def obstore_errors() -> tuple[type[Exception], ...]:
+    """Return the classes of what a call of obstore may raise; for an ``except`` clause."""
+    try:
+        from obstore.exceptions import BaseError
+    except ImportError:
+        return ()  # the clause must let the error through that names the extra
+    return (BaseError, OSError, NotImplementedError)
+
+
+def check_path(location: str) -> None:
+    """Refuse a key that could lead elsewhere, or that obstore would change.
+
+    Raises:
+        InvalidKeyError: It is such a key.
+    """
+    split_key(location)
+    if _NOT_IN_PATHS.search(location):
+        raise InvalidKeyError(f"obstore takes no control characters: {location!r}", value=location)
+
+
+def http_status(error: BaseException, key: str) -> int:
+    """Return the HTTP status of an error, or 0.
+
+    Args:
+        error: What obstore raised.
+        key: Whose text is not to be mistaken for the store's.
+    """
+    found = _STATUS.search(_text(error, key))
+    return int(found.group(1)) if found else 0
+
+
+def error_code(error: BaseException, key: str) -> str:
+    """Return the store's name for an error, or ``""``."""
+    found = _CODE.search(_text(error, key))
+    return found.group(1) if found else ""
+
+
+def failure(error: BaseException, operation: str, location: str, *, key: str = "") -> StorageError:
+    """Return the error to raise for one of obstore. Its message holds no key, address or credential.
+
+    Args:
+        error: What obstore raised.
+        operation: What was tried.
+        location: The object's key in the backend.
+        key: Its key in the store.
+    """
+    code, status = error_code(error, key), http_status(error, key)
+    kind = _kind(error, code, status, _text(error, key))
+    text = f"{code} (HTTP {status})" if code or status else type(error).__name__
+    return kind(f"{operation}: {text}", operation=operation, backend="obstore", location=location)
+
+
+def _kind(error: BaseException, code: str, status: int, text: str) -> type[StorageError]:
+    name = type(error).__name__
+    if isinstance(error, FileNotFoundError):
+        return BackendError if code in _NOT_A_KEY else ObjectNotFoundError
+    if name in ("PermissionDeniedError", "UnauthenticatedError") or status in (401, 403) or code in _DENIED:
+        return AccessDeniedError
+    if status == 429 or code in _UNAVAILABLE or (status >= 500 and status != 501):
+        return BackendUnavailableError
+    if status or name != "GenericError":
+        return BackendError
+    found = _OS_ERROR.search(text)
+    number = int(found.group(1)) if found else 0
+    if "LocalFileSystem" in text:
+        return _OF_DISKS.get(number, BackendError)
+    if any(each in text for each in _METADATA_SERVICES):
+        return AccessDeniedError  # there are no credentials here, and nobody who hands them out
+    return BackendUnavailableError if "HTTP error" in text or "reqwest" in text or number else BackendError
+
+
+def _text(error: BaseException, key: str) -> str:
+    text = str(error)
+    return text.replace(key, "") if key else text

@@ -1,0 +1,119 @@
+"""Where a part waits until it is whole, in one piece: that is how obstore takes it without a copy."""
+
+from __future__ import annotations
+
+import mmap
+import os
+import tempfile
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Final
+from weakref import finalize
+
+from granite_core.backends._budget import BufferBudget
+
+__all__ = ["PartMemory"]
+
+FIRST_BYTES: Final = 64 * 1024
+_PRIVATE: Final[dict[str, int]] = (
+    {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS} if hasattr(mmap, "MAP_ANONYMOUS") else {}
+)
+"""Pages that can grow where they are (mremap(2) does not let shared ones)."""
+
+
+class PartMemory:
+    """Bytes in pages of their own: in memory while the process's budget lasts, then in an unlinked file.
+
+    Args:
+        budget: What memory is taken from.
+        limit: How many bytes come at most.
+        expected: How many come, as far as is known.
+
+    Attributes:
+        length: How many there are.
+    """
+
+    def __init__(self, budget: BufferBudget, limit: int, expected: int | None = None) -> None:
+        self.length = 0
+        self._budget = budget
+        self._limit = limit
+        self._first = min(limit, FIRST_BYTES if expected is None else max(expected, 1))
+        self._pages: mmap.mmap | None = None
+        self._reserved = 0
+
+    def append(self, data: memoryview) -> None:
+        """Add bytes, no more than the limit leaves.
+
+        Raises:
+            OSError: The temporary file cannot be made as large.
+        """
+        wanted = self.length + len(data)
+        if self._pages is None or wanted > len(self._pages):
+            self._grow(wanted)
+        assert self._pages is not None  # noqa: S101 - grown above
+        self._pages[self.length : wanted] = data
+        self.length = wanted
+
+    def content(self) -> memoryview:
+        """Return what was written, to be used until ``free``."""
+        return memoryview(b"") if self._pages is None else memoryview(self._pages)[: self.length]
+
+    def hand_over(self, freed: Callable[[], object]) -> memoryview:
+        """Return what was written, and let go of it here.
+
+        Args:
+            freed: Called when nobody uses the bytes any more, from any thread, and in the midst of anything. What was
+                taken from the budget is the caller's to give back: ``taken`` bytes.
+        """
+        pages, self._pages = self._pages, None
+        if pages is None:
+            raise ValueError("there is nothing to hand over")
+        finalize(pages, freed).atexit = False
+        return memoryview(pages)[: self.length]
+
+    @property
+    def taken(self) -> int:
+        """How many bytes of the budget it takes."""
+        return self._reserved
+
+    def free(self) -> None:
+        """Give back memory and file. Idempotent; not for what was handed over."""
+        reserved, self._reserved = self._reserved, 0
+        self._pages = None  # unmapped as soon as no view of it is left
+        self._budget.give(reserved)
+
+    def _grow(self, wanted: int) -> None:
+        capacity = self._first
+        while capacity < wanted:
+            capacity = min(2 * capacity, self._limit)
+        more = capacity - self._reserved
+        # One part may take half of all, so that huge parts of one upload do not push out everybody else's.
+        if capacity <= self._budget.limit // 2 and self._budget.take(more):
+            self._reserved = capacity
+            if self._pages is None:
+                self._pages = mmap.mmap(-1, capacity, **_PRIVATE)
+                return
+            with suppress(SystemError, ValueError, OSError):  # where the system cannot do that
+                self._pages.resize(capacity)
+                return
+            self._move_to(mmap.mmap(-1, capacity, **_PRIVATE))
+        else:
+            self._move_to(_mapped_file(self._limit))
+            reserved, self._reserved = self._reserved, 0
+            self._budget.give(reserved, spilled=True)
+
+    def _move_to(self, pages: mmap.mmap) -> None:
+        old, self._pages = self._pages, pages
+        if old is not None:
+            with memoryview(old) as view:
+                pages[: self.length] = view[: self.length]
+
+
+def _mapped_file(size: int) -> mmap.mmap:
+    """Map a file that has no name. Its room on the disk is taken now: a full disk must not kill the process later."""
+    with tempfile.TemporaryFile(prefix="granite-part-") as file:
+        if hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(file.fileno(), 0, size)
+        else:
+            file.truncate(size)
+        return mmap.mmap(file.fileno(), size)
