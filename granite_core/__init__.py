@@ -14,6 +14,7 @@ from granite_core.backends.base import (
 )
 from granite_core.backends.local import LocalStorageBackend
 from granite_core.backends.memory import MemoryStorageBackend
+from granite_core.backends.obstore import ObstoreStorageBackend
 from granite_core.backends.s3 import S3StorageBackend
 from granite_core.backends.url import backend_from_url
 from granite_core.errors import (
@@ -91,6 +92,7 @@ __all__ = [
     "ObjectReader",
     "ObjectStat",
     "ObjectWriter",
+    "ObstoreStorageBackend",
     "ReadableStream",
     "ReplaceContentResult",
     "RowLink",

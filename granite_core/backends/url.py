@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Final
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from granite_core.backends.base import StorageBackend
 from granite_core.backends.local import LocalStorageBackend
 from granite_core.backends.memory import MemoryStorageBackend
+from granite_core.backends.obstore import ObstoreStorageBackend
 from granite_core.backends.s3 import S3StorageBackend
 from granite_core.errors import ConfigurationError
 
@@ -24,6 +25,9 @@ def backend_from_url(url: str) -> StorageBackend:
       ``delete_versions``, ``presign_endpoint_url``, ``public_url``, ``connect_timeout``, ``read_timeout`` (seconds) and
       ``max_attempts`` are those of ``S3StorageBackend``. Credentials come from where boto3 finds them, never from the
       URL.
+    - ``obstore+s3://bucket/prefix``: the same bucket through obstore, with the same options;
+      ``obstore+gs://bucket/prefix`` and ``obstore+az://account/container/prefix`` with those that are not of S3
+      alone. Credentials come from where obstore finds them.
     - ``memory:``.
 
     Args:
@@ -42,24 +46,18 @@ def backend_from_url(url: str) -> StorageBackend:
     if parts.scheme == "file" and parts.netloc in ("", "localhost") and path:
         return LocalStorageBackend(path, **_read(options, {"durable": _boolean, "make_root": _boolean}))
     if parts.scheme == "s3" and parts.netloc:
-        known: dict[str, Callable[[str], Any]] = {
-            "atomic_create": _boolean,
-            "connect_timeout": float,
-            "delete_versions": _boolean,
-            "endpoint_url": str,
-            "max_attempts": int,
-            "part_size": int,
-            "presign_endpoint_url": str,
-            "public_url": str,
-            "read_timeout": float,
-            "region": str,
-        }
-        return S3StorageBackend(parts.netloc, path, **_read(options, known))
+        return S3StorageBackend(parts.netloc, path, **_read(options, _BUCKET | _S3))
+    if parts.scheme in ("obstore+s3", "obstore+gs", "obstore+az") and parts.netloc:
+        store = parts.scheme.removeprefix("obstore+")
+        known = _BUCKET | _S3 if store == "s3" else _BUCKET
+        return ObstoreStorageBackend(f"{store}://{parts.netloc}{parts.path}", **_read(options, known))
     if parts.scheme == "memory" and not parts.netloc and not path:
         _read(options, {})
         return MemoryStorageBackend()
     raise ConfigurationError(
-        f"not a storage URL: {url!r}; they look like file:var/files, s3://bucket/prefix or memory:", value=url
+        f"not a storage URL: {url!r}; they look like file:var/files, s3://bucket/prefix, obstore+s3://bucket/prefix or"
+        " memory:",
+        value=url,
     )
 
 
@@ -78,3 +76,19 @@ def _boolean(text: str) -> bool:
         return {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}[text.lower()]
     except KeyError:
         raise ValueError(f"{text!r} is neither true nor false") from None
+
+
+_BUCKET: Final[dict[str, Callable[[str], Any]]] = {
+    "atomic_create": _boolean,
+    "connect_timeout": float,
+    "max_attempts": int,
+    "part_size": int,
+    "public_url": str,
+    "read_timeout": float,
+}
+_S3: Final[dict[str, Callable[[str], Any]]] = {
+    "delete_versions": _boolean,
+    "endpoint_url": str,
+    "presign_endpoint_url": str,
+    "region": str,
+}

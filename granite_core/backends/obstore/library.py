@@ -134,9 +134,10 @@ def _kind(error: BaseException, code: str, status: int, text: str) -> type[Stora
         return _OF_DISKS.get(number, BackendError)
     if any(each in text for each in _METADATA_SERVICES):
         return AccessDeniedError  # there are no credentials here, and nobody who hands them out
-    return BackendUnavailableError if "HTTP error" in text or "reqwest" in text or number else BackendError
+    return BackendUnavailableError if "HTTP error" in text or "HttpError" in str(error) or number else BackendError
 
 
 def _text(error: BaseException, key: str) -> str:
-    text = str(error)
-    return text.replace(key, "") if key else text
+    """What was said without the key, which comes first, and without obstore's second, longer telling of it."""
+    text = str(error).partition("\n\nDebug source:")[0]
+    return text.replace(key, "", 1) if key else text

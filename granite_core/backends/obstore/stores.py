@@ -11,7 +11,7 @@ from typing import Any, Final, Literal
 from urllib.parse import unquote, urlsplit
 
 from granite_core.backends._bucket import web_address
-from granite_core.backends.obstore.library import library
+from granite_core.backends.obstore.library import library, obstore_errors
 from granite_core.errors import ConfigurationError
 
 __all__ = ["Place", "place_of", "place_of_url"]
@@ -178,14 +178,17 @@ def _make(kind: str, bucket: str, *, config: Mapping[str, str] | None = None, en
     library()
     from obstore import store
 
-    return getattr(store, kind)(
-        bucket,
-        config=dict(config or {}),
-        client_options={
-            "connect_timeout": timedelta(seconds=CONNECT_SECONDS),
-            "read_timeout": timedelta(seconds=READ_SECONDS),
-            "timeout": timedelta(days=7),  # of a whole answer: a client may take hours to read a film through us
-            "allow_http": bool(endpoint and endpoint.startswith("http:")),
-        },
-        retry_config={"max_retries": RETRIES, "retry_timeout": timedelta(seconds=RETRY_SECONDS)},
-    )
+    try:
+        return getattr(store, kind)(
+            bucket,
+            config={name: value for name, value in (config or {}).items() if name != "bucket"},
+            client_options={
+                "connect_timeout": timedelta(seconds=CONNECT_SECONDS),
+                "read_timeout": timedelta(seconds=READ_SECONDS),
+                "timeout": timedelta(days=7),  # of a whole answer: a client may take hours to read a film through us
+                "allow_http": bool(endpoint and endpoint.startswith("http:")),
+            },
+            retry_config={"max_retries": RETRIES, "retry_timeout": timedelta(seconds=RETRY_SECONDS)},
+        )
+    except obstore_errors() as error:
+        raise ConfigurationError(f"obstore cannot make its {kind}: see the cause", backend="obstore") from error
