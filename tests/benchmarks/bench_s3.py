@@ -90,6 +90,16 @@ def granite_put(store: Store) -> Put:
     return put
 
 
+def granite_obstore_put(store: Store) -> Put:
+    manager = store.granite_obstore()
+
+    def put(source: Path) -> None:
+        with source.open("rb") as stream:
+            manager.put_stream("files", stream=stream, original_filename="a.jpg")
+
+    return put
+
+
 def granite_storage_put(store: Store) -> Put:
     manager = store.granite_storage()
 
@@ -182,6 +192,7 @@ def stream(size: int, *, rounds: int, quick: bool) -> Case:
             contender("raw PUT", raw_put, kind="floor", note="the standard library"),
             contender("obstore, unsigned", obstore_put, kind="floor", needs=("obstore",), note="a hashing generator"),
             contender("granite", granite_put, kind="ours", needs=("boto3",)),
+            contender("granite, obstore", granite_obstore_put, kind="ours", needs=("obstore",)),
             contender("granite-storage", granite_storage_put, needs=("granite_storage",), note="spooled first"),
             contender("boto3 upload_fileobj", boto3_put, needs=("boto3",)),
             contender("s3fs", s3fs_put, needs=("s3fs",), note="no hash"),
@@ -197,6 +208,9 @@ def stream(size: int, *, rounds: int, quick: bool) -> Case:
             Goal("granite", 0.55, to="granite-storage", metric="cpu"),
             Goal("granite", 0.45, to="boto3 upload_fileobj", metric="cpu"),
             Goal("granite", 64 * MIB, metric="memory"),
+            Goal("granite, obstore", 0.55, to="granite-storage", metric="cpu"),
+            Goal("granite, obstore", 0.45, to="boto3 upload_fileobj", metric="cpu"),
+            Goal("granite, obstore", 64 * MIB, metric="memory"),
         ],
     )
 
@@ -286,6 +300,18 @@ def granite_async_small(store: Store, content: bytes) -> Small:
     from granite_core import AsyncStorageManager
 
     manager = AsyncStorageManager(store.granite())
+    return _numbered_async(lambda: manager.put_bytes("files", content=content), manager.get, len(content))
+
+
+def granite_obstore_small(store: Store, content: bytes) -> Small:
+    manager = store.granite_obstore()
+    return _numbered(partial(manager.put_bytes, "files", content=content), manager.get, len(content))
+
+
+def granite_obstore_async_small(store: Store, content: bytes) -> Small:
+    from granite_core import AsyncStorageManager
+
+    manager = AsyncStorageManager(store.granite_obstore())
     return _numbered_async(lambda: manager.put_bytes("files", content=content), manager.get, len(content))
 
 
@@ -385,6 +411,8 @@ def small_ones(verb: str, *, count: int, rounds: int, quick: bool) -> Case:
             contender("obstore, unsigned", obstore_small, kind="floor", needs=("obstore",), note="no hash"),
             contender("granite, threads", granite_small, kind="ours", needs=("boto3",)),
             contender("granite, async", granite_async_small, kind="ours", needs=("boto3",)),
+            contender("granite, obstore, threads", granite_obstore_small, kind="ours", needs=("obstore",)),
+            contender("granite, obstore, async", granite_obstore_async_small, kind="ours", needs=("obstore",)),
             contender("granite-storage, threads", granite_storage_small, needs=("granite_storage",)),
             contender("boto3, threads", boto3_small, needs=("boto3",), note="no hash"),
             contender("s3fs, async", s3fs_small, needs=("s3fs",), note="no hash"),
@@ -406,7 +434,10 @@ def small_ones(verb: str, *, count: int, rounds: int, quick: bool) -> Case:
         rounds=rounds,
         unit="object",
         set_up=None if why_missing(chosen) else set_up,
-        goals=[Goal("granite, threads", 0.1), Goal("granite, async", 0.1)],
+        goals=[
+            *(Goal(f"granite, {way}", 0.1) for way in ("threads", "async")),
+            *(Goal(f"granite, obstore, {way}", 0.1) for way in ("threads", "async")),
+        ],
     )
 
 

@@ -117,6 +117,14 @@ class Store:
         )
         return StorageManager({"main": backend}, [StoragePolicy("files", "main")])
 
+    def granite_obstore(self) -> Any:
+        """Ours through obstore, which is given a store that trusts the certificate."""
+        from granite_core import ObstoreStorageBackend, StorageManager, StoragePolicy
+
+        store = self.obstore(unsigned_payload=self.endpoint.startswith("https:"), disable_bulk_delete=True)
+        backend = ObstoreStorageBackend(store, max_workers=AT_ONCE)
+        return StorageManager({"main": backend}, [StoragePolicy("files", "main")])
+
     def granite_storage(self) -> Any:
         from granite_storage import StorageManager, StoragePolicy
         from granite_storage.backends.s3 import S3StorageBackend

@@ -21,7 +21,7 @@ from granite_core.backends._budget import buffer_budget
 from granite_core.backends._parts import MAX_PARTS, part_length
 from granite_core.backends.base import ObjectWriter, WriteOptions
 from granite_core.backends.obstore.library import error_code, failure, http_status, library, obstore_errors
-from granite_core.backends.obstore.memory import PartMemory
+from granite_core.backends.obstore.memory import HUGE_BYTES, PartMemory
 from granite_core.errors import (
     BackendError,
     BackendUnavailableError,
@@ -141,7 +141,7 @@ class ObstoreWriter(ObjectWriter):
                 location=self._location,
                 limit=self._limit * MAX_PARTS,
             )
-        full, self._part = self._part, PartMemory(buffer_budget, self._limit)
+        full, self._part = self._part, PartMemory(buffer_budget, self._limit, HUGE_BYTES)
         if self._backend._keeps_buffers:
             content = bytes(full.content())
             full.free()
