@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from datetime import UTC, datetime
 from email.utils import format_datetime
 from typing import Final
@@ -10,7 +11,7 @@ from urllib.parse import urlsplit
 from granite_core.errors import ConfigurationError, InvalidKeyError
 from granite_core.keys import is_reserved, split_key, validate_key
 
-__all__ = ["TOKEN", "answer_overrides", "bucket_prefix", "is_object_key", "web_address"]
+__all__ = ["TOKEN", "answer_overrides", "bucket_prefix", "is_object_key", "patience", "web_address"]
 
 TOKEN: Final = "granite-token"  # noqa: S105 - the name of a metadata entry
 """Metadata entry with a random value for each writer: tells our own commit, of which the answer was lost, from a
@@ -45,6 +46,21 @@ def is_object_key(key: str) -> bool:
     except InvalidKeyError:
         return False
     return True
+
+
+def patience(
+    *, connect_timeout: float | None, read_timeout: float | None, max_attempts: int | None
+) -> dict[str, float | None]:
+    """Return how long a store is waited for, by the names of the settings; None for what was not said.
+
+    Raises:
+        ConfigurationError: No time at all.
+    """
+    said = {"connect_timeout": connect_timeout, "read_timeout": read_timeout, "max_attempts": max_attempts}
+    for name, value in said.items():
+        if value is not None and not 0 < value < math.inf:
+            raise ConfigurationError(f"{name} must be more than nothing", value=value)
+    return said
 
 
 def web_address(name: str, address: str | None) -> str | None:

@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 from typing import Any, Final, Literal
 from uuid import uuid4
 
-from granite_core.backends._bucket import TOKEN, answer_overrides, bucket_prefix, is_object_key, web_address
+from granite_core.backends._bucket import TOKEN, answer_overrides, bucket_prefix, is_object_key, patience, web_address
 from granite_core.backends._parts import MAX_PART_BYTES, MIN_PART_BYTES
 from granite_core.backends._sigv4 import LONGEST, object_address, sign
 from granite_core.backends.base import (
@@ -27,7 +27,7 @@ from granite_core.backends.obstore.download import ObstoreReader
 from granite_core.backends.obstore.library import check_path, failure, library, obstore_errors
 from granite_core.backends.obstore.listing import listed, walked
 from granite_core.backends.obstore.signing import Signer, bucket_address, can_sign
-from granite_core.backends.obstore.stores import place_of, place_of_url
+from granite_core.backends.obstore.stores import Patience, place_of, place_of_url
 from granite_core.backends.obstore.upload import ObstoreWriter
 from granite_core.errors import (
     AccessDeniedError,
@@ -76,6 +76,9 @@ class ObstoreStorageBackend(StorageBackend):
         presign_endpoint_url: Address of an S3 as browsers see it, for presigned addresses, where that is another.
         public_url: Address under which everybody may have the bucket's objects. ``https://cdn.example`` and the
             object's whole key, ``prefix`` and all.
+        connect_timeout: Seconds until a connection that does not come about is given up; 5 by default.
+        read_timeout: Seconds of silence until an answer is given up; 60 by default.
+        max_attempts: How often a request is tried at most; 4 by default.
 
     Raises:
         ConfigurationError: A value that cannot work.
@@ -102,14 +105,20 @@ class ObstoreStorageBackend(StorageBackend):
         max_workers: int = 16,
         presign_endpoint_url: str | None = None,
         public_url: str | None = None,
+        connect_timeout: float | None = None,
+        read_timeout: float | None = None,
+        max_attempts: int | None = None,
     ) -> None:
         if not MIN_PART_BYTES <= part_size <= MAX_PART_BYTES:
             raise ConfigurationError("part_size must be between 5 MiB and 5 GiB", value=part_size)
+        waits: dict[str, Any] = patience(
+            connect_timeout=connect_timeout, read_timeout=read_timeout, max_attempts=max_attempts
+        )
         if isinstance(store, str):
-            self._place, folder = place_of_url(store, endpoint_url=endpoint_url, region=region)
+            self._place, folder = place_of_url(store, Patience(**waits), endpoint_url=endpoint_url, region=region)
             prefix = "/".join(each for each in (folder.strip("/"), (prefix or "").strip("/")) if each)
-        elif endpoint_url or region:
-            raise ConfigurationError("endpoint_url and region are the store's own")
+        elif endpoint_url or region or any(value is not None for value in waits.values()):
+            raise ConfigurationError(f"endpoint_url, region, {', '.join(waits)} are the store's own")
         else:
             self._place = place_of(store)
         self.prefix = bucket_prefix(prefix)

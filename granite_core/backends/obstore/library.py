@@ -16,6 +16,7 @@ from granite_core.errors import (
     MissingExtraError,
     ObjectNotFoundError,
     StorageError,
+    StorageFullError,
 )
 from granite_core.keys import split_key
 
@@ -34,13 +35,24 @@ _DENIED: Final = frozenset(
     {"AccessDenied", "AuthenticationFailed", "ExpiredToken", "InvalidAccessKeyId", "SignatureDoesNotMatch"}
 )
 _UNAVAILABLE: Final = frozenset(
-    {"RequestTimeout", "ServerBusy", "SlowDown", "Throttling", "ThrottlingException", "TooManyRequests"}
+    {
+        *("ServerBusy", "SlowDown", "Throttling", "ThrottlingException", "TooManyRequests", "RequestLimitExceeded"),
+        *("RequestTimeout", "IncompleteBody", "OperationAborted"),
+        # The bytes that arrived are not those that were sent.
+        *("BadDigest", "XAmzContentSHA256Mismatch", "XAmzContentChecksumMismatch"),
+    }
 )
+_FULL: Final = frozenset({"QuotaExceeded", "XMinioStorageFull"})
+_NOT_THE_STORE: Final = frozenset({302, 303, 307, 308, 404, 408, 429})
+"""Without the store's name for an error in the body, these come from something in between."""
 _OF_DISKS: Final[dict[int, type[StorageError]]] = {
     errno.EACCES: AccessDeniedError,
     errno.ENOTDIR: ObjectNotFoundError,
     errno.EISDIR: ObjectNotFoundError,
+    errno.ENOSPC: StorageFullError,
+    errno.EDQUOT: StorageFullError,
 }
+_FOREIGN_KEY: Final = "contained empty path segment"
 _METADATA_SERVICES: Final = ("169.254.169.254", "169.254.170.2", "metadata.google.internal", "metadata/identity")
 
 
@@ -121,20 +133,28 @@ def failure(error: BaseException, operation: str, location: str, *, key: str = "
 def _kind(error: BaseException, code: str, status: int, text: str) -> type[StorageError]:
     name = type(error).__name__
     if isinstance(error, FileNotFoundError):
-        return BackendError if code in _NOT_A_KEY else ObjectNotFoundError
+        # Only the answer to a GET must have a body; that to a HEAD has none.
+        foreign = status == 404 and not code and "Error performing GET" in text
+        return BackendUnavailableError if foreign else BackendError if code in _NOT_A_KEY else ObjectNotFoundError
+    if code in _FULL or status == 507:
+        return StorageFullError
     if name in ("PermissionDeniedError", "UnauthenticatedError") or status in (401, 403) or code in _DENIED:
         return AccessDeniedError
     if status == 429 or code in _UNAVAILABLE or (status >= 500 and status != 501):
         return BackendUnavailableError
-    if status or name != "GenericError":
-        return BackendError
-    found = _OS_ERROR.search(text)
-    number = int(found.group(1)) if found else 0
-    if "LocalFileSystem" in text:
-        return _OF_DISKS.get(number, BackendError)
+    if not code and status in _NOT_THE_STORE:
+        return BackendUnavailableError
+    return _kind_without_status(text) if name == "GenericError" and not status else BackendError
+
+
+def _kind_without_status(text: str) -> type[StorageError]:
+    if "LocalFileSystem" in text or "InMemory" in text:
+        found = _OS_ERROR.search(text)
+        return _OF_DISKS.get(int(found.group(1)) if found else 0, BackendError)
     if any(each in text for each in _METADATA_SERVICES):
         return AccessDeniedError  # there are no credentials here, and nobody who hands them out
-    return BackendUnavailableError if "HTTP error" in text or "HttpError" in str(error) or number else BackendError
+    # No connection, a broken one, or an answer that the store would not give, as good as none.
+    return BackendError if _FOREIGN_KEY in text else BackendUnavailableError
 
 
 def _text(error: BaseException, key: str) -> str:

@@ -14,11 +14,11 @@ from granite_core.backends._bucket import web_address
 from granite_core.backends.obstore.library import library, obstore_errors
 from granite_core.errors import ConfigurationError
 
-__all__ = ["Place", "place_of", "place_of_url"]
+__all__ = ["Patience", "Place", "place_of", "place_of_url"]
 
-CONNECT_SECONDS: Final = 5
-READ_SECONDS: Final = 60
-RETRIES: Final = 4
+CONNECT_SECONDS: Final = 5.0
+READ_SECONDS: Final = 60.0
+ATTEMPTS: Final = 4
 RETRY_SECONDS: Final = 120
 
 Kind = Literal["s3", "gs", "az", "file", "memory"]
@@ -30,6 +30,15 @@ _KINDS: Final[Mapping[str, Kind]] = {
     "LocalStore": "file",
     "MemoryStore": "memory",
 }
+
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """How long a store is waited for: seconds, and how often; None for our own measure."""
+
+    connect_timeout: float | None = None
+    read_timeout: float | None = None
+    max_attempts: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,11 +96,14 @@ def place_of(store: Any) -> Place:
     )
 
 
-def place_of_url(url: str, *, endpoint_url: str | None = None, region: str | None = None) -> tuple[Place, str]:
+def place_of_url(
+    url: str, patience: Patience, *, endpoint_url: str | None = None, region: str | None = None
+) -> tuple[Place, str]:
     """Find out where a URL leads, and return it with the folder that the URL names.
 
     Args:
         url: ``s3://bucket/prefix``, ``gs://bucket/prefix`` or ``az://account/container/prefix``.
+        patience: How long the store is waited for.
         endpoint_url: Address of an S3 that is not AWS; without one, what the environment says.
         region: The region of an S3; without one, what the environment says.
 
@@ -108,18 +120,18 @@ def place_of_url(url: str, *, endpoint_url: str | None = None, region: str | Non
     if parts.scheme == "s3":
         endpoint = web_address("endpoint_url", endpoint_url or _from_environment("ENDPOINT_URL_S3", "ENDPOINT_URL"))
         config = _s3_config(bucket, endpoint, region)
-        return _s3_place(config, "", lambda: _make("S3Store", bucket, config=config, endpoint=endpoint)), path
+        return _s3_place(config, "", lambda: _make("S3Store", bucket, patience, config=config, endpoint=endpoint)), path
     if endpoint_url or region:
         raise ConfigurationError("endpoint_url and region are for S3")
     if parts.scheme == "gs":
-        return Place("gs", ("gs", bucket), lambda: _make("GCSStore", bucket), bucket), path
+        return Place("gs", ("gs", bucket), lambda: _make("GCSStore", bucket, patience), bucket), path
     account, (container, _, path) = bucket, path.strip("/").partition("/")
     if not container:
         raise ConfigurationError("a URL of Azure looks like az://account/container/prefix", value=url)
     place = Place(
         "az",
         ("az", account, container),
-        lambda: _make("AzureStore", container, config={"account_name": account}),
+        lambda: _make("AzureStore", container, patience, config={"account_name": account}),
         container,
     )
     return place, path
@@ -173,7 +185,9 @@ def _from_environment(*names: str) -> str | None:
     return next((found for each in names if (found := os.environ.get(f"AWS_{each}"))), None)
 
 
-def _make(kind: str, bucket: str, *, config: Mapping[str, str] | None = None, endpoint: str | None = None) -> Any:
+def _make(
+    kind: str, bucket: str, patience: Patience, *, config: Mapping[str, str] | None = None, endpoint: str | None = None
+) -> Any:
     """Make a store whose calls end: bounded in connecting, in waiting for the next bytes, and in retries."""
     library()
     from obstore import store
@@ -183,12 +197,15 @@ def _make(kind: str, bucket: str, *, config: Mapping[str, str] | None = None, en
             bucket,
             config={name: value for name, value in (config or {}).items() if name != "bucket"},
             client_options={
-                "connect_timeout": timedelta(seconds=CONNECT_SECONDS),
-                "read_timeout": timedelta(seconds=READ_SECONDS),
+                "connect_timeout": timedelta(seconds=patience.connect_timeout or CONNECT_SECONDS),
+                "read_timeout": timedelta(seconds=patience.read_timeout or READ_SECONDS),
                 "timeout": timedelta(days=7),  # of a whole answer: a client may take hours to read a film through us
                 "allow_http": bool(endpoint and endpoint.startswith("http:")),
             },
-            retry_config={"max_retries": RETRIES, "retry_timeout": timedelta(seconds=RETRY_SECONDS)},
+            retry_config={
+                "max_retries": (patience.max_attempts or ATTEMPTS) - 1,
+                "retry_timeout": timedelta(seconds=RETRY_SECONDS),
+            },
         )
     except obstore_errors() as error:
         raise ConfigurationError(f"obstore cannot make its {kind}: see the cause", backend="obstore") from error

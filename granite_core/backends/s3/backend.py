@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -12,7 +11,7 @@ from typing import Any, Final, Literal
 from urllib.parse import quote, urlencode, urlsplit
 from uuid import uuid4
 
-from granite_core.backends._bucket import answer_overrides, bucket_prefix, is_object_key, web_address
+from granite_core.backends._bucket import answer_overrides, bucket_prefix, is_object_key, patience, web_address
 from granite_core.backends._parts import MAX_PART_BYTES, MIN_PART_BYTES, copy_ranges
 from granite_core.backends._sigv4 import LONGEST, object_address, sign
 from granite_core.backends.base import (
@@ -119,12 +118,9 @@ class S3StorageBackend(StorageBackend):
     ) -> None:
         if not MIN_PART_BYTES <= part_size <= MAX_PART_BYTES:
             raise ConfigurationError("part_size must be between 5 MiB and 5 GiB", value=part_size)
-        patience = {"connect_timeout": connect_timeout, "read_timeout": read_timeout, "max_attempts": max_attempts}
-        for name, value in patience.items():
-            if value is not None and not 0 < value < math.inf:
-                raise ConfigurationError(f"{name} must be more than nothing", value=value)
-        if client is not None and (endpoint_url or region or any(value is not None for value in patience.values())):
-            raise ConfigurationError(f"endpoint_url, region, {', '.join(patience)} are the client's own")
+        waits = patience(connect_timeout=connect_timeout, read_timeout=read_timeout, max_attempts=max_attempts)
+        if client is not None and (endpoint_url or region or any(value is not None for value in waits.values())):
+            raise ConfigurationError(f"endpoint_url, region, {', '.join(waits)} are the client's own")
         self.bucket = bucket
         self.prefix = bucket_prefix(prefix)
         self.part_size = part_size
@@ -134,7 +130,7 @@ class S3StorageBackend(StorageBackend):
         self._given_client = client
         self._endpoint_url = endpoint_url
         self._region = region
-        self._patience: dict[str, Any] = patience
+        self._patience: dict[str, Any] = waits
         self._extra = dict(extra_put_kwargs or {})
         self._presign_endpoint_url = web_address("presign_endpoint_url", presign_endpoint_url)
         self._public_url = web_address("public_url", public_url)

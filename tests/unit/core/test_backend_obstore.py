@@ -30,6 +30,7 @@ from granite_core.errors import (
     MissingExtraError,
     ObjectNotFoundError,
     StorageError,
+    StorageFullError,
 )
 
 MIB = 1024 * 1024
@@ -55,7 +56,8 @@ class TestErrors:
         ("error", "expected"),
         [
             (FileNotFoundError(status(404, "NoSuchKey")), ObjectNotFoundError),
-            (FileNotFoundError(status(404)), ObjectNotFoundError),
+            (FileNotFoundError(status(404)), BackendUnavailableError),  # no answer of the store's
+            (FileNotFoundError(status(404).replace("GET", "HEAD")), ObjectNotFoundError),
             (FileNotFoundError(status(404, "NoSuchBucket")), BackendError),
             (FileNotFoundError(status(404, "NoSuchUpload")), BackendError),
             (FileNotFoundError(status(404, "ContainerNotFound")), BackendError),
@@ -66,6 +68,12 @@ class TestErrors:
             (exceptions.GenericError(status(500, "InternalError")), BackendUnavailableError),
             (exceptions.GenericError(status(429)), BackendUnavailableError),
             (exceptions.GenericError(status(400, "RequestTimeout")), BackendUnavailableError),
+            (exceptions.GenericError(status(507)), StorageFullError),
+            (exceptions.GenericError(status(403, "QuotaExceeded")), StorageFullError),
+            (exceptions.GenericError(status(400, "BadDigest")), BackendUnavailableError),
+            (exceptions.GenericError(status(302)), BackendUnavailableError),
+            (exceptions.GenericError("Generic S3 error: Unable to extract metadata: ETag"), BackendUnavailableError),
+            (exceptions.GenericError('Path "secret//b" contained empty path segment'), BackendError),
             (exceptions.GenericError(status(501, "NotImplemented")), BackendError),
             (exceptions.GenericError(status(400, "EntityTooLarge")), BackendError),
             (exceptions.GenericError(f"{SECRET}HTTP error: error sending request"), BackendUnavailableError),
@@ -79,7 +87,7 @@ class TestErrors:
             ),
             (exceptions.GenericError("Generic LocalFileSystem error: secret (os error 13)"), AccessDeniedError),
             (exceptions.GenericError("Generic LocalFileSystem error: secret (os error 20)"), ObjectNotFoundError),
-            (exceptions.GenericError("Generic LocalFileSystem error: secret (os error 28)"), BackendError),
+            (exceptions.GenericError("Generic LocalFileSystem error: secret (os error 28)"), StorageFullError),
             (exceptions.PreconditionError(status(412)), BackendError),
             (exceptions.NotSupportedError("secret"), BackendError),
             (NotImplementedError("secret"), BackendError),
