@@ -32,6 +32,7 @@ from granite_core.backends.obstore.upload import ObstoreWriter
 from granite_core.errors import (
     AccessDeniedError,
     BackendError,
+    BackendUnavailableError,
     ConfigurationError,
     ObjectNotFoundError,
     StorageError,
@@ -162,6 +163,7 @@ class ObstoreStorageBackend(StorageBackend):
             meta = library().head(self._store(), key)
         except obstore_errors() as error:
             raise self._told_apart(failure(error, "stat", location, key=key)) from error
+        self._check_meta(meta, "stat", location)
         return ObjectStat(location, int(meta["size"]), meta["last_modified"], _etag(meta))
 
     def delete(self, location: str | StoredObjectRef) -> None:
@@ -185,8 +187,12 @@ class ObstoreStorageBackend(StorageBackend):
                 entries = walked(library(), self._store(), wanted, after)
             for meta in entries:
                 location = meta["path"][len(self.prefix) :]
+                self._check_meta(meta, "list", prefix)
                 if is_object_key(location):
                     yield ObjectStat(location, int(meta["size"]), meta["last_modified"], _etag(meta))
+            # To obstore, a page that something between us and the store answers with is an empty last one.
+            if self._place.kind in _BUCKETS and self._is_there(f"{self.prefix}{RESERVED_PREFIX}-none"):
+                raise _no_answer("list", prefix)
         except obstore_errors() as error:
             found = failure(error, "list", prefix)
             # A folder may go while it is looked at; a bucket must not be mistaken for an empty one.
@@ -209,6 +215,11 @@ class ObstoreStorageBackend(StorageBackend):
             library().copy(self._store(), origin, destination)
         except obstore_errors() as error:
             raise self._told_apart(failure(error, "copy", source, key=origin)) from error
+        # obstore takes any answer for the store's.
+        with suppress(ObjectNotFoundError):
+            if self.stat(target).size == size:
+                return
+        raise BackendUnavailableError("copy: it is not there", operation="copy", backend="obstore", location=target)
 
     def presign_get(
         self,
@@ -370,6 +381,11 @@ class ObstoreStorageBackend(StorageBackend):
     def _token_of(self, location: str) -> str:
         return self._attributes_of(location).get(self._metadata_name(TOKEN), "")
 
+    def _check_meta(self, meta: Mapping[str, Any], operation: str, location: str) -> None:
+        """See that the store has answered, and nothing between us and it: every store of ours tells an etag."""
+        if not meta["e_tag"]:
+            raise _no_answer(operation, location)
+
     def _is_there(self, key: str) -> bool:
         if self._place.kind not in _BUCKETS:
             return True
@@ -395,6 +411,12 @@ def _not_absent(found: StorageError) -> StorageError:
     if isinstance(found, ObjectNotFoundError):
         return BackendError(str(found), operation=found.operation, backend=found.backend)
     return found
+
+
+def _no_answer(operation: str, location: str) -> StorageError:
+    return BackendUnavailableError(
+        f"{operation}: what came is no answer of the store", operation=operation, backend="obstore", location=location
+    )
 
 
 def _etag(meta: Mapping[str, Any]) -> str | None:

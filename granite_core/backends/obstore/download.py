@@ -49,6 +49,7 @@ class ObstoreReader(ObjectReader):
         if result is None:
             self.size = backend.stat(location).size
             return
+        backend._check_meta(result.meta, "open", location)
         self.size = int(result.meta["size"])
         self._etag = result.meta["e_tag"]
         self._end = self.size if length is None else min(self.size, offset + length)

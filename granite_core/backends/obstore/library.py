@@ -133,8 +133,7 @@ def failure(error: BaseException, operation: str, location: str, *, key: str = "
 def _kind(error: BaseException, code: str, status: int, text: str) -> type[StorageError]:
     name = type(error).__name__
     if isinstance(error, FileNotFoundError):
-        # Only the answer to a GET must have a body; that to a HEAD has none.
-        foreign = status == 404 and not code and "Error performing GET" in text
+        foreign = status == 404 and not code and "Error performing HEAD" not in text  # whose answer has no body
         return BackendUnavailableError if foreign else BackendError if code in _NOT_A_KEY else ObjectNotFoundError
     if code in _FULL or status == 507:
         return StorageFullError
