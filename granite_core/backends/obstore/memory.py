@@ -87,22 +87,25 @@ class PartMemory:
         capacity = self._first
         while capacity < wanted:
             capacity = min(2 * capacity, self._limit)
-        more = capacity - self._reserved
-        # One part may take half of all, so that huge parts of one upload do not push out everybody else's.
-        if capacity <= self._budget.limit // 2 and self._budget.take(more):
-            self._reserved = capacity
-            if self._pages is None:
-                self._pages = _mapped_memory(capacity)
-                return
-            with suppress(SystemError, ValueError, OSError):  # where the system cannot do that
-                self._pages.resize(capacity)
-                _ask_for_huge_pages(self._pages)
-                return
-            self._move_to(_mapped_memory(capacity))
-        else:
+        if not (self._grows_to(capacity) or self._grows_to(-(-wanted // FIRST_BYTES) * FIRST_BYTES)):
             self._move_to(_mapped_file(self._limit))
             reserved, self._reserved = self._reserved, 0
             self._budget.give(reserved, spilled=True)
+
+    def _grows_to(self, capacity: int) -> bool:
+        # One part may take half of all, so that huge parts of one upload do not push out everybody else's.
+        if capacity > self._budget.limit // 2 or not self._budget.take(capacity - self._reserved):
+            return False
+        self._reserved = capacity
+        if self._pages is None:
+            self._pages = _mapped_memory(capacity)
+            return True
+        try:
+            self._pages.resize(capacity)
+            _ask_for_huge_pages(self._pages)
+        except (SystemError, ValueError, OSError):  # where the system cannot do that
+            self._move_to(_mapped_memory(capacity))
+        return True
 
     def _move_to(self, pages: mmap.mmap) -> None:
         old, self._pages = self._pages, pages

@@ -298,7 +298,8 @@ class _Upload:
                 self._room.acquire()
             self._given_up = True
             self._put(None)
-            self._ended.result()
+            self._ended.exception()
+            self._loop.call_soon_threadsafe(self._forget, self._ended)
 
     def _put(self, item: deque[Buffer] | None) -> None:
         self._loop.call_soon_threadsafe(self._parts.put_nowait, item)
