@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 
 __all__ = ["ObstoreReader"]
 
-CHUNK_BYTES: Final = 1024 * 1024
+CHUNK_BYTES: Final = 128 * 1024
+"""What a reader whose client stands still holds, beside what the connection does."""
 RESUMES: Final = 5
 ENOUGH_PROGRESS: Final = 1024 * 1024
 """Bytes after which a connection counts as a good one, and the resumes are counted anew."""
