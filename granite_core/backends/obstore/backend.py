@@ -190,7 +190,7 @@ class ObstoreStorageBackend(StorageBackend):
                 self._check_meta(meta, "list", prefix)
                 if is_object_key(location):
                     yield ObjectStat(location, int(meta["size"]), meta["last_modified"], _etag(meta))
-            # To obstore, a page that something between us and the store answers with is an empty last one.
+            # Nor does obstore tell an empty bucket from one whose every answer comes from something in between.
             if self._place.kind in _BUCKETS and self._is_there(f"{self.prefix}{RESERVED_PREFIX}-none"):
                 raise _no_answer("list", prefix)
         except obstore_errors() as error:

@@ -135,7 +135,7 @@ def _kind(error: BaseException, code: str, status: int, text: str) -> type[Stora
     if isinstance(error, FileNotFoundError):
         foreign = status == 404 and not code and "Error performing HEAD" not in text  # whose answer has no body
         return BackendUnavailableError if foreign else BackendError if code in _NOT_A_KEY else ObjectNotFoundError
-    if code in _FULL or status == 507:
+    if code in _FULL or status == 507 or getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
         return StorageFullError
     if name in ("PermissionDeniedError", "UnauthenticatedError") or status in (401, 403) or code in _DENIED:
         return AccessDeniedError

@@ -148,6 +148,8 @@ def _s3_config(bucket: str, endpoint: str | None, region: str | None) -> dict[st
         config["endpoint"] = endpoint
     if not endpoint or endpoint.startswith("https:"):
         config["unsigned_payload"] = "true"  # TLS protects it; hashing it again would double what a put costs
+    else:
+        config["checksum_algorithm"] = "sha256"  # computed for the signature anyway
     if not endpoint:
         config["checksum_algorithm"] = "crc64nvme"  # the one that AWS computes by itself; others may not know it
     return config

@@ -299,7 +299,10 @@ class _Upload:
             self._given_up = True
             self._put(None)
             self._ended.exception()
-            self._loop.call_soon_threadsafe(self._forget, self._ended)
+            settled = threading.Event()
+            self._loop.call_soon_threadsafe(self._forget, None)
+            self._loop.call_soon_threadsafe(self._loop.call_soon, settled.set)  # after what that has freed
+            settled.wait(1)
 
     def _put(self, item: deque[Buffer] | None) -> None:
         self._loop.call_soon_threadsafe(self._parts.put_nowait, item)

@@ -285,7 +285,8 @@ class Pages:
 
     def list(self, _: object, prefix: str | None, *, offset: str | None, chunk_size: int) -> Any:
         self.asked.append((prefix, offset))
-        entries = ({"path": key.rstrip("*"), "size": 0 if key.endswith("*") else 1} for key in self.keys)
+        keys = [key for key in self.keys if key.rstrip("*") > (offset or "")]
+        entries = ({"path": key.rstrip("*"), "size": 0 if key.endswith("*") else 1} for key in keys)
         while page := list(islice(entries, 2)):
             yield page
 
@@ -314,7 +315,16 @@ class TestListing:
     def test_the_store_is_asked_for_no_more_than_needed(self, prefix: str, after: str, asked: tuple[Any, Any]) -> None:
         library = Pages()
         self.found(library, prefix, after)
-        assert library.asked == [asked]
+        assert library.asked == [asked, asked]
+
+    def test_an_end_is_believed_when_it_is_said_again(self) -> None:
+        answers = iter([Pages(), Pages("c", "d"), Pages("e"), Pages()])
+
+        class Interrupted(Pages):
+            def list(self, *arguments: Any, **options: Any) -> Any:
+                return next(answers).list(*arguments, **options)
+
+        assert self.found(Interrupted(), after="b") == ["c", "d", "e"]
 
     def test_no_key_is_in_a_folder_without_a_name(self) -> None:
         library = Pages("a")

@@ -1,0 +1,63 @@
+"""The network between obstore and a store misbehaves: the verbs and faults of boto3's backend, and its laws."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from granite_core.backends.obstore import ObstoreStorageBackend
+from tests.faults.test_network_s3 import OPERATIONS, PATIENT, Case, Operation, Way, befall
+from tests.support.network import DEEP, Tally, calm_retries
+from tests.support.proxy.http_faults import HTTP_FAULTS, NamedFault
+from tests.support.s3 import S3Server
+
+NOT_OURS = {"create taken in parts", "clear unfinished", "copy in parts"}
+
+
+class ObstoreWay(Way):
+    """The way to one server: straight through boto3, and through the proxy with obstore as a URL makes it."""
+
+    def case(self, *, colour: str = "sync", read_timeout: float = PATIENT, attempts: int = 1) -> Case:
+        case = super().case(colour=colour, read_timeout=read_timeout, attempts=attempts)
+        backend: Any = ObstoreStorageBackend(
+            f"s3://{self.bucket}/{case.straight.prefix}",
+            endpoint_url=self.proxy.endpoint,
+            region=self.server.region,
+            connect_timeout=read_timeout,
+            read_timeout=read_timeout,
+            max_attempts=attempts,
+        )
+        backend.part_size = self.part
+        return Case(self, backend, case.straight, colour)
+
+
+@pytest.fixture
+def tally(record_property: Callable[[str, object], None]) -> Tally:
+    return Tally("The network, obstore", record_property)
+
+
+@pytest.fixture(scope="module")
+def way(ministack: S3Server) -> Iterator[Way]:
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        calm_retries(monkeypatch)
+        monkeypatch.setenv("AWS_ACCESS_KEY_ID", ministack.access_key)
+        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", ministack.secret_key)
+        way = ObstoreWay(ministack)
+        yield way
+        way.close()
+
+
+def rows() -> Iterator[Any]:
+    for number, operation in enumerate(OPERATIONS):
+        for turn, fault in enumerate(HTTP_FAULTS):
+            wanted = operation.name not in NOT_OURS and operation.believes != fault.name
+            if wanted and (DEEP or fault.name == "200 of something else" or (number + turn) % 4 == 0):
+                yield pytest.param(operation, fault, id=f"{operation.name}-{fault.name}")
+
+
+@pytest.mark.parametrize(("operation", "fault"), list(rows()))
+async def test_every_verb_at_every_request(operation: Operation, fault: NamedFault, way: Way, tally: Tally) -> None:
+    for at in range(1, await way.requests_of(operation) + 1):
+        await befall(operation, fault, way, tally, at, 1, 1)
