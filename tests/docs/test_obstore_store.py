@@ -18,10 +18,9 @@ def test_a_store_with_the_credentials_of_boto3(ministack: S3Server, monkeypatch:
         "AWS_SECRET_ACCESS_KEY": ministack.secret_key,
         "AWS_REGION": ministack.region,
         "AWS_ENDPOINT_URL": ministack.endpoint,
-        "AWS_ALLOW_HTTP": "true",
     }.items():
         monkeypatch.setenv(name, value)
-    backend = make_backend(bucket)
+    backend = make_backend(bucket, allow_http=True)
     backend.check()
     ref = backend.put_bytes("a/b", b"content")
     assert backend.get(ref) == b"content"
