@@ -66,6 +66,13 @@ def store(s3_server: S3Server) -> Iterator[Store]:
     s3_server.drop_bucket(store.bucket)
 
 
+@pytest.fixture(scope="module")
+def rgw_bucket(rgw: S3Server) -> Iterator[str]:
+    bucket = rgw.create_bucket()
+    yield bucket
+    rgw.drop_bucket(bucket)
+
+
 @pytest.fixture
 def proxy(store: Store) -> Iterator[HttpProxy]:
     with HttpProxy(store.server.endpoint) as proxy:
@@ -358,12 +365,6 @@ Call = Callable[[ObstoreStorageBackend], object]
 
 
 class TestAbsentForbiddenUnreachable:
-    @pytest.fixture(scope="class")
-    def rgw_bucket(self, rgw: S3Server) -> Iterator[str]:
-        bucket = rgw.create_bucket()
-        yield bucket
-        rgw.drop_bucket(bucket)
-
     @pytest.mark.parametrize("wrong", [{"secret_key": "wrong"}, {"access_key": "nobody"}])
     @ALL
     def test_wrong_credentials_are_told_from_absence(

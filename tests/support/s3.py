@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 from uuid import uuid4
 
@@ -22,10 +23,13 @@ class S3Server:
     def client(self, **config: Any) -> Any:
         """A new boto3 client, path-style and without proxies; `config` goes to botocore's Config."""
         import boto3
+        import botocore.session
         from botocore.config import Config
 
+        session = botocore.session.Session()
+        session.register_component("data_loader", _descriptions())
         config = {"s3": {"addressing_style": "path"}, "proxies": {}, "signature_version": "s3v4", **config}
-        return boto3.session.Session().client(
+        return boto3.session.Session(botocore_session=session).client(
             "s3",
             endpoint_url=self.endpoint,
             aws_access_key_id=self.access_key,
@@ -57,3 +61,11 @@ class S3Server:
                 client.delete_objects(Bucket=bucket, Delete={"Objects": objects, "Quiet": True})
         client.delete_bucket(Bucket=bucket)
         client.close()
+
+
+@cache
+def _descriptions() -> Any:
+    """boto3's description of S3, read once in a process: that is most of what making a client costs."""
+    from botocore.loaders import create_loader
+
+    return create_loader()
