@@ -39,6 +39,8 @@ def content_disposition(kind: Literal["inline", "attachment"], filename: str | N
 
 
 def _fallback(name: str) -> str:
+    if name.isascii():
+        return _NOT_IN_FALLBACK.sub("_", name)
     decomposed = unicodedata.normalize("NFKD", name)
     unaccented = "".join(character for character in decomposed if not unicodedata.combining(character))
     # After the normalisation: it can bring forth quotes and slashes from their full-width look-alikes.

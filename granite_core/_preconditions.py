@@ -7,7 +7,6 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from email.utils import format_datetime
 from typing import Final
 
 __all__ = [
@@ -20,6 +19,7 @@ __all__ = [
 ]
 
 _ENTITY_TAG: Final = re.compile(r'(?:W/)?"[\x21\x23-\x7e\x80-\xff]*"')
+_DAYS: Final = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
 _MONTHS: Final = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 _MONTH: Final = f"(?P<month>{'|'.join(_MONTHS)})"
 _CLOCK: Final = r"(?P<hour>[0-9]{2}):(?P<minute>[0-9]{2}):(?P<second>[0-9]{2})"
@@ -120,7 +120,9 @@ def _matches(field_value: str, etag: str | None, *, weakly: bool) -> bool:
 
 def format_http_date(moment: datetime) -> str:
     """Write a time as an IMF-fixdate, for instance ``Sun, 06 Nov 1994 08:49:37 GMT``."""
-    return format_datetime(moment.astimezone(UTC).replace(microsecond=0), usegmt=True)
+    utc = moment if moment.tzinfo is UTC else moment.astimezone(UTC)
+    day, month = _DAYS[utc.weekday()], _MONTHS[utc.month - 1]
+    return f"{day}, {utc.day:02} {month} {utc.year:04} {utc.hour:02}:{utc.minute:02}:{utc.second:02} GMT"
 
 
 def parse_http_date(field_value: str | None, now: datetime) -> datetime | None:

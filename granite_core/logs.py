@@ -76,9 +76,9 @@ def extra_of(ref: StoredObject, **fields: object) -> dict[str, Any]:
 class LogWriter:
     """Writes events to the loggers beneath ``granite``."""
 
-    def wants(self, kind: type[Event]) -> bool:
-        """Tell whether the kind's logger passes its most important lines."""
-        return kind in _LOGGERS and _LOGGERS[kind].isEnabledFor(_LOUDEST[kind])
+    def wants(self, kind: type[Event], *, routine: bool = False) -> bool:
+        """Tell whether the kind's logger passes its most important lines, or those of routine."""
+        return kind in _LOGGERS and _LOGGERS[kind].isEnabledFor(logging.DEBUG if routine else _LOUDEST[kind])
 
     def write(self, event: Event) -> None:
         """Write a line, or several for the problems of a collection."""

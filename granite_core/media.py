@@ -45,14 +45,10 @@ def clean_filename(name: str | None) -> str | None:
     """
     if not name:
         return None
-    base = re.split(r"[/\\]", name)[-1]
-    kept = "".join(
-        c for c in base if c in _JOINERS or unicodedata.category(c) not in ("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp")
-    )
-    if len(kept) > _HEAD + _TAIL:
-        # Putting marks in order takes time by the square of their number.
-        kept = kept[:_HEAD] + kept[-_TAIL:]
-    text = unicodedata.normalize("NFC", kept).strip(_LOOSE)
+    if name.isascii() and name.isprintable() and len(name) <= MAX_FILENAME_BYTES:
+        text = name.rpartition("/")[2].rpartition("\\")[2].strip(" ")  # most names; nothing in them has to go
+    else:
+        text = _printable(name).strip(_LOOSE)
     # A name that is dots only means a folder; trailing dots and spaces vanish on Windows.
     text = text.rstrip(_LOOSE_END)
     if not text:
@@ -60,6 +56,17 @@ def clean_filename(name: str | None) -> str | None:
     if _RESERVED.match(text):
         text = f"_{text}"
     return _shorten(text)
+
+
+def _printable(name: str) -> str:
+    base = re.split(r"[/\\]", name)[-1]
+    kept = "".join(
+        c for c in base if c in _JOINERS or unicodedata.category(c) not in ("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp")
+    )
+    if len(kept) > _HEAD + _TAIL:
+        # Putting marks in order takes time by the square of their number.
+        kept = kept[:_HEAD] + kept[-_TAIL:]
+    return unicodedata.normalize("NFC", kept)
 
 
 def _shorten(name: str) -> str:
