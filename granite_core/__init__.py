@@ -43,6 +43,7 @@ from granite_core.errors import (
 from granite_core.findings import Finding, Severity
 from granite_core.limited import SizeLimitedStream
 from granite_core.manager import StorageManager
+from granite_core.offloading import Offload
 from granite_core.options import NO_OPTIONS, WriteOptions
 from granite_core.policies import Delivery, StoragePolicy
 from granite_core.refs import StagedFile, StoredObjectRef
@@ -93,6 +94,7 @@ __all__ = [
     "ObjectStat",
     "ObjectWriter",
     "ObstoreStorageBackend",
+    "Offload",
     "ReadableStream",
     "ReplaceContentResult",
     "RowLink",

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final, Literal, cast, overload
 
 from granite_core._hops import INLINE_BYTES, AsyncObjectReader, hop, hop_or_undo, joined, open_reader
 from granite_core._pending import PendingFile
-from granite_core.backends.base import ObjectReader, ObjectStat, ReadableStream, StorageBackend
+from granite_core.backends.base import Capability, ObjectReader, ObjectStat, ReadableStream, StorageBackend
 from granite_core.manager import StorageManager
 from granite_core.refs import StagedFile, StoredObjectRef
 from granite_core.staging import StagedWrite
@@ -25,6 +25,7 @@ from granite_core.verifying import VerifyingReader, is_whole
 
 if TYPE_CHECKING:
     from datetime import timedelta
+    from pathlib import Path
     from typing import Any, Self
 
     from typing_extensions import Buffer
@@ -198,6 +199,13 @@ class AsyncStorageManager:
     async def stat(self, ref: StoredObjectRef) -> ObjectStat:
         """Return what the backend knows of the object; see ``StorageManager.stat``."""
         return await hop(self.sync.backend_of(ref), self.sync.stat, ref)
+
+    async def local_path(self, ref: StoredObjectRef) -> Path | None:
+        """Return the file on disk that holds exactly an object; see ``StorageManager.local_path``."""
+        backend = self.sync.backend_of(ref)
+        if ref.size <= INLINE_BYTES or Capability.LOCAL_PATH not in backend.capabilities:
+            return self.sync.local_path(ref)
+        return await hop(backend, self.sync.local_path, ref)
 
     async def verify(self, ref: StoredObjectRef) -> None:
         """Hold the stored object against its ref; see ``StorageManager.verify``."""

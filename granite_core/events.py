@@ -240,7 +240,7 @@ class Served(ObjectEvent):
         status: The answer's status: 200, 206, 304, 412, 416; 404 where the object was missing, 5xx where it could not
             be read.
         size: Length of the object in bytes.
-        sent: Bytes of the answer's body that were handed to the server.
+        sent: Bytes of the answer's body that were handed to the server; none where the web server in front sends it.
         seconds: How long that took.
         complete: Whether the whole answer was handed over: False when the client left, or the store failed.
         error: The ``code`` of what went wrong; None when nothing did.
@@ -319,8 +319,8 @@ Listener: TypeAlias = Callable[[Event], object]
 class EventLog(Protocol):
     """Writes events down, where somebody reads them."""
 
-    def wants(self, kind: type[Event]) -> bool:
-        """Tell whether events of a kind may be written down."""
+    def wants(self, kind: type[Event], *, routine: bool = False) -> bool:
+        """Tell whether events of a kind, or those of it that are all in a day's work, may be written down."""
 
     def write(self, event: Event) -> None:
         """Write an event down."""
@@ -354,12 +354,17 @@ class EventHub:
 
         return stop
 
-    def wanted(self, kind: type[Event]) -> bool:
-        """Tell whether anybody would hear of an event of a kind; if not, it need not be made."""
+    def wanted(self, kind: type[Event], *, routine: bool = False) -> bool:
+        """Tell whether anybody would hear of an event of a kind; if not, it need not be made.
+
+        Args:
+            kind: The kind.
+            routine: Whether it is one in which nothing went wrong, of which logs tell at DEBUG alone.
+        """
         for _, kinds in self._listeners:
             if issubclass(kind, kinds):
                 return True
-        return self._log is not None and self._log.wants(kind)
+        return self._log is not None and self._log.wants(kind, routine=routine)
 
     def stored(self, ref: StoredContent, seconds: float, *, copied: bool = False) -> None:
         """Tell of an object that was stored.

@@ -16,7 +16,7 @@ from granite_core.backends.base import Capability, StorageBackend
 from granite_core.caching import Address, cache_control
 from granite_core.errors import ConfigurationError, TokenInvalidError
 from granite_core.media import clean_filename
-from granite_core.policies import Delivery, StoragePolicy
+from granite_core.policies import Delivery, StoragePolicy, may_redirect
 from granite_core.refs import StoredObjectRef, timestamp
 from granite_core.serving import served_disposition, served_type
 from granite_core.signing import Sealer
@@ -102,11 +102,12 @@ class Links:
         custom = name is not None or disposition is not None
         until: Window | None = None
         if policy.public and expires_in is None:
-            offered = Capability.PUBLIC_ADDRESS in backend.capabilities and delivery != "stream" and not custom
+            ours = delivery is not None and not may_redirect(delivery)
+            offered = Capability.PUBLIC_ADDRESS in backend.capabilities and not ours and not custom
             way = Way.PUBLIC_ADDRESS if offered else Way.PUBLIC_LINK
         else:
             until = window(now, expires_in or self.settings.expires_in, self.settings.bucket)
-            offered = (delivery or policy.delivery) != "stream" and _can_presign(backend, until)
+            offered = may_redirect(delivery or policy.delivery) and _can_presign(backend, until)
             way = Way.PRESIGNED if offered else Way.SIGNED_LINK
         if way in (Way.PUBLIC_LINK, Way.SIGNED_LINK):
             self._seal_with()

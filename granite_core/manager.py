@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, BinaryIO, Final, Literal
 
 from granite_core.addresses import Addresses
 from granite_core.backends.adapter import SevenMethodBackend, adapted
-from granite_core.backends.base import ObjectStat, ReadableStream, StorageBackend
+from granite_core.backends.base import Capability, ObjectStat, ReadableStream, StorageBackend
 from granite_core.errors import ConfigurationError, ContentRejectedError, ObjectNotFoundError, StorageError
 from granite_core.events import Event, EventHub, Listener, ObjectName
 from granite_core.events import object_id as name_object
@@ -24,9 +24,10 @@ from granite_core.policies import StoragePolicy
 from granite_core.refs import StagedFile, StoredObjectRef
 from granite_core.staging import StagedWrite
 from granite_core.urls import UrlSettings
-from granite_core.verifying import VerifyingReader, open_verified, verify_object
+from granite_core.verifying import VerifyingReader, check_size, open_verified, verify_object
 
 if TYPE_CHECKING:
+    from pathlib import Path
     from typing import Any
 
 
@@ -491,6 +492,28 @@ class StorageManager(Addresses):
             BackendError: The backend cannot be asked.
         """
         return self.backend_of(ref).stat(ref.location)
+
+    def local_path(self, ref: StoredObjectRef) -> Path | None:
+        """Return the file on disk that holds exactly an object; None where its backend keeps none.
+
+        For programs that are pointed at files. Whoever holds the path has no say in when the object is deleted.
+
+        Raises:
+            ObjectNotFoundError: The object is gone.
+            ChecksumMismatchError: The file is not of the size that the ref says.
+            BackendError: The disk cannot be asked.
+        """
+        backend = self.backend_of(ref)
+        if Capability.LOCAL_PATH not in backend.capabilities:
+            return None
+        path = backend.local_path(ref.location)
+        if path is not None:
+            try:
+                size = path.stat().st_size
+            except FileNotFoundError as error:
+                raise ObjectNotFoundError("no such object", operation="open", location=ref.location) from error
+            check_size(ref, size, operation="open")
+        return path
 
     def verify(self, ref: StoredObjectRef, *, on_read: Callable[[int], object] | None = None) -> None:
         """Read the stored object and hold its size and SHA-256 against the ref.

@@ -18,15 +18,16 @@ from granite_core.media import TypeJudgement, clean_content_type, matches_type
 from granite_core.options import NO_OPTIONS, WriteOptions
 from granite_core.validation import Validator
 
-__all__ = ["Delivery", "StoragePolicy"]
+__all__ = ["Delivery", "StoragePolicy", "may_offload", "may_redirect"]
 
-Delivery: TypeAlias = Literal["stream", "redirect", "auto"]
-"""How bytes reach clients: through the application, from the store itself, or from it where it can."""
+Delivery: TypeAlias = Literal["stream", "redirect", "offload", "auto"]
+"""How bytes reach clients: through the application, from the store itself, from the web server in front of the
+application, or from whichever of those can."""
 
 _CHOICES: Final = {
     "disposition": ("auto", "attachment"),
     "mismatch": ("detect", "refuse"),
-    "delivery": ("stream", "redirect", "auto"),
+    "delivery": ("stream", "redirect", "offload", "auto"),
 }
 
 
@@ -58,8 +59,10 @@ class StoragePolicy:
             only if all are what was stored. Before a range of it the whole is read once, so this is not for large
             films. It goes with ``delivery="stream"`` alone.
         delivery: How bytes reach clients: ``"stream"`` passes them through the application; ``"redirect"`` sends
-            clients to the store, by an address that it signs, and needs a backend that can; ``"auto"`` redirects where
-            the backend can, and streams where it cannot, from a laptop's disk for instance.
+            clients to the store, by an address that it signs, and needs a backend that can; ``"offload"`` has the web
+            server in front send the file, and needs one (``GraniteConfig(offload=…)``) and a backend of files;
+            ``"auto"`` redirects where the backend can, offloads where there is such a web server, and streams where
+            there is neither, on a laptop for instance.
         public: Says that everybody may have these files: their links never end, and a store that is open to all may
             give them away. What is stored is marked with how a browser is to treat it.
         cache_max_age: How long a copy that came by a link may be used without asking. None is until the link ends,
@@ -208,3 +211,13 @@ class StoragePolicy:
             limit=tuple(self.content_types),
             value=content_type,
         )
+
+
+def may_redirect(delivery: Delivery) -> bool:
+    """Tell whether a way of delivery sends clients to the store, where that can be done."""
+    return delivery in ("redirect", "auto")
+
+
+def may_offload(delivery: Delivery) -> bool:
+    """Tell whether a way of delivery leaves the sending to the web server in front, where there is one."""
+    return delivery in ("offload", "auto")

@@ -11,8 +11,9 @@ import base64
 import hashlib
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Final, Literal, Protocol
 
 from granite_core._disposition import content_disposition
@@ -26,6 +27,7 @@ from granite_core._preconditions import (
 from granite_core._ranges import DEFAULT_MAX_RANGES, ByteRange, select_ranges
 from granite_core.caching import Address, cache_control
 from granite_core.media import clean_content_type
+from granite_core.policies import may_offload, may_redirect
 
 __all__ = [
     "EXPOSED_HEADERS",
@@ -41,6 +43,8 @@ __all__ = [
     "content_security_policy",
     "entity_tag",
     "is_safe_inline",
+    "may_offload",
+    "may_redirect",
     "plan_download",
     "served_disposition",
     "served_type",
@@ -155,10 +159,6 @@ class ServeSettings:
         if not _FIELD_VALUE.fullmatch(self.cache_control):
             raise ValueError(f"cache_control cannot stand in a header: {self.cache_control!r}")
 
-    def with_disposition(self, disposition: Literal["auto", "attachment"]) -> ServeSettings:
-        """Return these settings with another disposition."""
-        return replace(self, disposition=disposition)
-
 
 @dataclass(frozen=True, slots=True)
 class BodyPart:
@@ -230,7 +230,8 @@ def plan_download(
         return ServePlan(405, (("Allow", "GET, HEAD"), ("Content-Length", "0")))
     head = method == "HEAD"
     fields = _fold(headers)
-    validators = Validators(_etag(ref, backend_etag), _last_modified(ref.created_at, now))
+    sha256 = _sha256(ref)
+    validators = Validators(_etag(sha256, backend_etag), _last_modified(ref.created_at, now))
     shared = _validator_headers(validators)
 
     outcome = evaluate_preconditions(fields, validators, now)
@@ -241,13 +242,15 @@ def plan_download(
         kept = shared[:1]
         return ServePlan(304, (*kept, ("Cache-Control", settings.cache_control)), head_only=head)
 
-    content_type = served_type(ref.content_type)
+    facts = _facts_of(ref.content_type)
+    content_type = facts.served
+    digest = () if sha256 is None else (f"sha-256=:{base64.b64encode(bytes.fromhex(sha256)).decode()}:",)
     common = (
         *shared,
         ("Accept-Ranges", "bytes"),
         ("Cache-Control", settings.cache_control),
-        *_safety_headers(content_type, ref, settings),
-        *_digest("Repr-Digest", ref),
+        *_safety_headers(facts, ref, settings),
+        *(("Repr-Digest", each) for each in digest),
     )
     ranges = None
     if not head and "range" in fields and if_range_holds(fields, validators, now):
@@ -269,14 +272,14 @@ def plan_download(
     whole = (*common, ("Content-Type", content_type), ("Content-Length", str(ref.size)))
     if head:
         return ServePlan(200, whole, content_length=ref.size, head_only=True)
-    whole = (*whole, *_digest("Content-Digest", ref))
+    whole = (*whole, *(("Content-Digest", each) for each in digest))
     return ServePlan(200, whole, (BodyPart(b"", 0, ref.size),), content_length=ref.size)
 
 
 def entity_tag(ref: Servable) -> str | None:
     """The strong entity tag of a stored object, made of its SHA-256; ``None`` where the ref has none."""
-    match = _SHA256.fullmatch(ref.checksum)
-    return f'"{match[1]}"' if match else None
+    sha256 = _sha256(ref)
+    return None if sha256 is None else f'"{sha256}"'
 
 
 def served_type(stored: str | None) -> str:
@@ -346,9 +349,14 @@ def _fold(headers: Mapping[str, str] | Iterable[tuple[str, str]]) -> dict[str, s
     return fields
 
 
-def _etag(ref: Servable, backend_etag: str | None) -> str | None:
-    if (own := entity_tag(ref)) is not None:
-        return own
+def _sha256(ref: Servable) -> str | None:
+    match = _SHA256.fullmatch(ref.checksum)
+    return match[1] if match else None
+
+
+def _etag(sha256: str | None, backend_etag: str | None) -> str | None:
+    if sha256 is not None:
+        return f'"{sha256}"'
     return backend_etag if backend_etag and _BACKEND_TAG.fullmatch(backend_etag) else None
 
 
@@ -356,10 +364,11 @@ def _last_modified(created_at: str | None, now: datetime) -> datetime | None:
     """When the object was stored, in whole seconds, and never in the future (RFC 9110, section 8.8.2.1)."""
     try:
         moment = datetime.fromisoformat(created_at or "")
-        moment = (moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment).astimezone(UTC)
+        if moment.tzinfo is not UTC:
+            moment = (moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment).astimezone(UTC)
     except (ValueError, OverflowError):
         return None
-    return min(moment, now.astimezone(UTC)).replace(microsecond=0)
+    return min(moment, now if now.tzinfo is UTC else now.astimezone(UTC)).replace(microsecond=0)
 
 
 def _validator_headers(validators: Validators) -> tuple[tuple[str, str], ...]:
@@ -371,23 +380,32 @@ def _validator_headers(validators: Validators) -> tuple[tuple[str, str], ...]:
     return tuple(headers)
 
 
-def _safety_headers(content_type: str, ref: Servable, settings: ServeSettings) -> tuple[tuple[str, str], ...]:
-    policy = content_security_policy(content_type)
-    # By the type it has, not the one it is sent as: a script is not shown, though it is sent as text.
-    disposition = served_disposition(ref.content_type, settings.filename or ref.original_filename, settings.disposition)
-    return (
-        ("Content-Disposition", disposition),
+@dataclass(frozen=True, slots=True)
+class _TypeFacts:
+    """What follows from a stored media type: the one it is sent as, under which policy, and whether it may be shown."""
+
+    served: str
+    policy: str | None
+    inline: bool
+
+
+@lru_cache(maxsize=1024)
+def _facts_of(stored: str | None) -> _TypeFacts:
+    served = served_type(stored)
+    # Shown by the type it has, not the one it is sent as: a script is not shown, though it is sent as text.
+    return _TypeFacts(served, content_security_policy(served), is_safe_inline(stored))
+
+
+def _safety_headers(facts: _TypeFacts, ref: Servable, settings: ServeSettings) -> tuple[tuple[str, str], ...]:
+    kind: Literal["inline", "attachment"] = (
+        "inline" if facts.inline and settings.disposition == "auto" else "attachment"
+    )
+    headers = (
+        ("Content-Disposition", content_disposition(kind, settings.filename or ref.original_filename)),
         ("X-Content-Type-Options", "nosniff"),
         ("Cross-Origin-Resource-Policy", settings.cross_origin_resource_policy),
-        *((("Content-Security-Policy", policy),) if policy else ()),
     )
-
-
-def _digest(name: str, ref: Servable) -> tuple[tuple[str, str], ...]:
-    match = _SHA256.fullmatch(ref.checksum)
-    if match is None:
-        return ()
-    return ((name, f"sha-256=:{base64.b64encode(bytes.fromhex(match[1])).decode()}:"),)
+    return headers if facts.policy is None else (*headers, ("Content-Security-Policy", facts.policy))
 
 
 def _single(wanted: ByteRange, size: int, content_type: str, common: tuple[tuple[str, str], ...]) -> ServePlan:

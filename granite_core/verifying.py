@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from granite_core.refs import StoredObjectRef
 
-__all__ = ["VerifyingReader", "is_whole", "open_verified", "verify_object"]
+__all__ = ["VerifyingReader", "check_size", "is_whole", "open_verified", "verify_object"]
 
 READ_BYTES: Final = 1024 * 1024
 _ALGORITHM: Final = "sha256:"
@@ -55,13 +55,8 @@ class _Account:
         raise _mismatch(self._ref, self._operation, self.size, found)
 
     def check_size(self, size: int) -> None:
-        """Hold the size that a store tells of an object against the ref.
-
-        Raises:
-            ChecksumMismatchError: It is another one.
-        """
-        if size != self._ref.size:
-            raise _mismatch(self._ref, self._operation, size, None)
+        """Hold the size that a store tells of an object against the ref; see the function of that name."""
+        check_size(self._ref, size, operation=self._operation)
 
 
 class VerifyingReader(ObjectReader):
@@ -103,6 +98,21 @@ class VerifyingReader(ObjectReader):
     def close(self) -> None:
         """Free what is held."""
         self._reader.close()
+
+
+def check_size(ref: StoredObjectRef, size: int, *, operation: str) -> None:
+    """Hold the size that a store tells of an object against its ref.
+
+    Args:
+        ref: The ref.
+        size: The size in bytes.
+        operation: The verb, for the error.
+
+    Raises:
+        ChecksumMismatchError: It is another one.
+    """
+    if size != ref.size:
+        raise _mismatch(ref, operation, size, None)
 
 
 def verify_object(

@@ -53,7 +53,7 @@ class Outcome:
 
     def tell(self, manager: AsyncStorageManager, ref: StoredObjectRef, scope: Scope) -> None:
         """Tell of it, now that it has ended."""
-        if not manager.sync.events.wanted(Served):
+        if not manager.sync.events.wanted(Served, routine=self.cause is None):
             return
         manager.sync.events.emit(
             Served(

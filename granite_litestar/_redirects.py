@@ -36,7 +36,7 @@ class ASGIFileRedirect(ASGIResponse):
         plan: UrlPlan,
         method: str,
         *,
-        headers: list[tuple[str, str]],
+        headers: Iterable[tuple[str, str]],
         cookies: Iterable[Cookie],
         background: BackgroundTask | BackgroundTasks | None = None,
     ) -> None:

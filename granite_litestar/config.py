@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
-from granite_core import ConfigurationError, StorageManager
+from granite_core import ConfigurationError, Offload, StorageManager
 from granite_core.gc import GCConfig
 from granite_litestar.multipart import FormLimits
 
@@ -41,6 +41,11 @@ class GraniteConfig:
         manager_dependency_key: Name under which handlers get the ``StorageManager``.
         async_manager_dependency_key: Name under which handlers get the ``AsyncStorageManager``.
         form_limits: What upload forms may cost beside their files.
+        offload: The web server that stands in front of the application, and sends the files of policies with
+            ``delivery="offload"`` or ``"auto"``. Only where it does so for every request; see ``Offload``.
+        pathsend: Whether whole files on disk are left to the application's own server to send, where it offers ASGI's
+            extension ``http.response.pathsend`` (granian). Say False where something is wrapped around the whole
+            application that has to see every byte.
         context: Called with the connection of each upload, after its guards and before the first byte is read; returns
             values for the names in policies' ``key_template``: ``{"tenant": …}``. Asynchronous, or quick: it is called
             on the event loop. It may raise Litestar's ``HTTPException`` to refuse the upload.
@@ -59,6 +64,8 @@ class GraniteConfig:
     async_manager_dependency_key: str = "files"
     form_limits: FormLimits = field(default_factory=FormLimits)
     context: UploadContext | None = None
+    offload: Offload | None = None
+    pathsend: bool = True
 
     def __post_init__(self) -> None:
         if not isinstance(self.manager, StorageManager):

@@ -12,7 +12,7 @@ from litestar.exceptions import NotFoundException, PermissionDeniedException
 from litestar.handlers import HTTPRouteHandler
 
 from granite_core import ConfigurationError, StoredObjectRef
-from granite_core.serving import Address, ServeSettings, cache_control
+from granite_core.serving import Address, ServeSettings, cache_control, may_redirect
 from granite_litestar._middleware import DEFAULT_COMPRESSION_OPT_KEY
 from granite_litestar._openapi_problems import denials, problem
 from granite_litestar._rows import AnySession, Authorize, RowLookup, check_access, path_parameters, session_of
@@ -59,8 +59,9 @@ class FileRoute:
         disposition: ``"auto"`` or ``"attachment"``; by default what the policy of each file says.
         cache_control: Value of ``Cache-Control``; by default ``private, no-cache``, and ``public, no-cache`` for
             public files.
-        delivery: ``"stream"``, ``"redirect"`` or ``"auto"``: whether clients are sent to the store, guards and
-            ``authorize`` permitting; by default what the policy of each file says. The way there is asked each time.
+        delivery: ``"stream"``, ``"redirect"``, ``"offload"`` or ``"auto"``: whether clients are sent to the store, or
+            the web server in front sends the files, guards and ``authorize`` permitting; by default what the policy of
+            each file says. The way to the store is asked each time.
         cross_origin_resource_policy: Which sites may embed the files.
         options: SQLAlchemy's loader options for what an asynchronous ``authorize`` looks at.
         session: Opens a session for a connection, where it is not to come from ``SQLAlchemyPlugin``.
@@ -162,7 +163,7 @@ class FileRoute:
         )(download)
         policy = policies.get(getattr(self.field.type, "storage_key", None) or "")
         delivery = self.delivery or (policy.delivery if policy else "stream")
-        describe_download(handler, subject=self.name or subject, redirects=delivery != "stream")
+        describe_download(handler, subject=self.name or subject, redirects=may_redirect(delivery))
         return handler
 
     def open_session(self, connection: ASGIConnection[Any, Any, Any, Any]) -> AnySession:

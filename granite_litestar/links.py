@@ -12,7 +12,7 @@ from sqlalchemy import inspect
 
 from granite_core import ConfigurationError, FileLink
 from granite_core.integrations.sqlalchemy import link_column, link_content, link_query
-from granite_core.serving import Address, cache_control
+from granite_core.serving import Address, cache_control, may_redirect
 from granite_litestar._openapi_problems import problem
 from granite_litestar._rows import read_one, session_of
 from granite_litestar.exceptions import UNLOGGED_PATH_OPT_KEY
@@ -92,7 +92,7 @@ class LinkRoute:
             security=[],
             summary="Download by a link",
         )(follow)
-        redirects = any(policy.delivery != "stream" for policy in self._manager.policies.values())
+        redirects = any(may_redirect(policy.delivery) for policy in self._manager.policies.values())
         describe_download(handler, subject="file link", redirects=redirects)
         return handler
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from litestar.dto import dto_field
@@ -22,10 +23,12 @@ from granite_core import (
 from granite_core.gc import Collector, GCConfig
 from granite_core.integrations.sqlalchemy import SQLAlchemyLedger, file_columns
 from granite_core.logs import describe_error
+from granite_core.serving import may_redirect
 from granite_litestar._collection import NO_DATABASE, CollectionPlugin, alchemy_configs, find_databases
 from granite_litestar._middleware import compression_opt_key, exempt_from_compression, expose_headers, mark_downloads
 from granite_litestar._openapi_uploads import FileSchemaPlugin
-from granite_litestar._state import MANAGER_STATE_KEY
+from granite_litestar._pathsend import PathSendMiddleware
+from granite_litestar._state import MANAGER_STATE_KEY, OFFLOAD_STATE_KEY
 from granite_litestar._views import file_view
 from granite_litestar.config import DEFAULT_GC, GraniteConfig
 from granite_litestar.dependencies import provide_managers
@@ -42,6 +45,7 @@ if TYPE_CHECKING:
     from litestar.routes import BaseRoute
     from sqlalchemy import MetaData
 
+    from granite_core import StoragePolicy
     from granite_litestar.scheduling import CollectorRunner
 
 __all__ = ["GranitePlugin"]
@@ -87,6 +91,7 @@ class GranitePlugin(InitPlugin, ReceiveRoutePlugin, CLIPlugin):
             (config.async_manager_dependency_key, self.manager),
         )
         app_config.state[MANAGER_STATE_KEY] = self.manager
+        app_config.state[OFFLOAD_STATE_KEY] = config.offload
         app_config.signature_namespace.setdefault("StagedFile", StagedFile)
         app_config.signature_namespace.setdefault("StoredObjectRef", StoredObjectRef)
         app_config.type_encoders = {StoredObjectRef: file_view, **(app_config.type_encoders or {})}
@@ -94,6 +99,8 @@ class GranitePlugin(InitPlugin, ReceiveRoutePlugin, CLIPlugin):
             app_config.exception_handlers.setdefault(error, handler)
         app_config.plugins.append(FileSchemaPlugin())
         StreamingUploads(self.manager, config.form_limits, config.context).install(app_config)
+        if config.pathsend:
+            app_config.middleware.insert(0, PathSendMiddleware())
 
         app_config.on_startup.append(self._check_backends)
         self._collect(app_config, metadatas)
@@ -146,7 +153,7 @@ class GranitePlugin(InitPlugin, ReceiveRoutePlugin, CLIPlugin):
 
     def receive_route(self, route: BaseRoute) -> None:
         """Keep compression off the application's own handlers that answer with files."""
-        redirects = any(policy.delivery != "stream" for policy in self.config.manager.policies.values())
+        redirects = any(may_redirect(policy.delivery) for policy in self.config.manager.policies.values())
         mark_downloads(route, self._compression_opt_key, redirects=redirects)
 
     def _collect(self, app_config: AppConfig, metadatas: Sequence[MetaData]) -> None:
@@ -187,21 +194,50 @@ def _check_fields(metadatas: Sequence[MetaData], manager: StorageManager) -> Non
 
 
 def _check_delivery(config: GraniteConfig) -> None:
-    """Refuse to send clients where they cannot go."""
+    """Refuse to send clients where they cannot go, and to leave files to whom they cannot be left."""
     policies = config.manager.policies
-    wanted = [(f"policy {each.storage_key!r}", each) for each in policies.values() if each.delivery == "redirect"]
+    wanted = [(f"policy {each.storage_key!r}", each, each.delivery) for each in policies.values()]
     for route in config.downloads:
         policy = policies.get(getattr(route.field.type, "storage_key", None) or "")
-        if route.delivery == "redirect" and policy is not None:
-            wanted.append((route.path, policy))
-    for name, policy in wanted:
-        offered = config.manager.get_backend_for_policy(policy).capabilities
-        if Capability.PRESIGNED_GET not in offered and not (policy.public and Capability.PUBLIC_ADDRESS in offered):
-            raise ConfigurationError(
-                f'{name}: delivery="redirect" needs a backend that signs addresses, and {policy.backend_key!r} does '
-                'not: say "auto" to redirect where it can be done and to stream elsewhere',
-                value=policy.backend_key,
-            )
+        if route.delivery is not None and policy is not None:
+            wanted.append((route.path, policy, route.delivery))
+    for name, policy, delivery in wanted:
+        if delivery == "redirect":
+            _check_redirect(name, policy, config)
+        elif delivery == "offload":
+            _check_offload(name, policy, config)
+
+
+def _check_redirect(name: str, policy: StoragePolicy, config: GraniteConfig) -> None:
+    offered = config.manager.get_backend_for_policy(policy).capabilities
+    if Capability.PRESIGNED_GET not in offered and not (policy.public and Capability.PUBLIC_ADDRESS in offered):
+        raise ConfigurationError(
+            f'{name}: delivery="redirect" needs a backend that signs addresses, and {policy.backend_key!r} does '
+            'not: say "auto" to redirect where it can be done and to stream elsewhere',
+            value=policy.backend_key,
+        )
+
+
+def _check_offload(name: str, policy: StoragePolicy, config: GraniteConfig) -> None:
+    backend = config.manager.get_backend_for_policy(policy)
+    if Capability.LOCAL_PATH not in backend.capabilities:
+        raise ConfigurationError(
+            f'{name}: delivery="offload" needs a backend that keeps files on disk, and {policy.backend_key!r} does '
+            'not: say "auto" or "redirect", or give the policy another backend',
+            value=policy.backend_key,
+        )
+    if config.offload is None:
+        raise ConfigurationError(
+            f'{name}: delivery="offload" needs a web server in front that sends the files: name it with '
+            'GraniteConfig(offload=Offload({folder: "/_files"})), or say "auto", which streams where there is none'
+        )
+    kind, *folders = backend.identity
+    if kind == "file" and config.offload.name_of(Path(*folders)) is None:
+        raise ConfigurationError(
+            f"{name}: the web server has no name for the folder of backend {policy.backend_key!r}: add it to the roots "
+            "of GraniteConfig(offload=…)",
+            value=policy.backend_key,
+        )
 
 
 def _protect_columns(metadatas: Sequence[MetaData]) -> None:

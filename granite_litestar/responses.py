@@ -1,35 +1,50 @@
-"""Sending stored files: a plan of ``granite_core.serving`` becomes ASGI messages."""
+"""Stored files as responses of handlers: what is asked for is read off the request, and planned."""
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Iterable, Sequence
-from contextlib import suppress
-from http import HTTPStatus
-from typing import TYPE_CHECKING, Any, Final, Literal
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 
-from litestar.exceptions import HTTPException, ImproperlyConfiguredException, NotFoundException
+from litestar.exceptions import ImproperlyConfiguredException
 from litestar.response import Response
-from litestar.response.base import ASGIResponse
-from litestar.status_codes import HTTP_206_PARTIAL_CONTENT
 
-from granite_core import ChecksumMismatchError, ObjectNotFoundError, StorageError
-from granite_core.serving import NO_STORE, PRIVATE_NO_CACHE, BodyPart, ServePlan, ServeSettings, plan_download
-from granite_litestar._outcome import Outcome
+from granite_core.offloading import OFFLOAD_TOKEN_HEADER, offloaded_headers
+from granite_core.serving import (
+    NO_STORE,
+    PRIVATE_NO_CACHE,
+    ServePlan,
+    ServeSettings,
+    may_offload,
+    may_redirect,
+    plan_download,
+)
 from granite_litestar._redirects import ASGIFileRedirect
-from granite_litestar._state import async_manager_of
-from granite_litestar.exceptions import status_of
+from granite_litestar._sending import ASGIFileDownload, Handover
+from granite_litestar._state import async_manager_of, offload_of
 
 if TYPE_CHECKING:
     from litestar import Litestar, Request
     from litestar.background_tasks import BackgroundTask, BackgroundTasks
     from litestar.datastructures import Cookie
     from litestar.enums import MediaType
-    from litestar.types import Receive, ResponseCookies, ResponseHeaders, Scope, Send, TypeEncodersMap
+    from litestar.types import ResponseCookies, ResponseHeaders, TypeEncodersMap
 
-    from granite_core import AsyncObjectReader, AsyncStorageManager, Delivery, StoredObjectRef, UrlPlan
+    from granite_core import AsyncStorageManager, Delivery, StoragePolicy, StoredObjectRef, UrlPlan
 
-__all__ = ["ASGIFileDownload", "ChunkPacer", "FileDownload"]
+__all__ = ["FileDownload"]
+
+Disposition: TypeAlias = Literal["auto", "attachment"]
+ResourcePolicy: TypeAlias = Literal["same-origin", "same-site", "cross-origin"]
+
+_HEEDED: Final = {
+    name.lower().encode(): name.lower()
+    for name in (
+        *("If-Match", "If-Modified-Since", "If-None-Match", "If-Range", "If-Unmodified-Since", "Range"),
+        OFFLOAD_TOKEN_HEADER,
+    )
+}
+"""Fields of a request that a plan depends on."""
 
 _DECIDED_BY_THE_PLAN: Final = frozenset(
     {
@@ -38,35 +53,6 @@ _DECIDED_BY_THE_PLAN: Final = frozenset(
     }
 )  # fmt: skip
 """Headers that the bytes depend on: nobody else may set them on a file's response."""
-
-
-class ChunkPacer:
-    """How many bytes to read at a time: few for a slow peer, more the longer it keeps up.
-
-    A stalled download holds two chunks (one here, one in the server), so a chunk grows only once the peer has taken
-    several of its size without making us wait, and halves when it does not.
-    """
-
-    SMALLEST: Final = 64 * 1024
-    LARGEST: Final = 1024 * 1024
-    _PROMPT_SECONDS: Final = 0.02
-    _STREAK: Final = 8
-
-    def __init__(self) -> None:
-        self.size = self.SMALLEST
-        """Bytes to read next."""
-        self._streak = 0
-
-    def sent(self, seconds: float) -> None:
-        """Note how long the server took to accept a chunk."""
-        if seconds > self._PROMPT_SECONDS:
-            self.size = max(self.SMALLEST, self.size // 2)
-            self._streak = 0
-            return
-        self._streak += 1
-        if self._streak >= self._STREAK:
-            self.size = min(self.LARGEST, self.size * 2)
-            self._streak = 0
 
 
 class FileDownload(Response[None]):
@@ -92,8 +78,9 @@ class FileDownload(Response[None]):
             offers everything for download. By default what the policy of the ref says.
         filename: Name to offer instead of the one the file came with.
         cache_control: Value of ``Cache-Control``.
-        delivery: ``"stream"``, ``"redirect"`` or ``"auto"``: whether clients are sent to the store. By default what the
-            policy of the ref says. Where the store has no address to send them to, the file is streamed.
+        delivery: ``"stream"``, ``"redirect"``, ``"offload"`` or ``"auto"``: whether clients are sent to the store, or
+            the web server in front sends the file. By default what the policy of the ref says. Where the store has no
+            address, and the web server no name for the file, it is streamed.
         redirect_cache_control: Value of ``Cache-Control`` of the way there. By default it is asked each time.
         cross_origin_resource_policy: Which sites may embed the file.
         background: Task to run after the response.
@@ -104,18 +91,18 @@ class FileDownload(Response[None]):
         ValueError: A value that cannot stand in a header.
     """
 
-    __slots__ = ("_delivery", "_disposition", "_redirect_cache_control", "_settings", "ref")
+    __slots__ = ("_chosen", "_delivery", "_disposition", "_redirect_cache_control", "ref")
 
     def __init__(
         self,
         ref: StoredObjectRef,
         *,
-        disposition: Literal["auto", "attachment"] | None = None,
+        disposition: Disposition | None = None,
         filename: str | None = None,
         cache_control: str = PRIVATE_NO_CACHE,
         delivery: Delivery | None = None,
         redirect_cache_control: str = NO_STORE,
-        cross_origin_resource_policy: Literal["same-origin", "same-site", "cross-origin"] = "same-origin",
+        cross_origin_resource_policy: ResourcePolicy = "same-origin",
         background: BackgroundTask | BackgroundTasks | None = None,
         cookies: ResponseCookies | None = None,
         headers: ResponseHeaders | None = None,
@@ -125,12 +112,8 @@ class FileDownload(Response[None]):
         self._delivery = delivery
         self._disposition = disposition
         self._redirect_cache_control = redirect_cache_control
-        self._settings = ServeSettings(
-            disposition=disposition or "attachment",
-            filename=filename,
-            cache_control=cache_control,
-            cross_origin_resource_policy=cross_origin_resource_policy,
-        )
+        self._chosen = (filename, cache_control, cross_origin_resource_policy)
+        _settings(disposition or "attachment", *self._chosen)  # refuses what cannot be, here and not in the answer
 
     def to_asgi_response(
         self,
@@ -169,11 +152,13 @@ class FileDownload(Response[None]):
                 "remove `cache` from this handler and say `cache_control=` on FileDownload"
             )
         manager = async_manager_of(request.app)
+        policy = manager.sync.policy_of(self.ref)
+        settings = _settings(self._disposition or policy.disposition, *self._chosen)
         cookies = [*self.cookies, *(cookies or ())]
         background = self.background or background
-        if (target := self._target(manager)) is not None:
-            policy = ("Cross-Origin-Resource-Policy", self._settings.cross_origin_resource_policy)
-            planned = (("Cache-Control", self._redirect_cache_control), policy)
+        if (target := self._target(manager, policy)) is not None:
+            resources = ("Cross-Origin-Resource-Policy", settings.cross_origin_resource_policy)
+            planned = (("Cache-Control", self._redirect_cache_control), resources)
             # How long the file may be kept says nothing about the way to it.
             own = {name: value for name, value in self.headers.items() if name.lower() != "cache-control"}
             merged = _merged(planned, layered=headers or {}, own=own)
@@ -181,44 +166,72 @@ class FileDownload(Response[None]):
                 manager, self.ref, target, request.method, headers=merged, cookies=cookies, background=background
             )
         conditional = request.method in ("GET", "HEAD")
-        plan = plan_download(
-            request.method if conditional else "GET",
-            [(name.decode("latin-1"), value.decode("latin-1")) for name, value in request.scope["headers"]]
-            if conditional
-            else (),
-            self.ref,
-            now=manager.sync.now(),
-            settings=self._resolved_settings(manager),
-        )
+        fields = _fields(request) if conditional else {}
+        method = request.method if conditional else "GET"
+        plan = plan_download(method, fields, self.ref, now=manager.sync.now(), settings=settings)
+        merged = _merged(plan.headers, layered=headers or {}, own=self.headers)
         return ASGIFileDownload(
             manager,
             self.ref,
             plan,
-            headers=_merged(plan.headers, layered=headers or {}, own=self.headers),
+            headers=merged,
             cookies=cookies,
             background=background,
+            handover=self._handover(request, manager, policy, fields, plan, merged),
         )
 
-    def _target(self, manager: AsyncStorageManager) -> UrlPlan | None:
-        """Where to send the client, or None to stream."""
-        if (self._delivery or manager.sync.policy_of(self.ref).delivery) == "stream":
+    def _target(self, manager: AsyncStorageManager, policy: StoragePolicy) -> UrlPlan | None:
+        """Where to send the client, or None to send the file."""
+        if not may_redirect(self._delivery or policy.delivery):
             return None
-        return manager.sync.plan_redirect(self.ref, disposition=self._disposition, filename=self._settings.filename)
+        return manager.sync.plan_redirect(self.ref, disposition=self._disposition, filename=self._chosen[0])
 
-    def _resolved_settings(self, manager: AsyncStorageManager) -> ServeSettings:
-        if self._disposition is None:
-            return self._settings.with_disposition(manager.sync.policy_of(self.ref).disposition)
-        return self._settings
+    def _handover(
+        self,
+        request: Request[Any, Any, Any],
+        manager: AsyncStorageManager,
+        policy: StoragePolicy,
+        fields: dict[str, str],
+        plan: ServePlan,
+        headers: Sequence[tuple[str, str]],
+    ) -> Handover | None:
+        """How the web server in front is to send the file; None where it must not, or there is none."""
+        if not may_offload(self._delivery or policy.delivery) or policy.verify_reads:
+            return None
+        offload = offload_of(request.app)
+        if offload is None or not offload.trusts(fields.get(OFFLOAD_TOKEN_HEADER.lower())):
+            return None
+        kept = offloaded_headers(request.method, fields, plan, headers, self.ref.content_type)
+        return None if kept is None else Handover(offload, kept)
+
+
+@lru_cache(maxsize=1024)
+def _settings(
+    disposition: Disposition, filename: str | None, cache_control: str, cross_origin_resource_policy: ResourcePolicy
+) -> ServeSettings:
+    return ServeSettings(disposition, filename, cache_control, cross_origin_resource_policy)
+
+
+def _fields(request: Request[Any, Any, Any]) -> dict[str, str]:
+    """What a plan depends on of a request's fields, repeated ones joined as RFC 9110, section 5.2, allows."""
+    fields: dict[str, str] = {}
+    for name, value in request.scope["headers"]:
+        if (key := _HEEDED.get(name)) is not None:
+            text = value.decode("latin-1")
+            fields[key] = f"{fields[key]}, {text}" if key in fields else text
+    return fields
 
 
 def _merged(
     planned: Sequence[tuple[str, str]], *, layered: dict[str, str], own: dict[str, Any]
-) -> list[tuple[str, str]]:
+) -> Sequence[tuple[str, str]]:
     """Put the plan's headers and the application's together.
 
     Headers of the response itself override the plan's, those of its layers (``response_headers``, ``cache_control``)
     do not: an application that lets its pages be cached in public has not meant its private files.
     """
+    if not layered and not own:
+        return planned
     decided = {name.lower() for name, _ in planned} | _DECIDED_BY_THE_PLAN
     override = {name.lower() for name in own} - _DECIDED_BY_THE_PLAN - {"content-security-policy"}
     headers = [(name, value) for name, value in planned if name.lower() not in override]
@@ -227,193 +240,3 @@ def _merged(
         if key == "content-security-policy" or key in override or key not in decided:
             headers.append((name, str(value)))
     return headers
-
-
-class ASGIFileDownload(ASGIResponse):
-    """Carries a plan out: opens readers, sends their bytes, closes them on every way out."""
-
-    __slots__ = ("_manager", "_outcome", "_plan", "_ref")
-
-    def __init__(
-        self,
-        manager: AsyncStorageManager,
-        ref: StoredObjectRef,
-        plan: ServePlan,
-        *,
-        headers: list[tuple[str, str]],
-        cookies: Iterable[Cookie],
-        background: BackgroundTask | BackgroundTasks | None = None,
-    ) -> None:
-        # With its status Litestar would add a type and a length of its own to a response without them.
-        super().__init__(
-            background=background, cookies=cookies, headers=headers, is_head_response=True, status_code=plan.status
-        )
-        self._manager = manager
-        self._ref = ref
-        self._plan = plan
-        self._outcome = Outcome(plan.status)
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send the response.
-
-        Raises:
-            NotFoundException: The object is missing; nothing was sent.
-            ChecksumMismatchError: The object is not of the size that the ref says; nothing was sent.
-            StorageError: The backend failed. If the head was sent already, the server closes the connection.
-        """
-        outcome = self._outcome
-        try:
-            if self._plan.parts:
-                await self._send_file(receive, send)
-            else:
-                await self.start_response(send)
-                await send({"type": "http.response.body", "body": b"", "more_body": False})
-                outcome.complete = True
-        except StorageError as error:
-            outcome.fail(error, status_of(error))
-            raise
-        finally:
-            outcome.tell(self._manager, self._ref, scope)
-        await self.after_response()
-
-    async def _send_file(self, receive: Receive, send: Send) -> None:
-        gone = asyncio.Event()
-        watcher: asyncio.Task[None] | None = None
-        reader: AsyncObjectReader | None = None
-        # The whole object is read before a range of it: that may take a while.
-        verifies_first = self._plan.status == HTTP_206_PARTIAL_CONTENT and self._verifies
-        try:
-            if verifies_first or self._plan.content_length > ChunkPacer.SMALLEST:
-                # uvicorn and granian take and drop what is sent to a client that left: only `receive` tells.
-                watcher = asyncio.create_task(_watch_for_disconnect(receive, gone))
-            reader = await (self._open_unless_gone(gone) if verifies_first else self._open_first())
-            if reader is not None:
-                # Where the first bytes are the last ones too, an object that is not what it was is a proper error.
-                ahead = await reader.read(self._first_size) if self._verifies and not verifies_first else b""
-                await self.start_response(send)
-                self._outcome.started = True
-                await self._send_unless_gone(reader, send, gone, ahead)
-        finally:
-            if watcher is not None:
-                watcher.cancel()
-            if reader is not None:
-                await reader.close()
-
-    @property
-    def _verifies(self) -> bool:
-        return self._manager.sync.verifies(self._ref)
-
-    @property
-    def _first_size(self) -> int:
-        return min(ChunkPacer.SMALLEST, self._plan.parts[0].length)
-
-    async def _send_unless_gone(self, reader: AsyncObjectReader, send: Send, gone: asyncio.Event, ahead: bytes) -> None:
-        try:
-            await self._send_body(reader, send, gone, ahead)
-            self._outcome.complete = not gone.is_set()
-        except StorageError:
-            if not gone.is_set():
-                raise
-
-    async def _send_body(self, first: AsyncObjectReader, send: Send, gone: asyncio.Event, ahead: bytes) -> None:
-        pacer = ChunkPacer()
-        *_, last = self._plan.parts
-        for part in self._plan.parts:
-            final = part is last and not self._plan.closing
-            if part is self._plan.parts[0]:
-                await self._send_part(part, first, send, gone, pacer, final=final, ahead=ahead)
-            else:
-                # The first part has been verified, and the whole object with it.
-                opening = self._manager.open(self._ref, offset=part.offset, length=part.length, verify=False)
-                async with await opening as reader:
-                    await self._send_part(part, reader, send, gone, pacer, final=final)
-            if gone.is_set():
-                return
-        if self._plan.closing:
-            await send({"type": "http.response.body", "body": self._plan.closing, "more_body": False})
-            self._outcome.sent += len(self._plan.closing)
-
-    async def _send_part(
-        self,
-        part: BodyPart,
-        reader: AsyncObjectReader,
-        send: Send,
-        gone: asyncio.Event,
-        pacer: ChunkPacer,
-        *,
-        final: bool,
-        ahead: bytes = b"",
-    ) -> None:
-        clock = asyncio.get_running_loop().time
-        if part.prelude or not part.length:
-            more = bool(part.length) or not final
-            await send({"type": "http.response.body", "body": part.prelude, "more_body": more})
-            self._outcome.sent += len(part.prelude)
-        left = part.length
-        while left and not gone.is_set():
-            data, ahead = ahead or await reader.read(min(pacer.size, left)), b""
-            if gone.is_set():
-                return
-            if not data:
-                raise StorageError(
-                    f"the stored object ended {left} bytes early",
-                    operation="read",
-                    backend=self._ref.backend,
-                    location=self._ref.location,
-                )
-            left -= len(data)
-            began = clock()
-            await send({"type": "http.response.body", "body": data, "more_body": bool(left) or not final})
-            self._outcome.sent += len(data)
-            pacer.sent(clock() - began)
-
-    async def _open_unless_gone(self, gone: asyncio.Event) -> AsyncObjectReader | None:
-        """Open the object, but stop when the client leaves meanwhile."""
-        opening = asyncio.ensure_future(self._open_first())
-        leaving = asyncio.ensure_future(gone.wait())
-        try:
-            await asyncio.wait((opening, leaving), return_when=asyncio.FIRST_COMPLETED)
-        except asyncio.CancelledError:
-            await _dropped(opening)
-            raise
-        finally:
-            leaving.cancel()
-        if opening.done():
-            return opening.result()
-        await _dropped(opening)
-        return None
-
-    async def _open_first(self) -> AsyncObjectReader:
-        """Open the object before anything is sent, so that what is wrong with it becomes a proper answer."""
-        part = self._plan.parts[0]
-        try:
-            reader = await self._manager.open(self._ref, offset=part.offset, length=part.length)
-        except ObjectNotFoundError as error:
-            # A row that points at nothing is never normal, although the client is only told that there is no file.
-            self._outcome.fail(error, HTTPStatus.NOT_FOUND, told=False)
-            raise NotFoundException("The file does not exist.") from error
-        if reader.size != self._ref.size:
-            await reader.close()
-            raise ChecksumMismatchError(
-                f"the stored object has {reader.size} bytes, its ref says {self._ref.size}",
-                operation="open",
-                backend=self._ref.backend,
-                location=self._ref.location,
-                limit=self._ref.size,
-                value=reader.size,
-            )
-        return reader
-
-
-async def _dropped(opening: asyncio.Future[AsyncObjectReader]) -> None:
-    """Stop what opens a reader that nobody wants any more."""
-    opening.cancel()
-    with suppress(asyncio.CancelledError, HTTPException, StorageError):
-        await (await opening).close()
-
-
-async def _watch_for_disconnect(receive: Receive, gone: asyncio.Event) -> None:
-    """Set ``gone`` when the client has left; any body of the request is passed over."""
-    while (await receive())["type"] != "http.disconnect":
-        pass
-    gone.set()

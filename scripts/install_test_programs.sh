@@ -18,6 +18,7 @@ want monmaptool ceph-base
 want ceph-authtool ceph-common
 want chromium chromium
 want ffmpeg ffmpeg
+want lighttpd lighttpd
 want nginx nginx-light
 want curl curl
 want wrk wrk

@@ -213,13 +213,13 @@ class LocalStorageBackend(StorageBackend):
             writer.commit()
 
     def local_path(self, location: str) -> Path | None:
-        """Return the object's file.
+        """Return the object's file, by a path without links.
 
         Raises:
             ObjectNotFoundError: There is no such object.
         """
         self.stat(location)  # no link leads out of the root, and the file is there
-        return Path(self._root, *split_key(location))
+        return Path(os.path.realpath(self._root), *split_key(location))
 
     def clear_unfinished(self, older_than: timedelta) -> int:
         """Remove the temporary files of writers that died."""

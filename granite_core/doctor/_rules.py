@@ -127,6 +127,14 @@ def judge_policies(
                 'say delivery="auto" or "stream"',
                 subject,
             )
+        if policy.delivery == "offload" and Capability.LOCAL_PATH not in backend.capabilities:
+            yield Finding(
+                "policy-delivery",
+                Severity.ERROR,
+                f"a web server is to send its files, and backend {policy.backend_key!r} keeps none on disk",
+                'say delivery="auto" or "stream"',
+                subject,
+            )
         if ignored := [name for name in _asked(policy.store) if backend.identity[0] in ("file", "memory")]:
             yield Finding(
                 "policy-store",

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import socket
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from uuid import uuid4
 
@@ -20,35 +22,41 @@ PDF = b"%PDF-1.7\n%\xe2\xe3\xcf\xd3\n" + bytes(range(256)) * 32 * 1024  # 8 MiB
 ADA = {"Authorization": "Bearer ada"}
 
 
-@pytest.fixture(scope="module")
-def client(tmp_path_factory: pytest.TempPathFactory, nginx_path: str) -> Iterator[httpx.Client]:
-    folder = tmp_path_factory.mktemp("nginx")
-    app, front = free_port(), free_port()
-    server = (
-        (EXAMPLES / "nginx.conf").read_text().replace(":8000;", f":{app};").replace("listen 8080", f"listen {front}")
-    )
+@contextmanager
+def behind_nginx(folder: Path, program: str, app: str, **env: str) -> Iterator[httpx.Client]:
+    """An application of the examples, with the guide's nginx in front."""
+    port, front = free_port(), free_port()
+    server = (EXAMPLES / "nginx.conf").read_text().replace(":8000;", f":{port};").replace("8080", str(front))
+    server = server.replace("/srv/files", f"{folder}/files")
     folders = "".join(
         f"{each}_temp_path {folder}/{each};\n" for each in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
     )
+    user = "user root;\n" if os.geteuid() == 0 else ""  # the folders of tests are private
     (folder / "nginx.conf").write_text(
-        f"daemon off;\npid {folder}/pid;\nerror_log {folder}/error;\nevents {{}}\n"
+        f"daemon off;\n{user}pid {folder}/pid;\nerror_log {folder}/error;\nevents {{}}\n"
         f"http {{\naccess_log off;\n{folders}{server}}}\n"
     )
-    argv = [sys.executable, "-m", "uvicorn", "--app-dir", EXAMPLES, "--port", str(app), "archive:app"]
     application = running(
-        argv,
+        [sys.executable, "-m", "uvicorn", "--app-dir", EXAMPLES, "--port", str(port), app],
         log=folder / "log",
-        ready=lambda: answers(f"http://127.0.0.1:{app}"),
+        ready=lambda: answers(f"http://127.0.0.1:{port}"),
         cwd=folder,
-        env={"PYTHONPATH": str(ROOT)},
+        env={"PYTHONPATH": str(ROOT), **env},
     )
     url = f"http://127.0.0.1:{front}"
     nginx = running(
-        [nginx_path, "-e", f"{folder}/error", "-c", f"{folder}/nginx.conf"],
+        [program, "-e", f"{folder}/error", "-c", f"{folder}/nginx.conf"],
         log=folder / "nginx",
         ready=lambda: answers(url),
     )
     with application, nginx, httpx.Client(base_url=url, trust_env=False, timeout=60) as client:
+        client.headers["x-application"] = str(port)
+        yield client
+
+
+@pytest.fixture(scope="module")
+def client(tmp_path_factory: pytest.TempPathFactory, nginx_path: str) -> Iterator[httpx.Client]:
+    with behind_nginx(tmp_path_factory.mktemp("nginx"), nginx_path, "archive:app") as client:
         yield client
 
 
@@ -69,3 +77,22 @@ def test_a_guard_answers_before_the_upload_has_arrived(client: httpx.Client) -> 
         head = f"PUT /cases/{uuid4()}/contract HTTP/1.1\r\nHost: x\r\nContent-Length: 5000000000\r\n\r\n"
         stranger.sendall(head.encode() + b"%PDF-1.7")
         assert stranger.recv(4096).startswith(b"HTTP/1.1 401 ")
+
+
+def test_nginx_sends_what_the_application_leaves_to_it(tmp_path: Path, nginx_path: str) -> None:
+    env = {"OFFLOAD_TOKEN": "a secret that both know", "FILES": f"{tmp_path}/files"}
+    with behind_nginx(tmp_path, nginx_path, "offloading:app", **env) as client:
+        assert client.post("/films/moss", content=PDF).status_code == 201
+        whole = client.get("/films/moss")
+        assert hashlib.sha256(whole.content).digest() == hashlib.sha256(PDF).digest()
+        assert whole.headers["etag"] == f'"{hashlib.sha256(PDF).hexdigest()}"'
+        part = client.get("/films/moss", headers={"Range": "bytes=5000000-5000099"})
+        assert (part.status_code, part.content) == (206, PDF[5000000:5000100])
+        assert client.get("/films/moss", headers={"If-None-Match": whole.headers["etag"]}).status_code == 304
+        # Past nginx nothing is left to it.
+        past = client.get(f"http://127.0.0.1:{client.headers['x-application']}/films/moss")
+        assert "x-accel-redirect" not in past.headers
+        assert len(past.content) == len(PDF)
+        told = {"X-Granite-Offload": env["OFFLOAD_TOKEN"]}
+        past = client.get(f"http://127.0.0.1:{client.headers['x-application']}/films/moss", headers=told)
+        assert past.headers["x-accel-redirect"].startswith("/_files/")

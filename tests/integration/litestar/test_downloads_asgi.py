@@ -18,7 +18,8 @@ from litestar.routes import BaseRoute
 from granite_core import AsyncStorageManager, StorageManager, StoragePolicy
 from granite_litestar import DownloadOperation
 from granite_litestar._middleware import compression_opt_key, exempt_from_compression, mark_downloads
-from granite_litestar.responses import ChunkPacer, FileDownload
+from granite_litestar._pacing import ChunkPacer
+from granite_litestar.responses import FileDownload
 
 from .downloads_support import CountingBackend, content_of
 

@@ -80,20 +80,22 @@ class TestConfiguration:
         assert (finding.code, finding.subject) == ("backend-memory", "backend 'm'")
 
     def test_policies_are_held_against_their_backends(self, tmp_path: Any) -> None:
-        backends = {"main": LocalStorageBackend(tmp_path)}
+        backends = {"main": LocalStorageBackend(tmp_path), "memory": MemoryStorageBackend()}
         asked = WriteOptions(storage_class="GLACIER", durable=True)
         policies = {
             "plain": StoragePolicy("plain", "main", max_size=5),
             "large": StoragePolicy("large", "main"),
             "cold": StoragePolicy("cold", "main", max_size=5, store=asked),
             "sent": StoragePolicy("sent", "main", max_size=5, delivery="redirect"),
+            "left": StoragePolicy("left", "memory", max_size=5, delivery="offload"),
         }
-        found = list(judge_policies(policies, backends, {"plain", "large", "cold"}))
+        found = list(judge_policies(policies, backends, {"plain", "large", "cold", "left"}))
         assert [(each.code, each.subject, each.severity.value) for each in found] == [
             ("policy-size", "policy 'large'", "note"),
             ("policy-store", "policy 'cold'", "note"),
             ("policy-delivery", "policy 'sent'", "error"),
             ("policy-unused", "policy 'sent'", "note"),
+            ("policy-delivery", "policy 'left'", "error"),
         ]
         assert "storage_class" in found[1].found
         assert said(judge_policies({"plain": policies["plain"]}, backends, ())) == {}

@@ -221,6 +221,7 @@ class TestDurability:
         {"retention": timedelta(-1)},
         {"verify_reads": True, "delivery": "redirect"},
         {"verify_reads": True, "delivery": "auto"},
+        {"verify_reads": True, "delivery": "offload"},
         {"validators": [None]},
     ],
 )

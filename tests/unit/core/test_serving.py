@@ -403,7 +403,6 @@ def test_everything_is_an_attachment_on_demand() -> None:
     image = Ref(content_type="image/png")
     assert plan(ref=image).header("Content-Disposition") == 'inline; filename="data.bin"'
     assert plan(ref=image, disposition="attachment").header("Content-Disposition") == 'attachment; filename="data.bin"'
-    assert ServeSettings().with_disposition("attachment") == ServeSettings(disposition="attachment")
 
 
 def test_settings_decide_name_caching_and_embedding() -> None:
