@@ -219,7 +219,7 @@ class Uploaded(Operation):
                 answer = await Conversation(_app(world), method, "/uploaded", chunks=chunks, headers=headers).run()
             finally:
                 with world.steps.paused():
-                    await world.async_engine.dispose()
+                    await world.disconnect()
             assert str(world.place.store).encode() not in answer.body
             return answer.status
 

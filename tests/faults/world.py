@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import hashlib
 import os
@@ -124,6 +125,14 @@ class World:
         self.engine.dispose()
         self.backend.close()
         local.os = os
+
+    async def disconnect(self) -> None:
+        """Close the asynchronous engine's connections, as the end of its process would."""
+        pool: Any = self.async_engine.pool
+        if pool.checkedout():
+            gc.collect()  # SQLAlchemy leaves a connection whose ROLLBACK failed to the garbage collector
+            await asyncio.sleep(0)
+        await self.async_engine.dispose()
 
     def session(self) -> Session:
         return Session(self.engine, expire_on_commit=False)
