@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import mimetypes
-from functools import cache
+import posixpath
+from functools import cache, lru_cache
 from typing import Final
 
 __all__ = ["canonical_type", "type_of_suffix"]
@@ -139,9 +140,17 @@ def canonical_type(content_type: str) -> str:
 
 def type_of_suffix(filename: str | None) -> str | None:
     """Return the media type that the suffix of a name stands for; alike on every machine."""
-    if not filename:
-        return None
-    guessed, encoding = _table().guess_type(filename.lower(), strict=False)
+    suffix = posixpath.splitext(filename)[1].lower() if filename else ""
+    return _type_of(suffix) if 1 < len(suffix) <= _LONGEST else None
+
+
+_LONGEST: Final = 32
+"""Characters of a suffix: no known one has as many, and clients choose them."""
+
+
+@lru_cache(maxsize=1024)
+def _type_of(suffix: str) -> str | None:
+    guessed, encoding = _table().guess_type(f"name{suffix}", strict=False)
     if encoding is not None:  # notes.tar.gz is what its last suffix says
         return _ENCODINGS.get(encoding)
     return canonical_type(guessed) if guessed else None

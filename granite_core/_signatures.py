@@ -7,21 +7,20 @@ depends on it; everything else is puremagic's.
 from __future__ import annotations
 
 import re
+from functools import cache
 from typing import Final
 
 from granite_core._containers import look_into_container
 from granite_core._kinds import (
     IN_OLE,
-    MEDIA,
     OLE,
-    SIGNED,
     Shown,
     exactly,
     fits_anything_unknown,
     is_shown_by_bytes,
     is_textual,
 )
-from granite_core._media_types import canonical_type
+from granite_core._magic_table import kind_by_magic
 
 __all__ = ["SNIFF_BYTES", "Shown", "is_shown_by_bytes", "is_textual", "show"]
 
@@ -41,7 +40,9 @@ def show(head: bytes) -> Shown:
         return shown
     if (text := _as_text(head)) is not None:
         return _textual(text)
-    return _by_puremagic(head) or (_TEXT if not _BINARY.search(head) else _UNKNOWN)
+    if (kind := kind_by_magic(head)) is not None:
+        return _only(kind)
+    return _TEXT if not _BINARY.search(head) else _UNKNOWN
 
 
 _UNKNOWN: Final = Shown(None, fits_anything_unknown)
@@ -49,7 +50,7 @@ _UNKNOWN: Final = Shown(None, fits_anything_unknown)
 
 # -- the rest ----------------------------------------------------------------------------------------------------------
 
-# The most common kinds come before puremagic, which takes a millisecond to look through its table.
+# The most common kinds are known here, whatever puremagic's table says of them.
 _PREFIXES: Final = (
     (b"\x89PNG\r\n\x1a\n", "image/png"),
     (b"\xff\xd8\xff", "image/jpeg"),
@@ -75,46 +76,41 @@ _PREFIXES: Final = (
     (b"\x28\xb5\x2f\xfd", "application/zstd"),
     (b"SQLite format 3\0", "application/vnd.sqlite3"),
 )
+_BY_FIRST_BYTE: Final = {
+    first: tuple(each for each in _PREFIXES if each[0][0] == first) for first in {prefix[0] for prefix, _ in _PREFIXES}
+}
 _RIFF: Final = {b"WAVE": "audio/wav", b"AVI ": "video/x-msvideo", b"WEBP": "image/webp"}
+
+
+_OLE: Final = Shown(OLE, lambda other: other in IN_OLE)
+_PROGRAMS: Final = frozenset(
+    ("application/x-msdownload", "application/x-dosexec", "application/vnd.microsoft.portable-executable")
+)
+_PROGRAM: Final = Shown("application/x-msdownload", lambda other: other in _PROGRAMS, _PROGRAMS)
 
 
 def _others(head: bytes) -> Shown | None:
     if head.startswith(b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1"):
-        return Shown(OLE, lambda other: other in IN_OLE)
+        return _OLE
     if head[:64].lstrip(b"\xef\xbb\xbf \t\r\n\f").startswith(b"%PDF-"):
-        return exactly("application/pdf", *_KIN["application/pdf"])
-    for prefix, content_type in _PREFIXES:
+        return _only("application/pdf")
+    for prefix, content_type in _BY_FIRST_BYTE.get(head[0], ()):
         if head.startswith(prefix):
-            return exactly(content_type, *_KIN.get(content_type, ()))
+            return _only(content_type)
     if head.startswith(b"RIFF") and (form := _RIFF.get(head[8:12])) is not None:
-        return exactly(form)
+        return _only(form)
     if head.startswith(b"MZ") and b"\0" in head:
-        programs = (
-            "application/x-msdownload",
-            "application/x-dosexec",
-            "application/vnd.microsoft.portable-executable",
-        )
-        return Shown("application/x-msdownload", lambda other: other in programs, frozenset(programs))
+        return _PROGRAM
     if head[257:262] == b"ustar":
-        return exactly("application/x-tar")
+        return _only("application/x-tar")
     if head[:1] == b"G" and head[188:189] == b"G" and head[376:377] == b"G":  # packets of 188 bytes (ISO 13818-1)
-        return exactly("video/mp2t")
+        return _only("video/mp2t")
     return None
 
 
-def _by_puremagic(head: bytes) -> Shown | None:
-    # Imported when the first upload comes: it loads its table of signatures.
-    import puremagic
-
-    try:
-        matches = puremagic.magic_string(head)
-    except (puremagic.PureError, ValueError):
-        return None
-    for match in matches:
-        kind = canonical_type(match.mime_type)
-        if kind.startswith(MEDIA) or kind in SIGNED:
-            return exactly(kind, *_KIN.get(kind, ()))
-    return None
+@cache  # there are no more kinds than tables name
+def _only(content_type: str) -> Shown:
+    return exactly(content_type, *_KIN.get(content_type, ()))
 
 
 _KIN: Final = {

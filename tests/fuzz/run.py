@@ -22,6 +22,7 @@ PARSERS = [
     "granite_core._containers",
     "granite_core._disposition",
     "granite_core._kinds",
+    "granite_core._magic_table",
     "granite_core._media_types",
     "granite_core._preconditions",
     "granite_core._ranges",

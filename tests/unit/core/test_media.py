@@ -6,11 +6,16 @@ import io
 import struct
 import unicodedata
 import zipfile
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from puremagic import main as puremagic
 
+from granite_core._kinds import MEDIA, SIGNED
+from granite_core._magic_table import kind_by_magic
+from granite_core._media_types import canonical_type, type_of_suffix
 from granite_core.media import clean_content_type, clean_filename, judge_content, matches_type, sniff_content_type
 from tests.support.effort import cpu_seconds
 
@@ -285,3 +290,59 @@ def test_a_name_or_claim_that_the_bytes_belie_is_seen(
     head: bytes, name: str | None, claimed: str | None, contradicted: str | None
 ) -> None:
     assert judge_content(head, name, claimed).contradicted == contradicted
+
+
+@pytest.mark.parametrize(
+    ("name", "named"),
+    [
+        ("a.tar.gz", "application/gzip"),
+        ("A.TGZ", "application/gzip"),
+        ("report.2026.PDF", "application/pdf"),
+        (".jpg", None),
+        ("..jpg", None),
+        ("a.", None),
+        ("a." + "j" * 300, None),
+        ("data:text/html,a", None),
+        ("https:a.jpg", "image/jpeg"),
+    ],
+)
+def test_a_name_stands_for_the_type_of_its_last_suffix(name: str, named: str | None) -> None:
+    assert type_of_suffix(name) == named
+
+
+# -- the table of signatures -------------------------------------------------------------------------------------------
+
+_FIRST = st.sampled_from(puremagic.magic_header_array + puremagic.magic_footer_array)
+_SECOND = st.sampled_from([(magic, row) for magic, rows in puremagic.multi_part_dict.items() for row in rows])
+
+
+@st.composite
+def _signed(draw: st.DrawFn) -> bytes:
+    """Bytes with signatures of puremagic's in them, some where they mean something."""
+    content = bytearray(draw(st.binary(min_size=1, max_size=64)) * draw(st.sampled_from((1, 1, 9, 40))))
+    pieces = [(row.offset, row.byte_match) for row in draw(st.lists(_FIRST, max_size=3))]
+    for magic, row in draw(st.lists(_SECOND, max_size=1)):
+        pieces += [(0, magic), (row.offset, row.byte_match)]
+    for offset, magic in pieces:
+        at = offset if offset >= 0 else max(0, len(content) + offset)
+        content.extend(bytes(max(0, at - len(content))))
+        content[at : at + len(magic)] = magic
+    return bytes(content[:4096])
+
+
+@given(_signed())
+def test_the_ordered_table_finds_what_puremagic_finds(head: bytes) -> None:
+    found = [
+        (canonical_type(each.mime_type), (each.confidence, len(each.byte_match))) for each in _puremagic_finds(head)
+    ]
+    wanted = [(kind, rank) for kind, rank in found if kind.startswith(MEDIA) or kind in SIGNED]
+    # Which of those that are equally good comes first depends on the process, with puremagic.
+    best = {kind for kind, rank in wanted if rank == wanted[0][1]}
+    assert kind_by_magic(head) in (best or {None})
+
+
+def _puremagic_finds(head: bytes) -> list[Any]:
+    try:
+        return puremagic.magic_string(head)
+    except puremagic.PureError:
+        return []
