@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable
 from contextlib import suppress
-from functools import partial
+from functools import cached_property, partial
 from inspect import isawaitable
 from typing import TYPE_CHECKING, Final
 
@@ -38,11 +38,18 @@ class PendingFile:
     ) -> None:
         self.staged: Final = staged
         self.backend: Final = backend
+        self._policy = policy
+        self._field = field
         self._events = events
-        self.validators: Final = tuple(policy.validators)
-        self.candidate: Final = Candidate(
+        self.validators: Final = policy.validators
+
+    @cached_property
+    def candidate(self) -> Candidate:
+        """What the validators are given."""
+        staged, backend = self.staged, self.backend
+        return Candidate(
             staged,
-            field or policy.storage_key,
+            self._field or self._policy.storage_key,
             open=partial(backend.open, staged.location),
             open_async=partial(open_reader, backend, partial(backend.open_reader, staged.location), wanted=staged.size),
         )

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from granite_core._media_types import canonical_type, type_of_suffix
-from granite_core._signatures import SNIFF_BYTES, Shown, is_shown_by_bytes, show
+from granite_core._signatures import SNIFF_BYTES, is_shown_by_bytes, show
 
 __all__ = [
     "SNIFF_BYTES",
@@ -85,7 +85,9 @@ def clean_content_type(value: str | None) -> str | None:
 
     Parameters are dropped (RFC 9110 section 8.3.1): only the type itself is ever compared.
     """
-    bare = (value or "").partition(";")[0].strip().lower()
+    if not value:
+        return None
+    bare = value.partition(";")[0].strip().lower()
     return bare if _MEDIA_TYPE.match(bare) else None
 
 
@@ -129,17 +131,16 @@ def judge_content(head: bytes, filename: str | None = None, claimed: str | None 
         claimed: Media type that the client or caller claims.
     """
     shown = show(head)
-    said = (type_of_suffix(filename), canonical_type(clean_content_type(claimed) or DEFAULT_TYPE))
-    candidates = [each for each in said if each and each != DEFAULT_TYPE]
     found = shown.content_type or DEFAULT_TYPE
-    return TypeJudgement(
-        next((each for each in candidates if shown.fits(each)), found),
-        next((each for each in candidates if each != found and _contradicts(each, shown)), None),
-    )
-
-
-def _contradicts(candidate: str, shown: Shown) -> bool:
-    return is_shown_by_bytes(candidate) and not (shown.fits(candidate) or candidate in shown.kin)
+    content_type = contradicted = None
+    for said in (type_of_suffix(filename), canonical_type(clean_content_type(claimed) or DEFAULT_TYPE)):
+        if said is None or said == DEFAULT_TYPE:
+            continue
+        if shown.fits(said):
+            content_type = content_type or said
+        elif said != found and said not in shown.kin and is_shown_by_bytes(said):
+            contradicted = contradicted or said
+    return TypeJudgement(content_type or found, contradicted)
 
 
 def sniff_content_type(head: bytes, filename: str | None = None, claimed: str | None = None) -> str:

@@ -308,7 +308,8 @@ def unread_list(data: str | bytes) -> list[StoredObjectRef]:
 
 def timestamp(moment: datetime) -> str:
     """Write a moment as refs do: ISO 8601 in UTC, in microseconds."""
-    return moment.astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+    text = (moment if moment.tzinfo is UTC else moment.astimezone(UTC)).isoformat(timespec="microseconds")
+    return f"{text[:-6]}Z"
 
 
 class _Done(Awaitable[None]):

@@ -67,7 +67,7 @@ class StagedWrite:
         self._intake = Intake(policy, field=field, filename=filename, claimed_type=claimed_type)
         self._writer: ObjectWriter | None = None
         self._copied: StoredObjectRef | None = None
-        self._copied_at = now()
+        self._copied_at: datetime | None = None
         self._done = False
 
     @property
@@ -187,7 +187,10 @@ class StagedWrite:
         if self._done:
             raise StorageError("this write has ended already", operation="commit")
         try:
-            staged = self._copied_receipt(self._copied) if self._copied is not None else self._written_receipt()
+            if self._copied is not None and self._copied_at is not None:
+                staged = self._copied_receipt(self._copied, self._copied_at)
+            else:
+                staged = self._written_receipt()
         except BaseException as error:
             self._fail(error)
             raise
@@ -205,7 +208,7 @@ class StagedWrite:
         self._writer.commit()
         return self._receipt(self._intake.size, checksum, self._intake.content_type, created_at)
 
-    def _copied_receipt(self, ref: StoredObjectRef) -> StagedFile:
+    def _copied_receipt(self, ref: StoredObjectRef, copied_at: datetime) -> StagedFile:
         size = self.backend.stat(self._location).size
         if size != ref.size:
             raise ChecksumMismatchError(
@@ -214,7 +217,7 @@ class StagedWrite:
                 limit=ref.size,
                 value=size,
             )
-        return self._receipt(ref.size, ref.checksum, ref.content_type, self._copied_at)
+        return self._receipt(ref.size, ref.checksum, ref.content_type, copied_at)
 
     def _receipt(self, size: int, checksum: str, content_type: str | None, created_at: datetime) -> StagedFile:
         return StagedFile(

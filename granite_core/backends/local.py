@@ -335,8 +335,10 @@ class LocalStorageBackend(StorageBackend):
         return descriptor
 
     def _open_or_make(self, name: str, parent: int) -> int:
-        with suppress(FileNotFoundError):
+        try:
             return _open_inner(name, parent)
+        except FileNotFoundError:
+            pass
         with suppress(FileExistsError):
             os.mkdir(name, self._folder_mode, dir_fd=parent)
         if self.durable:
@@ -407,13 +409,15 @@ class _LocalWriter(ObjectWriter):
         self._closed = False
 
     def write(self, data: Buffer, /) -> None:
-        view = memoryview(data).cast("B")
         try:
-            self._start("write")
-            while view:
-                done = os.write(self._file, view)  # may take less than it was given
-                self._written += done
-                view = view[done:]
+            if self._file < 0:
+                self._start("write")
+            done, size = os.write(self._file, data), memoryview(data).nbytes
+            self._written += done
+            while done < size:  # it may take less than it was given
+                more = os.write(self._file, memoryview(data).cast("B")[done:])
+                self._written += more
+                done += more
         except OSError as error:
             self.abort()
             raise _failure(error, "write", self._location, absent=False) from error
@@ -433,7 +437,8 @@ class _LocalWriter(ObjectWriter):
 
     def commit(self) -> None:
         try:
-            self._start("commit")
+            if self._file < 0:
+                self._start("commit")
             self._publish()
         except OSError as error:
             self.abort()
@@ -466,7 +471,7 @@ class _LocalWriter(ObjectWriter):
                 # Where the backend is not durable, a folder that is there already may not be on the disk yet.
                 catch_up = self._durable and not self._backend.durable
                 self._folder = self._backend._open_folder(self._segments[:-1], make=True, sync=catch_up)
-                self._temporary = f"{TEMPORARY_PREFIX}{secrets.token_hex(8)}"
+                self._temporary = f"{TEMPORARY_PREFIX}{os.urandom(8).hex()}"
                 self._file = os.open(self._temporary, _CREATE, self._backend._file_mode, dir_fd=self._folder)
                 return
             except FileNotFoundError:
