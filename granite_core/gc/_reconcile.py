@@ -151,9 +151,9 @@ class Reconcile(Run):
             began = time.monotonic()
             page, at_end = self.ledger.call(backend, next_page, listing, self.config.page_size)
             if page:
-                locations = [each.location for each in page]
-                accounted = self.ledger.accounted(locations) | self.held_elsewhere(locations)
-                plan = plan_page(place.state, page, accounted, place.key, self.retentions)
+                loose = self.ledger.loose([each.location for each in page])
+                loose -= self.held_elsewhere(loose)
+                plan = plan_page(place.state, page, loose, place.key, self.retentions)
                 if self.dry_run:
                     pass
                 elif not self.ledger.durable:

@@ -192,7 +192,7 @@ class PagePlan:
 def plan_page(
     state: RunState,
     page: Sequence[ObjectStat],
-    accounted: Collection[str],
+    loose: Collection[str],
     backend: str,
     retentions: Collection[tuple[str, int]] = (),
 ) -> PagePlan:
@@ -204,19 +204,19 @@ def plan_page(
     Args:
         state: Where the run stood before the page.
         page: The objects, at least one.
-        accounted: Locations that a row, an upload or a tombstone holds.
+        loose: Locations that no row, upload or tombstone holds.
         backend: ``backend_key`` for the notes.
         retentions: First characters of keys, and how many milliseconds longer than the grace such objects stay.
     """
-    loose = [each for each in page if each.location not in accounted]
+    found = [each for each in page if each.location in loose]
     return PagePlan(
-        tuple(Note(each.location, backend, retention=_retention_of(each.location, retentions)) for each in loose),
+        tuple(Note(each.location, backend, retention=_retention_of(each.location, retentions)) for each in found),
         replace(
             state,
             after=page[-1].location,
             listed=state.listed + len(page),
-            noted=state.noted + len(loose),
-            noted_bytes=state.noted_bytes + sum(each.known_size for each in loose),
+            noted=state.noted + len(found),
+            noted_bytes=state.noted_bytes + sum(each.known_size for each in found),
         ),
     )
 

@@ -279,8 +279,8 @@ class Ledger(Protocol):
 
     # -- the reconcile
 
-    def accounted(self, locations: Collection[str]) -> set[str]:
-        """Return the locations that a row holds or that have a tombstone, released or not, in any database."""
+    def loose(self, locations: Sequence[str]) -> set[str]:
+        """Return the locations that no row holds and that have no tombstone, released or not, in any database."""
         ...
 
     def open_run(self, name: str, holder: str, *, not_within: int) -> RunState | int:

@@ -13,6 +13,7 @@ def upgrade() -> None:
             "ix_book_scan_location",
             "book",
             [sa.literal_column("(scan ->> 'location')")],
+            postgresql_ops={"(scan ->> 'location')": "text_pattern_ops"},
             postgresql_concurrently=True,
             if_not_exists=True,
         )

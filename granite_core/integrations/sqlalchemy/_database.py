@@ -18,6 +18,7 @@ from granite_core.aio import joined
 from granite_core.errors import ConfigurationError
 from granite_core.gc.ports import LedgerBusyError
 from granite_core.integrations.sqlalchemy._greenlet import in_greenlet
+from granite_core.integrations.sqlalchemy._indexes import find_indexed
 from granite_core.integrations.sqlalchemy.references import file_columns
 from granite_core.integrations.sqlalchemy.tables import GraniteTables, tables_of
 
@@ -70,6 +71,7 @@ class Database:
             self.engine.get_execution_options().get("schema_translate_map") or {}
         )
         self.columns: tuple[Column[Any], ...] = ()
+        self.indexed: frozenset[Column[Any]] = frozenset()
         self.tables: GraniteTables | None = None
         self._shadow: tuple[Any, Engine] | None = None
         self.find_columns()
@@ -81,6 +83,10 @@ class Database:
         # Asking for the tables declares them: not where there are no files, for then nobody has made them.
         with_files = (tables_of(each) for each in self.metadata if columns[id(each)])
         self.tables = next(filter(None, with_files), None)
+
+    def find_indexes(self) -> None:
+        """Look again which columns have an index for the look-up: it may have been made, or dropped, since."""
+        self.indexed = self.read(lambda connection: find_indexed(connection, self.columns, self.schemas))
 
     @property
     def label(self) -> str:

@@ -11,8 +11,8 @@ from sqlalchemy.pool import SingletonThreadPool, StaticPool
 
 from granite_core.findings import Finding, Severity
 from granite_core.integrations.sqlalchemy._database import Database
+from granite_core.integrations.sqlalchemy._indexes import index_names, lookup_indexes
 from granite_core.integrations.sqlalchemy._transaction import fields_by_class
-from granite_core.integrations.sqlalchemy.fields import lookup_indexes
 from granite_core.manager import MANAGER_KEY, StorageManager
 
 __all__ = ["Diagnosis"]
@@ -118,10 +118,10 @@ def _judge_table(database: Database, connection: Connection, table: Table) -> It
     if missing := [each.name for each in table.columns if each.name not in columns]:
         said = f"table {name} has no column {', '.join(missing)}"
         yield Finding("column-missing", Severity.ERROR, said, f"its migration has not been run: {_MIGRATE}")
-    wanted = lookup_indexes(table) if connection.dialect.name in _INDEXED else []
+    wanted = lookup_indexes(table, connection.dialect.name) if connection.dialect.name in _INDEXED else []
     if table.name.startswith("granite_"):
         wanted += table.indexes
-    indexes = _index_names(connection, table, schema)
+    indexes = index_names(connection, table, schema)
     for index in wanted:
         if index.name not in indexes:
             yield Finding(
@@ -130,14 +130,6 @@ def _judge_table(database: Database, connection: Connection, table: Table) -> It
                 f"table {name} has no index {index.name}: every look-up reads the whole table",
                 f"{_MIGRATE}; on SQLite with compare_lookup_indexes, see the page on Alembic",
             )
-
-
-def _index_names(connection: Connection, table: Table, schema: str | None) -> set[str]:
-    if connection.dialect.name == "sqlite":  # its inspector passes over indexes on expressions
-        master = f'"{schema}".sqlite_master' if schema else "sqlite_master"
-        query = text(f"SELECT name FROM {master} WHERE type = 'index' AND tbl_name = :table")  # noqa: S608 - a schema of the user's own configuration
-        return set(connection.scalars(query, {"table": table.name}))
-    return {str(each["name"]) for each in inspect(connection).get_indexes(table.name, schema=schema)}
 
 
 # -- what each kind of database has of its own -------------------------------------------------------------------------

@@ -27,8 +27,9 @@ from granite_core.integrations.sqlalchemy._database import AnyEngine, Database, 
 from granite_core.integrations.sqlalchemy._diagnosis import Diagnosis
 from granite_core.integrations.sqlalchemy._graces import forget_longer, longest_grace, record_grace
 from granite_core.integrations.sqlalchemy._greenlet import in_greenlet, run_blocking
+from granite_core.integrations.sqlalchemy._loose import find_loose
 from granite_core.integrations.sqlalchemy._row_files import RowFiles
-from granite_core.integrations.sqlalchemy.references import held_locations
+from granite_core.integrations.sqlalchemy.references import find_held
 from granite_core.integrations.sqlalchemy.tables import GraniteTables, db_now, home_of
 
 if TYPE_CHECKING:
@@ -106,6 +107,7 @@ class SQLAlchemyLedger(RowFiles, Diagnosis):
             )
         for database in self._all:
             database.read(partial(_check, database))
+            database.find_indexes()
 
     def register_columns(self) -> None:
         """Write down the columns this process knows."""
@@ -299,13 +301,14 @@ class SQLAlchemyLedger(RowFiles, Diagnosis):
 
     # -- the reconcile -------------------------------------------------------------------------------------------------
 
-    def accounted(self, locations: Collection[str]) -> set[str]:
-        """Return the locations that a row holds or that have a tombstone in any database."""
-        found: set[str] = set()
+    def loose(self, locations: Sequence[str]) -> set[str]:
+        """Return the locations that no row holds and that have no tombstone in any database."""
+        left = list(locations)
         for database in self._all:
-            left = [each for each in locations if each not in found]
-            found |= database.read(partial(_accounted, database, left))
-        return found
+            if left:
+                found = database.read(partial(_loose, database, left))
+                left = [each for each in left if each in found]
+        return set(left)
 
     def open_run(self, name: str, holder: str, *, not_within: int) -> RunState | int:
         """Begin or take over a reconcile, and remove the notes of those that nobody can go on with."""
@@ -533,7 +536,8 @@ def _look(database: Database, locations: Collection[str], connection: Connection
     longest = 0
     if database.tables is not None:
         longest = connection.scalar(select(longest_grace(database.tables.state))) or 0
-    return rows, frozenset(held_locations(connection, database.columns, locations)), longest
+    held = find_held(connection, database.columns, locations, {}, indexed=database.indexed)
+    return rows, frozenset(held), longest
 
 
 def _judged(number: int, row: Any, due_before: int) -> Tombstone:
@@ -541,13 +545,9 @@ def _judged(number: int, row: Any, due_before: int) -> Tombstone:
     return Tombstone(number, row.id, row.location, row.backend, due, row.attempts, row.storage_key)
 
 
-def _accounted(database: Database, locations: Collection[str], connection: Connection) -> set[str]:
-    found = held_locations(connection, database.columns, locations)
-    if database.tables is not None:
-        t = database.tables.tombstone.c
-        for some in chunks((each for each in locations if each not in found), _IN):
-            found.update(connection.scalars(select(t.location).where(t.location.in_(some))))
-    return found
+def _loose(database: Database, locations: Sequence[str], connection: Connection) -> set[str]:
+    tombstone = database.tables.tombstone if database.tables is not None else None
+    return find_loose(connection, database.columns, locations, indexed=database.indexed, tombstone=tombstone)
 
 
 def _execute(statement: Executable, values: Any, connection: Connection) -> None:

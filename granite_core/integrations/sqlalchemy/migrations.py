@@ -14,16 +14,14 @@ from collections.abc import Iterable
 from functools import cache
 from typing import TYPE_CHECKING, Any, Final, Literal
 
-from sqlalchemy import text
-
 from granite_core.errors import MissingExtraError
-from granite_core.integrations.sqlalchemy.fields import lookup_indexes
+from granite_core.integrations.sqlalchemy._indexes import index_names, lookup_indexes
 from granite_core.integrations.sqlalchemy.types import is_file_type
 
 if TYPE_CHECKING:
     from alembic.autogenerate.api import AutogenContext
     from alembic.operations.ops import UpgradeOps
-    from sqlalchemy import Connection, Index, Table
+    from sqlalchemy import Index, Table
 
 __all__ = ["compare_lookup_indexes", "render_item"]
 
@@ -77,10 +75,10 @@ def _add_missing(autogen_context: AutogenContext, upgrade_ops: UpgradeOps, schem
     for table in autogen_context.sorted_tables:
         if table.schema not in schemas or not _is_included(autogen_context, table, "table"):
             continue
-        there = _index_names(connection, table)
+        there = index_names(connection, table, table.schema)
         missing: list[ops.MigrateOperation] = [
             ops.CreateIndexOp.from_index(index)
-            for index in lookup_indexes(table)
+            for index in lookup_indexes(table, "sqlite")
             if index.name not in there and _is_included(autogen_context, index, "index")
         ]
         if missing:
@@ -90,11 +88,3 @@ def _add_missing(autogen_context: AutogenContext, upgrade_ops: UpgradeOps, schem
 def _is_included(autogen_context: AutogenContext, item: Table | Index, kind: Literal["table", "index"]) -> bool:
     """Ask the user's ``include_object``."""
     return autogen_context.run_object_filters(item, item.name, kind, reflected=False, compare_to=None)
-
-
-def _index_names(connection: Connection, table: Table) -> set[str]:
-    """The names alone, which SQLAlchemy's reflection leaves out for indexes of expressions."""
-    quote = connection.dialect.identifier_preparer.quote
-    place = f"{quote(table.schema)}." if table.schema else ""
-    query = text(f"SELECT name FROM {place}sqlite_master WHERE type = 'index' AND tbl_name = :name")  # noqa: S608 - quoted
-    return set(connection.execute(query, {"name": table.name}).scalars())

@@ -6,27 +6,21 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any, Final, Protocol
 
-from sqlalchemy import (
-    Column,
-    ColumnElement,
-    Connection,
-    MetaData,
-    Select,
-    String,
-    case,
-    cast,
-    func,
-    inspect,
-    literal,
-    select,
-)
-from sqlalchemy.dialects.postgresql import JSONB
-from sqlalchemy.ext.compiler import compiles
+from sqlalchemy import Column, ColumnElement, Connection, MetaData, Select, inspect, literal, select
 from sqlalchemy.orm import Mapper, Session
-from sqlalchemy.sql.functions import FunctionElement
 
 from granite_core.errors import ConfigurationError
-from granite_core.integrations.sqlalchemy.types import StoredObjectRefListType, is_file_column
+from granite_core.integrations.sqlalchemy._expressions import (
+    WANTED,
+    element_in,
+    location_in,
+    one_that_holds,
+    packed,
+    ref_location,
+    wanted_in,
+)
+from granite_core.integrations.sqlalchemy._indexes import is_indexed
+from granite_core.integrations.sqlalchemy.types import is_file_column
 from granite_core.refs import StoredObjectRef
 
 __all__ = [
@@ -44,39 +38,10 @@ __all__ = [
 ]
 
 LOOK_UP_BATCH: Final = 500
-_ARROWS_SINCE: Final = (3, 38, 0)
+"""So many values go into one IN, and rows come at a time."""
 
-
-class ref_location(FunctionElement[str]):  # noqa: N801 - named as a SQL function is
-    """The location of the ref in a file column; written alike in the index and in every look-up."""
-
-    type = String()
-    inherit_cache = True
-    name = "granite_ref_location"
-
-
-@compiles(ref_location)
-def _location_default(element: ref_location, compiler: Any, **kw: Any) -> str:
-    return f"JSON_VALUE({compiler.process(element.clauses, **kw)}, '$.location')"
-
-
-@compiles(ref_location, "postgresql")
-def _location_postgresql(element: ref_location, compiler: Any, **kw: Any) -> str:
-    return f"({compiler.process(element.clauses, **kw)} ->> 'location')"
-
-
-@compiles(ref_location, "sqlite")
-def _location_sqlite(element: ref_location, compiler: Any, **kw: Any) -> str:
-    """As on PostgreSQL, where SQLite can: a migration that was made for one of them then serves both."""
-    version = getattr(compiler.dialect.dbapi, "sqlite_version_info", _ARROWS_SINCE)
-    if version >= _ARROWS_SINCE:
-        return _location_postgresql(element, compiler, **kw)
-    return f"json_extract({compiler.process(element.clauses, **kw)}, '$.location')"
-
-
-@compiles(ref_location, "mysql", "mariadb")
-def _location_mysql(element: ref_location, compiler: Any, **kw: Any) -> str:
-    return f"JSON_UNQUOTE(JSON_EXTRACT({compiler.process(element.clauses, **kw)}, '$.location'))"
+_PACKED_BATCH: Final = 10_000
+"""So many locations go into one parameter, where they do."""
 
 
 class Question(Protocol):
@@ -122,6 +87,8 @@ def find_held(
     locations: Collection[str],
     options: Mapping[str, Any],
     question: Question | None = None,
+    *,
+    indexed: Collection[Column[Any]] | None = None,
 ) -> set[str]:
     """Do as ``held_locations`` does, and ask a question by the way.
 
@@ -131,14 +98,18 @@ def find_held(
         locations: The keys to look for.
         options: Options for the queries.
         question: What to ask; it is answered where a row was found.
+        indexed: The columns that have an index for it in this database; those whose model says so, where it was not
+            asked.
     """
+    dialect = connection.dialect.name
     held: set[str] = set()
-    for batch in _batches(sorted(locations), LOOK_UP_BATCH):
+    for batch in _batches(sorted(locations), LOOK_UP_BATCH if wanted_in(dialect) is None else _PACKED_BATCH):
         for column in columns:
             wanted = [location for location in batch if location not in held]
             if not wanted:
                 break
-            held.update(_held_in(connection, column, wanted, dict(options), question))
+            by_index = is_indexed(column, dialect) if indexed is None else column in indexed
+            held.update(_held_in(connection, column, wanted, dict(options), question, by_index=by_index))
     return held.intersection(locations)
 
 
@@ -177,43 +148,30 @@ def _held_in(
     wanted: Sequence[str],
     options: dict[str, Any],
     question: Question | None,
+    *,
+    by_index: bool,
 ) -> Iterator[str]:
-    location = location_in(column, connection.dialect.name)
+    dialect = connection.dialect.name
+    location, rows = location_in(column, dialect), wanted_in(dialect)
     if location is None:
         yield from _held_in_scan(connection, column, frozenset(wanted), options, question)
         return
-    query: Select[Any] = select(location).select_from(column.table).where(location.in_(wanted)).distinct()
+    query: Select[Any]
+    if rows is None:
+        query = select(location).select_from(column.table).where(location.in_(wanted)).distinct()
+    elif by_index:
+        each = rows.c.location
+        query = select(each).where(one_that_holds(column, each, dialect).correlate(rows).exists())
+    else:
+        among = location.in_(select(rows.c.location))
+        query = select(location).select_from(column.table).where(among).distinct()
     if question is not None:
         query = query.add_columns(question.column)
-    for row in connection.execute(query, execution_options=options):
+    parameters = None if rows is None else {WANTED: packed(dialect, wanted)}
+    for row in connection.execute(query, parameters, execution_options=options):
         if question is not None:
             question.answer(row[1])
         yield row[0]
-
-
-def location_in(column: Column[Any], dialect: str) -> Any:
-    """Return the location of each ref in a file column; None where the database cannot look into an array."""
-    if not isinstance(column.type, StoredObjectRefListType):
-        return ref_location(column)
-    element = element_in(column, dialect)
-    if element is None:
-        return None
-    return element.op("->>")("location") if dialect == "postgresql" else func.json_extract(element, "$.location")
-
-
-def element_in(column: Column[Any], dialect: str) -> Any:
-    """Return each ref of a list column as JSON, joined to its row; None where the database cannot look into an array.
-
-    A JSON null or a stray scalar in the column is no array: taken for an empty one, it hides no row.
-    """
-    if dialect == "postgresql":
-        data = cast(column, JSONB)  # for a table whose migration said JSON
-        array = case((func.jsonb_typeof(data) == "array", data), else_=func.jsonb_build_array())
-        return func.jsonb_array_elements(array, type_=String).table_valued("value", joins_implicitly=True).c.value
-    if dialect == "sqlite":
-        element = func.json_each(column).table_valued("value", "type", joins_implicitly=True).c
-        return case((element.type == "object", element.value), else_="{}")  # a bare text is no JSON
-    return None
 
 
 def _held_in_scan(

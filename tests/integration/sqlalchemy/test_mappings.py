@@ -187,9 +187,9 @@ def test_a_file_is_stored_replaced_and_let_go(world: World, model: Any) -> None:
 
 def test_the_index_comes_with_the_column_of_a_mixin_or_an_abstract_base() -> None:
     indexes = {table.name: {index.name for index in table.indexes} for table in Zoo.metadata.sorted_tables}
-    assert indexes["mixed"] == {"ix_mixed_file_location"}
+    assert indexes["mixed"] == {"ix_mixed_file_location", "ix_mixed_pages_location"}
     assert indexes["of_abstract"] == {"ix_of_abstract_file_location"}
-    assert indexes["employee"] == {"ix_employee_file_location", "ix_employee_badge_location"}
+    assert indexes["employee"] == {f"ix_employee_{name}_location" for name in ("badge", "file", "pages")}
     assert indexes["natural"] == {"ix_natural_file_location"}
     assert Mixed.__table__.c.file.info["of"] == "the user"
 
@@ -465,6 +465,7 @@ def test_a_row_whose_file_cannot_be_read_hides_no_other(world: World) -> None:
 def test_columns_that_a_migration_made_plain_json_are_looked_up_too(postgres_url: str) -> None:
     with make_world(postgres_url, base=Zoo) as world:
         with world.engine.begin() as connection:
+            connection.execute(text("DROP INDEX ix_mixed_pages_location"))  # there is none for this type
             connection.execute(text("ALTER TABLE mixed ALTER file TYPE json, ALTER pages TYPE json"))
         with world.session() as session:
             session.add(Mixed(file=world.stage(b"file"), pages=[world.stage(b"page")]))

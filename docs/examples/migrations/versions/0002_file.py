@@ -48,7 +48,13 @@ def upgrade() -> None:
             nullable=True,
         ),
     )
-    op.create_index("ix_letter_file_location", "letter", [sa.literal_column("(file ->> 'location')")], unique=False)
+    op.create_index(
+        "ix_letter_file_location",
+        "letter",
+        [sa.literal_column("(file ->> 'location')")],
+        unique=False,
+        postgresql_ops={"(file ->> 'location')": "text_pattern_ops"},
+    )
 
 
 def downgrade() -> None:
