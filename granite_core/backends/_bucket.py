@@ -3,20 +3,31 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from email.utils import format_datetime
 from typing import Final
 from urllib.parse import urlsplit
 
-from granite_core.errors import ConfigurationError, InvalidKeyError
+from granite_core.errors import BackendUnavailableError, ConfigurationError, InvalidKeyError
 from granite_core.keys import is_reserved, split_key, validate_key
 
-__all__ = ["TOKEN", "answer_overrides", "bucket_prefix", "is_object_key", "patience", "web_address"]
+__all__ = [
+    "TOKEN",
+    "answer_overrides",
+    "bucket_prefix",
+    "delete_alone",
+    "goes_with_others",
+    "is_object_key",
+    "patience",
+    "web_address",
+]
 
 TOKEN: Final = "granite-token"  # noqa: S105 - the name of a metadata entry
 """Metadata entry with a random value for each writer: tells our own commit, of which the answer was lost, from a
 clash with somebody else's."""
 
+AWAY_IN_A_ROW: Final = 3
 MAX_PREFIX_BYTES: Final = 123  # with its slash, what is left of 1,024 bytes beside the longest key
 
 
@@ -46,6 +57,41 @@ def is_object_key(key: str) -> bool:
     except InvalidKeyError:
         return False
     return True
+
+
+def goes_with_others(location: str) -> bool:
+    """Tell whether an object can be deleted with others in a request that names them in XML.
+
+    There are parsers that drop whitespace at the ends of a text, and characters that XML cannot hold.
+    """
+    return location.isprintable() and location == location.strip() and is_object_key(location)
+
+
+def delete_alone(delete: Callable[[str], object], locations: Iterable[str]) -> dict[str, Exception]:
+    """Delete objects one after another; return those that may still be there, and why.
+
+    A store that is away is not waited for once more for each object: after a few in a row the rest is not tried.
+
+    Args:
+        delete: Deletes one object.
+        locations: Which.
+    """
+    failed: dict[str, Exception] = {}
+    away, in_a_row = None, 0
+    for location in locations:
+        if in_a_row == AWAY_IN_A_ROW and away is not None:
+            failed[location] = away
+            continue
+        try:
+            delete(location)
+            in_a_row = 0
+        except BackendUnavailableError as error:
+            failed[location] = away = error
+            in_a_row += 1
+        except Exception as error:  # noqa: BLE001 - whatever one delete raises, the others go on
+            failed[location] = error
+            in_a_row = 0
+    return failed
 
 
 def patience(

@@ -67,6 +67,8 @@ class Capability(Enum):
     """``commit`` of a second writer under a taken key fails with ``ObjectExistsError``, however close the race."""
     SERVER_SIDE_COPY = "server-side-copy"
     """``copy`` moves no bytes through this process."""
+    BATCH_DELETE = "batch-delete"
+    """``delete_many`` costs less than a ``delete`` for each."""
     LOCAL_PATH = "local-path"
     """``local_path`` names a file that holds exactly the object."""
     PRESIGNED_GET = "presigned-get"
@@ -296,6 +298,26 @@ class StorageBackend(ABC):
             while data := reader.read(COPY_BYTES):
                 writer.write(data)
             writer.commit()
+
+    def delete_many(self, locations: Collection[str]) -> Mapping[str, Exception]:
+        """Delete objects, absent ones among them. Without ``Capability.BATCH_DELETE`` they go one after another.
+
+        One that cannot be deleted MUST NOT keep the others, and nothing may be taken for deleted that the store did not
+        say to be. Blocks as long as the store takes for all of them.
+
+        Args:
+            locations: The keys, each once, any number of them.
+
+        Returns:
+            Those that may still be there, and why: what ``delete`` would raise. Empty when all are gone.
+        """
+        failed: dict[str, Exception] = {}
+        for location in locations:
+            try:
+                self.delete(location)
+            except Exception as error:  # noqa: BLE001 - whatever one delete raises, the others go on
+                failed[location] = error
+        return failed
 
     def local_path(self, location: str) -> Path | None:
         """Return the file that holds exactly this object (``Capability.LOCAL_PATH``), or None.

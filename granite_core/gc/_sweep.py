@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
+from granite_core.backends.base import Capability
 from granite_core.errors import StorageError
 from granite_core.gc._run import MEMORY, Run, milliseconds
 from granite_core.gc.plan import (
     LocationPlan,
+    SweepPlan,
     Tombstone,
     Verdict,
     backoff,
+    deletions,
     plan_sweep,
 )
 from granite_core.gc.ports import LedgerBusyError, Look, RowId, chunks
@@ -97,11 +100,9 @@ class Sweep(Run):
         dropped: list[RowId] = []
         failed: list[tuple[RowId, int]] = []
         tombstones = [self.placed(each) for each in look.tombstones]
-        for each in plan_sweep(tombstones, self.held(look, locations), self.usable).objects:
-            # Already claimed: when this run ends early, its rows are taken again after a while.
-            if self.must_stop():
-                break
-            if self.act(each):
+        plan = plan_sweep(tombstones, self.held(look, locations), self.usable)
+        for each, done in self.act(plan):
+            if done:
                 dropped += [(row.database, row.id) for row in each.tombstones]
             else:
                 failed += [((row.database, row.id), backoff(row.attempts + 1)) for row in each.tombstones]
@@ -118,37 +119,55 @@ class Sweep(Run):
         """What rows hold, and what is referred to from elsewhere."""
         return self.held_elsewhere(locations) | look.held
 
-    def act(self, plan: LocationPlan) -> bool:
-        """Carry out the decision on one object; whether its due tombstones have done their work."""
+    def act(self, plan: SweepPlan) -> Iterator[tuple[LocationPlan, bool]]:
+        """Carry out what was decided; of each object, whether its due tombstones have done their work.
+
+        What is not reached before the run must stop is not yielded: it is claimed, and taken again after a while.
+        """
+        for each in plan.objects:
+            if each.verdict is not Verdict.DELETE:
+                yield each, self.leave(each)
+        together = {key for key, each in self.backends.items() if Capability.BATCH_DELETE in each.capabilities}
+        for some in deletions(plan.objects, together):
+            if self.must_stop():
+                return
+            gone = {each.location for each in some} if self.dry_run else self.delete(some)
+            for each in some:
+                done = each.location in gone
+                self.counts["examined"] += 1
+                self.counts["deleted" if done else "failed"] += 1
+                if done and len(self.examples) < MAX_DETAILS:
+                    self.examples.append(each.location)
+                yield each, done
+
+    def leave(self, plan: LocationPlan) -> bool:
         self.counts["examined"] += 1
-        if plan.verdict is Verdict.HELD or plan.verdict is Verdict.YOUNGER:
+        if plan.verdict is not Verdict.NO_BACKEND:
             self.counts[plan.verdict.value] += 1
             return True
-        if plan.verdict is Verdict.NO_BACKEND:
-            self.counts["failed"] += 1
-            for key in plan.backends:
-                if key not in self.usable:
-                    why = "cannot be asked in this run" if key in self.backends else "is not known to the manager"
-                    self.fail(key, plan.location, StorageError(f"backend {key!r} {why}"))
-            return False
-        if not self.dry_run and not self.delete(plan):
-            self.counts["failed"] += 1
-            return False
-        self.counts["deleted"] += 1
-        if len(self.examples) < MAX_DETAILS:
-            self.examples.append(plan.location)
-        return True
-
-    def delete(self, plan: LocationPlan) -> bool:
+        self.counts["failed"] += 1
         for key in plan.backends:
+            if key not in self.usable:
+                why = "cannot be asked in this run" if key in self.backends else "is not known to the manager"
+                self.fail(key, plan.location, StorageError(f"backend {key!r} {why}"))
+        return False
+
+    def delete(self, some: Collection[LocationPlan]) -> Collection[str]:
+        """Delete objects that are in the same backends; the locations of those that are gone from all of them."""
+        left = {each.location: each for each in some}
+        for key in next(iter(some)).backends:
             backend = self.backends[key]
+            failed: Mapping[str, Exception]
             try:
-                self.ledger.call(backend, backend.delete, plan.location)
-            except Exception as error:  # noqa: BLE001 - whatever one delete raises, the others go on
-                self.fail(key, plan.location, error)
-                return False
-            self.manager.events.deleted(plan.location, plan.storage_key, key, "swept")
-        return True
+                failed = self.ledger.call(backend, backend.delete_many, tuple(left))
+            except Exception as error:  # noqa: BLE001 - whatever a backend raises, the sweep goes on
+                failed = dict.fromkeys(left, error)
+            for location in [each for each in left if each in failed]:
+                self.fail(key, location, failed[location])
+                del left[location]
+            for location, plan in left.items():
+                self.manager.events.deleted(location, plan.storage_key, key, "swept")
+        return left
 
     def sweep_memory(self) -> None:
         """Do the same for notes that are kept in memory. One that was ever seen held is dropped, due or not."""
@@ -166,8 +185,7 @@ class Sweep(Run):
                 due = location in held or seen.written_at + seen.note.retention <= now - self.grace
                 note = seen.note
                 row = Tombstone(MEMORY, 0, location, note.backend, due, seen.attempts, note.storage_key)
-                for plan in plan_sweep([self.placed(row)], held, self.usable).objects:
-                    done = self.act(plan)
+                for _, done in self.act(plan_sweep([self.placed(row)], held, self.usable)):
                     if self.dry_run:
                         continue
                     if done:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Final
@@ -22,6 +22,7 @@ __all__ = [
     "backoff",
     "check_marker",
     "check_overlaps",
+    "deletions",
     "distinct_backends",
     "jittered",
     "plan_page",
@@ -142,6 +143,24 @@ def plan_sweep(tombstones: Collection[Tombstone], held: Collection[str], backend
             verdict = Verdict.NO_BACKEND
         objects.append(LocationPlan(location, verdict, keys, due))
     return SweepPlan(tuple(objects))
+
+
+def deletions(objects: Collection[LocationPlan], together: Collection[str]) -> Iterator[tuple[LocationPlan, ...]]:
+    """Yield the objects that go, in the groups in which they go: those that are in the same backends.
+
+    Args:
+        objects: What was decided.
+        together: Keys of the backends that delete many objects at once; in others each object is a group of its own.
+    """
+    groups: dict[tuple[str, ...], list[LocationPlan]] = {}
+    for each in objects:
+        if each.verdict is not Verdict.DELETE:
+            continue
+        if all(key in together for key in each.backends):
+            groups.setdefault(each.backends, []).append(each)
+        else:
+            yield (each,)
+    yield from map(tuple, groups.values())
 
 
 def backoff(attempts: int) -> int:

@@ -4,13 +4,21 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar
 
-from granite_core.backends.base import NO_OPTIONS, ObjectReader, ObjectStat, ObjectWriter, StorageBackend, WriteOptions
+from granite_core.backends.base import (
+    NO_OPTIONS,
+    Capability,
+    ObjectReader,
+    ObjectStat,
+    ObjectWriter,
+    StorageBackend,
+    WriteOptions,
+)
 from granite_core.errors import BackendUnavailableError
 from granite_core.findings import Finding
 
@@ -22,9 +30,22 @@ __all__ = ["FaultyBackend", "Operation"]
 T = TypeVar("T")
 
 Operation: TypeAlias = Literal[
-    "open_writer", "write", "commit", "abort", "open_reader", "read", "close", "stat", "delete", "list", "copy", "clear"
+    "open_writer",
+    "write",
+    "commit",
+    "abort",
+    "open_reader",
+    "read",
+    "close",
+    "stat",
+    "delete",
+    "delete_many",
+    "list",
+    "copy",
+    "clear",
 ]
-"""What can be counted and broken. ``close`` is a reader's; ``list`` counts a listing once, when it begins."""
+"""What can be counted and broken. ``close`` is a reader's; ``list`` counts a listing once, when it begins;
+``delete_many`` counts a call of a backend that claims ``Capability.BATCH_DELETE``, of others each ``delete``."""
 
 
 @dataclass(slots=True)
@@ -163,6 +184,12 @@ class FaultyBackend(StorageBackend):
     def delete(self, location: str) -> None:
         """Delete in the inner backend."""
         self._run("delete", location, lambda: self.inner.delete(location))
+
+    def delete_many(self, locations: Collection[str]) -> Mapping[str, Exception]:
+        """Delete in the inner backend; one after another, each counted, where it has no better way."""
+        if Capability.BATCH_DELETE not in self.capabilities:
+            return super().delete_many(locations)
+        return self._run("delete_many", "", lambda: self.inner.delete_many(locations))
 
     def list_objects(self, *, prefix: str = "", start_after: str | None = None) -> Iterator[ObjectStat]:
         """List the inner backend; a ``late`` rule acts after the last object."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import io
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -199,6 +199,34 @@ class DeletesWholeFolders(Broken):
     def delete(self, location: str) -> None:
         for each in list(self.list_objects(prefix=location)):
             super().delete(each.location)
+
+
+class DeletesManyByTheirFolders(Broken):
+    def delete_many(self, locations: Collection[str]) -> dict[str, Exception]:
+        for folder in {each.rpartition("/")[0] for each in locations}:
+            for each in list(self.list_objects(prefix=folder)):
+                self.delete(each.location)
+        return {}
+
+
+class DropsWhitespaceWhereItDeletesMany(Broken):
+    def delete_many(self, locations: Collection[str]) -> dict[str, Exception]:
+        for each in locations:
+            self.delete(each.strip())
+        return {}
+
+
+class MissesWhatIsAbsentAmongMany(Broken):
+    def delete_many(self, locations: Collection[str]) -> dict[str, Exception]:
+        absent = {each: ObjectNotFoundError("delete: absent") for each in locations if not self.exists(each)}
+        return {**super().delete_many(locations), **absent}
+
+
+class DeletesAThousandAtMost(Broken):
+    capabilities = Broken.capabilities | {Capability.BATCH_DELETE}
+
+    def delete_many(self, locations: Collection[str]) -> Mapping[str, Exception]:
+        return super().delete_many(list(locations)[:1000])
 
 
 class ClosesTheCallersStream(Broken):

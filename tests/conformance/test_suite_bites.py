@@ -42,6 +42,12 @@ CASES: dict[str, list[tuple[type[StorageBackend], dict[str, Any]]]] = {
     "test_a_deleted_object_is_gone": [(of.DeletesNothing, {})],
     "test_deleting_what_is_absent_is_no_error": [(of.ComplainsOfASecondDelete, {})],
     "test_deleting_touches_no_other_object": [(of.DeletesWholeFolders, {}), (of.DeletesTheFolderToo, {})],
+    "test_deleting_many_deletes_each_and_no_other": [
+        (of.DeletesManyByTheirFolders, {}),
+        (of.DropsWhitespaceWhereItDeletesMany, {}),
+    ],
+    "test_deleting_none_or_what_is_absent_is_no_error": [(of.MissesWhatIsAbsentAmongMany, {})],
+    "test_more_can_be_deleted_than_a_request_names": [(of.DeletesAThousandAtMost, {})],
     "test_clearing_touches_neither_objects_nor_a_writer_at_work": [(of.ClearsWhatIsAtWork, {})],
     "test_clearing_removes_what_a_dead_writer_left": [(of.CountsTheSameLeftoverForEver, {})],
     # -- reading
@@ -119,6 +125,7 @@ _NEVER_SOUND = {
     "test_memory_does_not_grow_with_what_is_written",
     "test_a_local_path_names_a_file_with_exactly_the_object",
     "test_a_public_address_is_there_where_it_is_claimed",
+    "test_more_can_be_deleted_than_a_request_names",
 }
 
 

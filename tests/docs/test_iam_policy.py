@@ -23,6 +23,7 @@ NEEDS = {
     "CopyObject": {"s3:GetObject", "s3:PutObject"},
     "CreateMultipartUpload": {"s3:PutObject"},
     "DeleteObject": {"s3:DeleteObject"},
+    "DeleteObjects": {"s3:DeleteObject"},
     "GetBucketLifecycleConfiguration": {"s3:GetLifecycleConfiguration"},
     "GetBucketVersioning": {"s3:GetBucketVersioning"},
     "GetObject": {"s3:GetObject"},
@@ -47,6 +48,8 @@ def test_the_policy_allows_what_the_backend_does(
         needed.update(NEEDS[model.name])
         if "versionId" in params["query_string"]:
             needed.add("s3:DeleteObjectVersion" if model.name == "DeleteObject" else "s3:GetObjectVersion")
+        if model.name == "DeleteObjects" and b"VersionId" in params["body"]:
+            needed.add("s3:DeleteObjectVersion")
         if "x-amz-tagging" in params["headers"]:
             needed.add("s3:PutObjectTagging")
 
@@ -75,6 +78,8 @@ def _use(backend: S3StorageBackend) -> None:
     backend.client.create_multipart_upload(Bucket=backend.bucket, Key="uploads/c")
     backend.clear_unfinished(timedelta(seconds=-60))
     backend.copy("a", "d")
+    backend.put_bytes("f", b"x")
+    assert backend.delete_many(["f", "absent"]) == {}
     backend.copy_limit = 5 * MIB
     backend.copy("a", "e")
     assert backend.stat("e").size == len(backend.get("d"))

@@ -285,6 +285,15 @@ async def delete_absent(case: Case) -> None:
     case.backend.delete("absent")
 
 
+async def delete_many(case: Case) -> None:
+    going, case.kept = list(case.kept), {}
+    failed = case.backend.delete_many([*going, "absent"])
+    assert all(isinstance(each, StorageError) for each in failed.values())
+    assert not any(case.straight.exists(each) for each in going if each not in failed)
+    for error in failed.values():
+        raise error
+
+
 def three(case: Case) -> None:
     for number in range(3):
         case.straight.put_bytes(f"object{number}", SMALL)
@@ -337,6 +346,7 @@ OPERATIONS = (
     Operation("exists", exists, something_small, believes="404 of something else"),
     Operation("delete", delete, something_small),
     Operation("delete absent", delete_absent),
+    Operation("delete many", delete_many, three),
     Operation("list", list_all, three, believes="a bit flipped in the answer"),
     Operation("copy", copy, something_small),
     Operation("copy in parts", copy_in_parts, something_large),

@@ -285,6 +285,49 @@ class TestClashes:
         assert store.backend().get("a") == b"first"
 
 
+class TestDeletingMany:
+    KEYS = ("a", "b", " c", "d&<e>", "\u00e9")
+
+    @pytest.fixture
+    def filled(self, store: Store) -> ObstoreStorageBackend:
+        backend = store.backend("p")
+        for key in self.KEYS:
+            backend.put_bytes(key, b"x")
+        return backend
+
+    def left(self, store: Store) -> list[str]:
+        return list(store.boto3("p").iter_locations())
+
+    def test_is_a_request_for_each_thousand(
+        self, store: Store, filled: ObstoreStorageBackend, proxy: HttpProxy
+    ) -> None:
+        requests = proxy.inject(lambda exchange: exchange.client.send(exchange.forward().raw), times=None)
+        backend = store.backend("p", endpoint=proxy.endpoint)
+        assert backend.delete_many([*self.KEYS, *(f"absent{number}" for number in range(1000))]) == {}
+        assert sorted(each.head.partition(b" ")[0] for each in requests) == [b"DELETE", b"POST", b"POST"]
+        assert self.left(store) == []
+
+    def test_tells_the_one_that_is_refused(self, store: Store, filled: ObstoreStorageBackend, proxy: HttpProxy) -> None:
+        refused = b"<Error><Code>AccessDenied</Code></Error>"
+        said = (
+            b"<DeleteResult><Error><Key>p/b</Key><Code>AccessDenied</Code><Message>m</Message></Error></DeleteResult>"
+        )
+        xml = (("Content-Type", "application/xml"),)
+        proxy.inject(lambda exchange: exchange.reply(Answer(200, "OK", xml, said)), matching=rb"POST ")
+        proxy.inject(lambda exchange: exchange.reply(Answer(403, "No", xml, refused)), matching=rb"DELETE \S*/p/b ")
+        failed = store.backend("p", endpoint=proxy.endpoint).delete_many(self.KEYS)
+        assert {key: type(error) for key, error in failed.items()} == {"b": AccessDeniedError}
+        assert self.left(store) == ["b"]
+
+    def test_does_not_believe_what_something_else_answers(
+        self, store: Store, filled: ObstoreStorageBackend, proxy: HttpProxy
+    ) -> None:
+        proxy.inject(lambda exchange: exchange.reply(NOT_HERE), times=100)
+        failed = store.backend("p", endpoint=proxy.endpoint, retry_config=NEVER).delete_many(self.KEYS)
+        assert {key: type(error) for key, error in failed.items()} == dict.fromkeys(self.KEYS, BackendUnavailableError)
+        assert self.left(store) == sorted(self.KEYS)
+
+
 class TestCutBodies:
     @pytest.fixture
     def fragile(self, store: Store, proxy: HttpProxy) -> ObstoreStorageBackend:

@@ -22,6 +22,7 @@ from granite_core.errors import (
     BackendError,
     BackendUnavailableError,
     ConfigurationError,
+    InvalidKeyError,
     ObjectExistsError,
     ObjectNotFoundError,
 )
@@ -510,12 +511,29 @@ class TestVersionedBuckets:
         backend.delete("absent")
         assert sorted(self.versions(versioned)) == ["a/b", "ab"]
 
+    def test_keep_nothing_of_many_that_were_deleted_at_once(self, versioned: Store) -> None:
+        backend = versioned.backend(prefix="p")
+        for key in ("a", "a/b", "ab", "c"):
+            backend.put_bytes(key, b"x")
+        for number in range(3):
+            versioned.admin.put_object(Bucket=versioned.bucket, Key="p/a", Body=str(number).encode())
+        with calls_of(backend.client) as calls:
+            assert backend.delete_many(["a", "c", "absent"]) == {}
+        assert calls == ["DeleteObjects", *["ListObjectVersions"] * 3, "DeleteObjects"]
+        assert sorted(self.versions(versioned)) == ["p/a/b", "p/ab"]
+        backend.delete_many(["a", "a/b"])
+        assert self.versions(versioned) == ["p/ab"]
+
     def test_may_be_left_to_a_lifecycle_rule_if_there_is_one(self, versioned: Store) -> None:
         backend = versioned.backend(delete_versions=False)
         backend.put_bytes("a", b"x")
         backend.delete("a")
         assert not backend.exists("a")
         assert self.versions(versioned) == ["a", "a"]
+        backend.put_bytes("b", b"x")
+        assert backend.delete_many(["a", "b"]) == {}
+        assert not backend.exists("b")
+        assert self.versions(versioned).count("b") == 2
         with pytest.raises(ConfigurationError, match="lifecycle"):
             backend.check()
         rule = {
@@ -528,6 +546,105 @@ class TestVersionedBuckets:
             Bucket=versioned.bucket, LifecycleConfiguration={"Rules": [rule]}
         )
         backend.check()
+
+
+class TestDeletingMany:
+    """What a request for many objects says of each, and what is done where it says nothing."""
+
+    KEYS = ("a", "b", "c", "d")
+
+    @pytest.fixture
+    def proxied(self, store: Store) -> Iterator[tuple[S3StorageBackend, HttpProxy]]:
+        for key in self.KEYS:
+            store.backend().put_bytes(key, b"x")
+        with HttpProxy(store.server.endpoint) as proxy:
+            yield store.backend(store.client(proxy.endpoint, retries={"total_max_attempts": 1})), proxy
+
+    def left(self, store: Store) -> list[str]:
+        return list(store.backend().iter_locations())
+
+    def test_is_a_request_for_each_thousand(self, atomic: Store) -> None:
+        backend = atomic.backend(prefix="p")
+        backend.put_bytes("a1", b"x")
+        backend.put_bytes("b", b"x")
+        with calls_of(backend.client) as calls:
+            assert backend.delete_many([f"a{number}" for number in range(1001)]) == {}
+            assert calls == ["DeleteObjects"] * 2
+            assert backend.delete_many(["b"]) == {}
+        assert calls == ["DeleteObjects"] * 2 + ["DeleteObject"]
+        assert self.left(atomic) == []
+
+    def test_tells_those_that_are_refused_and_tries_the_others_again(
+        self, store: Store, proxied: tuple[S3StorageBackend, HttpProxy]
+    ) -> None:
+        backend, proxy = proxied
+        inject_deletions(proxy, deleted=["absent"], errors={"a": "AccessDenied", "b": "InternalError"})
+        failed = backend.delete_many([*self.KEYS, "absent"])  # of c and d nothing is said
+        assert {key: type(error) for key, error in failed.items()} == {"a": AccessDeniedError}
+        assert failed["a"].location == "a"  # type: ignore[attr-defined]
+        assert self.left(store) == ["a"]
+
+    def test_gives_up_what_fails_every_time(self, store: Store, proxied: tuple[S3StorageBackend, HttpProxy]) -> None:
+        backend, proxy = proxied
+        inject_deletions(proxy, deleted=["a"], errors={"b": "SlowDown", "c": "NoSuchKey"}, times=3)
+        failed = backend.delete_many(self.KEYS)
+        assert {key: type(error) for key, error in failed.items()} == dict.fromkeys("bd", BackendUnavailableError)
+
+    def test_takes_each_by_itself_where_the_store_knows_no_such_request(
+        self, store: Store, proxied: tuple[S3StorageBackend, HttpProxy]
+    ) -> None:
+        backend, proxy = proxied
+        body = b"<Error><Code>NotImplemented</Code><Message>A header you provided</Message></Error>"
+        answer = Answer(501, "Not Implemented", (("Content-Type", "application/xml"),), body)
+        proxy.inject(lambda exchange: exchange.reply(answer), matching=rb"POST ", times=100)
+        assert backend.delete_many([*self.KEYS, "absent"]) == {}
+        assert self.left(store) == []
+
+    def test_does_not_believe_what_something_else_answers(
+        self, store: Store, proxied: tuple[S3StorageBackend, HttpProxy]
+    ) -> None:
+        backend, proxy = proxied
+        proxy.inject(lambda exchange: exchange.reply(LOGIN_PAGE), matching=rb"(POST|DELETE) ", times=100)
+        failed = backend.delete_many(self.KEYS)
+        assert {key: type(error) for key, error in failed.items()} == dict.fromkeys(self.KEYS, BackendUnavailableError)
+        assert self.left(store) == list(self.KEYS)
+
+    def test_soon_gives_up_a_store_that_is_away(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
+        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
+        backend = S3StorageBackend("bucket", endpoint_url="http://127.0.0.1:1", region="us-east-1", max_attempts=1)
+        with calls_of(backend.client) as calls:
+            failed = backend.delete_many([f"a{number}" for number in range(500)])
+        assert len(failed) == 500
+        assert {type(error) for error in failed.values()} == {BackendUnavailableError}
+        assert calls == ["DeleteObjects"] + ["DeleteObject"] * 3
+
+    def test_never_takes_a_key_for_another(self, store: Store) -> None:
+        backend = store.backend()
+        going = [" a", "a ", "a\u2028b", "a\u00a0", "x&amp;y", "x<y>z", "'\"", "ä", "a\u0308"]
+        kept = ["a", "ab", "x&y", "\u00e4b"]
+        for key in (*going, *kept):
+            backend.put_bytes(key, b"x")
+        assert backend.delete_many(going) == {}
+        assert self.left(store) == sorted(kept)
+
+    def test_refuses_what_is_no_key_and_no_more(self, store: Store) -> None:
+        backend = store.backend(prefix="p")
+        backend.put_bytes("a", b"x")
+        store.backend().put_bytes("secret", b"x")
+        failed = backend.delete_many(["a", "../secret", "b"])
+        assert {key: type(error) for key, error in failed.items()} == {"../secret": InvalidKeyError}
+        assert self.left(store) == ["secret"]
+
+
+def inject_deletions(proxy: HttpProxy, *, deleted: list[str], errors: dict[str, str], times: int = 1) -> None:
+    """Have the next requests for many deletions answered so."""
+    said = [f"<Deleted><Key>{key}</Key></Deleted>" for key in deleted]
+    said += [f"<Error><Key>{key}</Key><Code>{code}</Code><Message>m</Message></Error>" for key, code in errors.items()]
+    head = '<?xml version="1.0"?><DeleteResult xmlns="http://s3.amazonaws.com/doc/2006-03-01/">'
+    body = f"{head}{''.join(said)}</DeleteResult>".encode()
+    answer = Answer(200, "OK", (("Content-Type", "application/xml"),), body)
+    proxy.inject(lambda exchange: exchange.reply(answer), matching=rb"POST ", times=times)
 
 
 class TestCheck:

@@ -9,7 +9,16 @@ from datetime import datetime, timedelta
 from typing import Any, Final, Literal
 from uuid import uuid4
 
-from granite_core.backends._bucket import TOKEN, answer_overrides, bucket_prefix, is_object_key, patience, web_address
+from granite_core.backends._bucket import (
+    TOKEN,
+    answer_overrides,
+    bucket_prefix,
+    delete_alone,
+    goes_with_others,
+    is_object_key,
+    patience,
+    web_address,
+)
 from granite_core.backends._parts import MAX_PART_BYTES, MIN_PART_BYTES
 from granite_core.backends._sigv4 import LONGEST, object_address, sign
 from granite_core.backends.base import (
@@ -46,6 +55,9 @@ __all__ = ["ObstoreStorageBackend"]
 MIB: Final = 1024 * 1024
 COPY_LIMIT: Final = MAX_PART_BYTES
 """Bytes up to which one request copies an object on S3."""
+
+DELETE_AT_ONCE: Final = 1000
+"""Objects that are deleted by one call: what one request of S3 takes."""
 
 _ORDERED: Final = frozenset({"s3", "gs", "az", "memory"})
 _BUCKETS: Final = frozenset({"s3", "gs", "az"})
@@ -87,8 +99,8 @@ class ObstoreStorageBackend(StorageBackend):
 
     backend_name = "obstore"
     capabilities = frozenset({Capability.SERVER_SIDE_COPY})
-    """``PRESIGNED_GET`` as well where S3 credentials are known here: from the store, from the environment, or from a
-    ``credential_provider`` that is no coroutine function."""
+    """``BATCH_DELETE`` as well in a bucket, and ``PRESIGNED_GET`` where S3 credentials are known here: from the store,
+    from the environment, or from a ``credential_provider`` that is no coroutine function."""
 
     presign_limit = LONGEST
     """How long an address of ``presign_get`` may be good: seven days, and never longer than temporary credentials."""
@@ -132,7 +144,7 @@ class ObstoreStorageBackend(StorageBackend):
         self._signer = Signer(self._place)
         self._keeps_buffers = self._place.kind == "memory"  # what it is given becomes the object
         self.capabilities = self._claims()
-        self._stores: tuple[int, dict[tuple[str | None, str | None], Any]] = (0, {})
+        self._stores: tuple[int, dict[tuple[tuple[str, str], ...], Any]] = (0, {})
 
     # -- the primitives ------------------------------------------------------------------------------------------------
 
@@ -221,6 +233,23 @@ class ObstoreStorageBackend(StorageBackend):
                 return
         raise BackendUnavailableError("copy: it is not there", operation="copy", backend="obstore", location=target)
 
+    def delete_many(self, locations: Collection[str]) -> Mapping[str, Exception]:
+        """Delete objects, many with each request on S3 and Azure, several at a time elsewhere.
+
+        obstore does not say what became of each: where any of them fails, each is deleted by itself.
+        """
+        if Capability.BATCH_DELETE not in self.capabilities or len(locations) == 1:
+            return delete_alone(self.delete, locations)
+        together = [each for each in locations if goes_with_others(each)]
+        alone = [each for each in locations if not goes_with_others(each)]
+        for at in range(0, len(together), DELETE_AT_ONCE):
+            some = together[at : at + DELETE_AT_ONCE]
+            try:
+                library().delete(self._store_for_many(), [self._key(each) for each in some])
+            except obstore_errors():
+                alone += some
+        return delete_alone(self.delete, alone)
+
     def presign_get(
         self,
         location: str,
@@ -303,6 +332,8 @@ class ObstoreStorageBackend(StorageBackend):
 
     def _claims(self) -> frozenset[Capability]:
         claimed = set(type(self).capabilities)
+        if self._place.kind in _BUCKETS:
+            claimed.add(Capability.BATCH_DELETE)
         if can_sign(self._place):
             claimed.add(Capability.PRESIGNED_GET)
         if self._public_url is not None:
@@ -316,23 +347,30 @@ class ObstoreStorageBackend(StorageBackend):
         return self.prefix + location
 
     def _store(self, options: WriteOptions = NO_OPTIONS) -> Any:
-        """Return the store of this process: on S3 one for each kind of encryption that policies ask for."""
+        """Return the store of this process, on S3 with the encryption that a policy asks for."""
+        asked = {"server_side_encryption": options.encryption, "sse_kms_key_id": options.encryption_key}
+        return self._store_with(**{name: value for name, value in asked.items() if value is not None})
+
+    def _store_for_many(self) -> Any:
+        """Return a store that names many objects in one request to delete them."""
+        return self._store_with(disable_bulk_delete="false")
+
+    def _store_with(self, **settings: str) -> Any:
+        """Return the store of this process, or its like that has other settings, of which only S3 knows any."""
         pid, made = self._stores
         if pid != os.getpid():
             pid, made = self._stores = (os.getpid(), {})
-        asked = (options.encryption, options.encryption_key) if self._place.kind == "s3" else (None, None)
+        asked = tuple(settings.items()) if self._place.kind == "s3" else ()
         found = made.get(asked)
         if found is None:
             library()
             # No lock: a fork while one is held would hang the child. Of two threads, the later one's store is kept.
-            found = made[asked] = self._place.make() if asked == (None, None) else self._encrypting(*asked)
+            found = made[asked] = self._like(self._store(), settings) if asked else self._place.make()
         return found
 
-    def _encrypting(self, encryption: str | None, key: str | None) -> Any:
-        base = self._store()
-        asked = {"server_side_encryption": encryption, "sse_kms_key_id": key}
+    def _like(self, base: Any, settings: Mapping[str, str]) -> Any:
         return type(base)(
-            config={**base.config, **{name: value for name, value in asked.items() if value is not None}},
+            config={**base.config, **settings},
             prefix=base.prefix,
             client_options=base.client_options,
             retry_config=base.retry_config,

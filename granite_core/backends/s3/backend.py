@@ -26,6 +26,7 @@ from granite_core.backends.base import (
 )
 from granite_core.backends.s3.answers import ask, pages
 from granite_core.backends.s3.client import boto_errors, error_code, failure, http_status, make_client
+from granite_core.backends.s3.deletion import delete_together, versions_of
 from granite_core.backends.s3.diagnosis import BucketSettings, judge_bucket
 from granite_core.backends.s3.download import S3Reader
 from granite_core.backends.s3.facts import ask_bucket
@@ -89,7 +90,9 @@ class S3StorageBackend(StorageBackend):
     """
 
     backend_name = "s3"
-    capabilities = frozenset({Capability.ATOMIC_CREATE, Capability.PRESIGNED_GET, Capability.SERVER_SIDE_COPY})
+    capabilities = frozenset(
+        {Capability.ATOMIC_CREATE, Capability.BATCH_DELETE, Capability.PRESIGNED_GET, Capability.SERVER_SIDE_COPY}
+    )
 
     presign_limit = LONGEST
     """How long an address of ``presign_get`` may be good: seven days, and never longer than temporary credentials."""
@@ -222,7 +225,8 @@ class S3StorageBackend(StorageBackend):
             answer = self._ask("delete_object", **target)
             # A versioned bucket says that it only hid the object behind a marker.
             if self.delete_versions and (answer.get("DeleteMarker") or answer.get("VersionId")):
-                self._delete_versions(target["Key"])
+                for version in versions_of(self, target["Key"]):
+                    self._ask("delete_object", **target, VersionId=version)
         except boto_errors() as error:
             if error_code(error) == "NoSuchKey":
                 return
@@ -232,7 +236,7 @@ class S3StorageBackend(StorageBackend):
         """List the bucket page by page, each page beginning after the last key seen."""
         last = start_after or ""
         while True:
-            arguments = {**self._pick(_OWNER), "Bucket": self.bucket, "Prefix": self.prefix + prefix}
+            arguments = {**self._owner(), "Bucket": self.bucket, "Prefix": self.prefix + prefix}
             if last:
                 arguments["StartAfter"] = self.prefix + last
             try:
@@ -273,6 +277,10 @@ class S3StorageBackend(StorageBackend):
             if http_status(error) == 412:
                 self._head(source)  # absent, most likely
             raise failure(error, "copy", source) from error
+
+    def delete_many(self, locations: Collection[str]) -> Mapping[str, Exception]:
+        """Delete objects, a thousand with each request, and every version of them where the bucket keeps them."""
+        return delete_together(self, locations)
 
     def presign_get(
         self,
@@ -315,7 +323,7 @@ class S3StorageBackend(StorageBackend):
     def clear_unfinished(self, older_than: timedelta) -> int:
         """Abort multipart uploads under the prefix into which nothing has come for that long."""
         before, cleared = datetime.now(UTC) - older_than, 0
-        arguments = {**self._pick(_OWNER), "Bucket": self.bucket, "Prefix": self.prefix}
+        arguments = {**self._owner(), "Bucket": self.bucket, "Prefix": self.prefix}
         try:
             for page in pages(self.client, "list_multipart_uploads", **arguments):
                 for upload in page.get("Uploads", ()):
@@ -360,7 +368,7 @@ class S3StorageBackend(StorageBackend):
             public=self._public_url is not None,
             endpoint="" if self.identity[1] == "aws" else f"{address.scheme}://{address.netloc.rpartition('@')[2]}",
         )
-        facts = ask_bucket(self.client, self.bucket, self.prefix, self._pick(_OWNER))
+        facts = ask_bucket(self.client, self.bucket, self.prefix, self._owner())
         return list(judge_bucket(facts, settings, origins))
 
     def __repr__(self) -> str:
@@ -422,18 +430,12 @@ class S3StorageBackend(StorageBackend):
             if http_status(error) != 403:  # who may not list a bucket may not ask for it either
                 raise failure(error, "stat", "") from error
 
+    def _owner(self) -> dict[str, Any]:
+        """Return the arguments that say whose the bucket is."""
+        return self._pick(_OWNER)
+
     def _pick(self, names: frozenset[str]) -> dict[str, Any]:
         return {name: value for name, value in self._extra.items() if name in names}
-
-    def _delete_versions(self, key: str) -> None:
-        owner = self._pick(_OWNER)
-        for page in pages(self.client, "list_object_versions", **owner, Bucket=self.bucket, Prefix=key):
-            found = [*page.get("Versions", ()), *page.get("DeleteMarkers", ())]
-            for each in found:
-                if each["Key"] == key:
-                    self._ask("delete_object", **owner, Bucket=self.bucket, Key=key, VersionId=each["VersionId"])
-            if found and all(each["Key"] != key for each in found):
-                return
 
     def _copy_parts(self, target: str, head: Any, origin: dict[str, Any], options: WriteOptions) -> None:
         place, customer = self._object(target), self._pick(_CUSTOMER_KEY)
@@ -466,7 +468,7 @@ class S3StorageBackend(StorageBackend):
             raise
 
     def _clear_upload(self, key: str, upload_id: str, before: datetime) -> bool:
-        upload = {**self._pick(_OWNER), "Bucket": self.bucket, "Key": key, "UploadId": upload_id}
+        upload = {**self._owner(), "Bucket": self.bucket, "Key": key, "UploadId": upload_id}
         try:
             for page in pages(self.client, "list_parts", **upload):
                 if any(part["LastModified"] >= before for part in page.get("Parts", ())):

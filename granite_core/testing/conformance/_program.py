@@ -132,6 +132,16 @@ class _Program(RuleBasedStateMachine):
     def delete(self, key: str) -> None:
         key = self.folder + key
         self.backend.delete(key)
+        self._is_gone(key)
+
+    @rule(keys=st.sets(key, max_size=4))
+    def delete_many(self, keys: set[str]) -> None:
+        going = [self.folder + each for each in sorted(keys)]
+        assert self.backend.delete_many(going) == {}
+        for each in going:
+            self._is_gone(each)
+
+    def _is_gone(self, key: str) -> None:
         self.objects.pop(key, None)
         for each in self.reading:
             each.deleted = each.deleted or each.key == key

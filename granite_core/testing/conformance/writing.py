@@ -256,6 +256,28 @@ class WritingTests(BackendTests):
         assert sorted(self.keys(backend)) == sorted(kept)
         assert [backend.get(key) for key in kept] == [key.encode() for key in kept]
 
+    def test_deleting_many_deletes_each_and_no_other(self, backend: StorageBackend) -> None:
+        going, kept = ["a/b/x", "b&c/<d>", " e", "f ", "f  g", "é", "a+b%20c"], ["a/b/c", "a/b.txt", "e", "f"]
+        for key in (*going, *kept):
+            backend.put_bytes(key, key.encode())
+        assert backend.delete_many([*going, "a/b", "never/was"]) == {}
+        assert sorted(self.keys(backend)) == sorted(kept)
+        assert [backend.get(key) for key in kept] == [key.encode() for key in kept]
+
+    def test_deleting_none_or_what_is_absent_is_no_error(self, backend: StorageBackend) -> None:
+        backend.put_bytes("a/b", b"abc")
+        assert backend.delete_many([]) == {}
+        assert backend.delete_many(["a/c"]) == {}
+        assert backend.delete_many(["a/c", "a/d"]) == {}
+        assert self.keys(backend) == ["a/b"]
+
+    def test_more_can_be_deleted_than_a_request_names(self, backend: StorageBackend) -> None:
+        self.needs(backend, Capability.BATCH_DELETE)
+        backend.put_bytes("a/0000", b"first")
+        backend.put_bytes(f"a/{self.many:04}", b"last")
+        assert backend.delete_many([f"a/{number:04}" for number in range(self.many + 1)]) == {}
+        assert self.keys(backend) == []
+
     # -- what dead writers left ----------------------------------------------------------------------------------------
 
     def test_clearing_touches_neither_objects_nor_a_writer_at_work(self, backend: StorageBackend) -> None:

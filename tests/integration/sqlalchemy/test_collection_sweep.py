@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from sqlalchemy import select, update
 
-from granite_core import BackendUnavailableError, MemoryStorageBackend, StoredObjectRef
+from granite_core import AccessDeniedError, BackendUnavailableError, Capability, MemoryStorageBackend, StoredObjectRef
 from granite_core.gc import Collector
 from granite_core.gc.marker import MARKER_KEY
 from granite_core.gc.ports import Batch
@@ -164,6 +164,85 @@ class TestWhatGoes:
             assert (report.deleted, world.stored(), world.tombstones()) == (25, set(), [])
 
         world.run(scenario)
+
+
+class TestManyAtOnce:
+    """Backends that delete many objects with one request."""
+
+    @pytest.fixture
+    def batching(self, world: World) -> World:
+        world.backend.capabilities |= {Capability.BATCH_DELETE}
+        return world
+
+    def test_a_batch_is_one_call(self, batching: World) -> None:
+        def scenario() -> None:
+            kept = keep(batching)
+            bury(batching, kept.location)
+            for index in range(25):
+                store(batching, f"o{index}")
+                bury(batching, f"o{index}")
+            report = collector(batching, batch_size=10).sweep()
+            assert (report.deleted, report.held, report.failed) == (25, 1, 0)
+            assert (batching.stored(), batching.tombstones()) == ({kept.location}, [])
+            assert (batching.backend.calls["delete_many"], batching.backend.calls["delete"]) == (3, 0)
+
+        batching.run(scenario)
+
+    def test_one_that_fails_ends_nothing_and_is_retried_later(
+        self, batching: World, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def scenario() -> None:
+            for location in ("a", "b", "c"):
+                store(batching, location)
+                bury(batching, location)
+            with monkeypatch.context() as patch:
+                delete = batching.store.delete
+                patch.setattr(batching.store, "delete", lambda key: delete(key) if key != "b" else deny())
+                report = sweep(batching)
+            assert (report.deleted, report.failed, batching.stored()) == (2, 1, {"b"})
+            assert [(each.backend, each.location) for each in report.problems] == [("main", "b")]
+            (row,) = rows_of(batching, tables().tombstone)
+            assert (row.location, row.attempts) == ("b", 1)
+            assert sweep(batching).examined == 0
+            age_everything(batching)
+            assert sweep(batching).deleted == 1
+
+        batching.run(scenario)
+
+    @pytest.mark.parametrize("late", [False, True])
+    def test_a_call_that_fails_as_a_whole_is_repeated_later(self, batching: World, late: bool) -> None:
+        def scenario() -> None:
+            kept = keep(batching)
+            bury(batching, kept.location)
+            for location in ("a", "b"):
+                store(batching, location)
+                bury(batching, location)
+            batching.backend.fail("delete_many", RuntimeError("no error of ours"), late=late)
+            report = sweep(batching)
+            assert (report.held, report.deleted, report.failed) == (1, 0, 2)
+            assert batching.tombstones() == ["a", "b"]
+            age_everything(batching)
+            assert sweep(batching).deleted == 2
+            assert batching.stored() == {kept.location}
+
+        batching.run(scenario)
+
+    def test_a_stop_comes_between_two_batches(self, batching: World) -> None:
+        def scenario() -> None:
+            stop = threading.Event()
+            for index in range(10):
+                store(batching, f"o{index}")
+                bury(batching, f"o{index}")
+            batching.backend.call("delete_many", stop.set, at=2)
+            report = collector(batching, batch_size=4).sweep(stop=stop)
+            assert report.stopped
+            assert (report.deleted, len(batching.tombstones())) == (8, 2)
+
+        batching.run(scenario)
+
+
+def deny() -> None:
+    raise AccessDeniedError("delete: not yours")
 
 
 class TestHalfWay:

@@ -17,6 +17,7 @@ from granite_core.gc.plan import (
     backoff,
     check_marker,
     check_overlaps,
+    deletions,
     distinct_backends,
     jittered,
     plan_page,
@@ -52,6 +53,23 @@ class TestSweep:
     def test_an_object_in_an_unknown_backend_stays(self) -> None:
         (plan,) = plan_sweep([tombstone(1), tombstone(2, backend="gone")], held=(), backends={"main"}).objects
         assert plan.verdict is Verdict.NO_BACKEND
+
+    def test_objects_go_together_where_all_their_backends_can_do_that(self) -> None:
+        rows = [
+            *(tombstone(number, location=name) for number, name in enumerate("abc")),
+            *(tombstone(number, location="both", backend=name) for number, name in enumerate(("main", "other"), 10)),
+            tombstone(20, location="d", backend="other"),
+            tombstone(21, location="e", backend="other"),
+            tombstone(30, location="held"),
+        ]
+        objects = plan_sweep(rows, held={"held"}, backends={"main", "other"}).objects
+
+        def groups(*together: str) -> set[tuple[str, ...]]:
+            return {tuple(each.location for each in some) for some in deletions(objects, together)}
+
+        assert groups("main") == {("a", "b", "c"), ("both",), ("d",), ("e",)}
+        assert groups("main", "other") == {("a", "b", "c"), ("both",), ("d", "e")}
+        assert groups() == {("a",), ("b",), ("c",), ("both",), ("d",), ("e",)}
 
     def test_an_object_is_deleted_wherever_it_was_said_to_be(self) -> None:
         rows = [tombstone(1), tombstone(2, backend="alias")]
