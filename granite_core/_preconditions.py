@@ -107,6 +107,8 @@ def if_range_holds(fields: Mapping[str, str], validators: Validators, now: datet
 
 def _matches(field_value: str, etag: str | None, *, weakly: bool) -> bool:
     """Compare a list of entity tags, or ``*``, with the current one (RFC 9110, section 8.8.3.2)."""
+    if field_value == etag and (weakly or not etag.startswith("W/")):
+        return True  # as browsers send it
     if field_value.strip(" \t") == "*":
         return True
     if etag is None or (not weakly and etag.startswith("W/")):

@@ -38,6 +38,7 @@ __all__ = ["Links"]
 
 _FILE: Final = "file"
 _ROW: Final = "row"
+_ADDRESSES: Final = frozenset({Capability.PRESIGNED_GET, Capability.PUBLIC_ADDRESS})
 _SHA256: Final = re.compile(r"sha256:([0-9a-f]{64})")
 
 
@@ -124,7 +125,7 @@ class Links:
         filename: str | None = None,
     ) -> UrlPlan | None:
         """Decide where a client can be sent that asked the application for a file; None where the store has no way."""
-        if policy.verify_reads:
+        if policy.verify_reads or not backend.capabilities & _ADDRESSES:
             return None
         until = window(now, self.settings.redirect_expires_in, self.settings.bucket)
         name = clean_filename(filename)

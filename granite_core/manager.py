@@ -155,8 +155,10 @@ class StorageManager(Addresses):
         ``s3``), whatever its key, and the object is in the backend of their policy. Where that is of another kind by
         now, and a backend has the name for its key, the object is there.
         """
-        policy = self._policies.get(storage_key) if is_granite_storage_key(location) else None
-        if policy is None or (backend in self._backends and self._backends[policy.backend_key].backend_name != backend):
+        policy = self._policies.get(storage_key)
+        if policy is None or policy.backend_key == backend or not is_granite_storage_key(location):
+            return backend
+        if backend in self._backends and self._backends[policy.backend_key].backend_name != backend:
             return backend
         return policy.backend_key
 

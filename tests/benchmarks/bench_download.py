@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 from tests.benchmarks.content import GIB, KIB, MIB, make_file
 from tests.benchmarks.harness import Case, Contender, Goal
@@ -73,16 +73,21 @@ def unchanged(address: Address, task: Task) -> int:
 
 
 # --------------------------------------------------------------------------------------------------------- contenders
+On: TypeAlias = Literal["uvicorn", "granian", "nginx", "nginx and uvicorn"]
+
+
 @contextmanager
-def serving(
-    task: Task, ask: Ask, app: str, on: Literal["uvicorn", "granian", "nginx"], *, checked: bool = True
-) -> Iterator[Work]:
-    started = (
-        nginx(task.folder, _locations(task))
-        if on == "nginx"
-        else serve(f"download:{app}", task.folder, task.values, on=on)
-    )
-    with started as address:
+def serving(task: Task, ask: Ask, app: str, on: On, *, checked: bool = True) -> Iterator[Work]:
+    with ExitStack() as stack:
+        behind = []
+        if on == "nginx":
+            address = stack.enter_context(nginx(task.folder, _locations(task)))
+        elif on == "nginx and uvicorn":
+            asked = stack.enter_context(serve(f"download:{app}", task.folder, task.values))
+            behind.append(asked.pid)
+            address = stack.enter_context(nginx(task.folder, _OFFLOADED.format(store=task["store"]), before=asked.port))
+        else:
+            address = stack.enter_context(serve(f"download:{app}", task.folder, task.values, on=on))
 
         def check() -> None:
             for name in ("large", "small"):
@@ -92,8 +97,27 @@ def serving(
             lambda: ask(address, task),
             warm_up=lambda: discard(address.port, "/small"),
             check=check if checked else None,
-            server=address.pid,
+            server=(address.pid, *behind),
         )
+
+
+_OFFLOADED = """
+location / {{
+    proxy_pass http://behind;
+    proxy_http_version 1.1;
+    proxy_set_header Connection "";
+    proxy_buffering off;
+}}
+location /_files/ {{
+    internal;
+    alias {store}/;
+    etag off;
+    if_modified_since off;
+    add_header ETag $upstream_http_etag;
+    add_header X-Content-Type-Options $upstream_http_x_content_type_options;
+    add_header Content-Security-Policy $upstream_http_content_security_policy;
+}}
+"""
 
 
 def _locations(task: Task) -> str:
@@ -101,11 +125,11 @@ def _locations(task: Task) -> str:
 
 
 def contender(
-    name: str, ask: Ask, app: str = "", on: str = "uvicorn", *, checked: bool = True, **options: Any
+    name: str, ask: Ask, app: str = "", on: On = "uvicorn", *, checked: bool = True, **options: Any
 ) -> Contender:
-    if on == "nginx":
+    if "nginx" in on:
         options["missing"] = nginx_missing()
-    needs = ("uvloop", "httptools", "uvicorn") if on == "uvicorn" else ("granian", "uvloop") if on == "granian" else ()
+    needs = ("uvloop", "httptools", "uvicorn") if "uvicorn" in on else ("granian", "uvloop") if on == "granian" else ()
     options["needs"] = (*options.get("needs", ()), *needs)
     return Contender(name, partial(serving, ask=ask, app=app, on=on, checked=checked), **options)
 
@@ -137,7 +161,9 @@ def cases(*, quick: bool) -> list[Case]:
                 contender("pathsend, granian", large, "pathsend", "granian", kind="floor", note="sent by the server"),
                 contender("raw ASGI, uvicorn", large, "raw", kind="floor"),
                 contender("granite, uvicorn", large, "granite", kind="ours"),
-                contender("granite, granian", large, "granite", "granian", kind="ours"),
+                contender("granite, granian", large, "granite", "granian", kind="ours", note="left to the server"),
+                contender("granite, granian, streamed", large, "granite_streamed", "granian", kind="ours"),
+                contender("granite, offloaded", large, "granite_offloaded", "nginx and uvicorn", kind="ours"),
                 contender("Litestar File, uvicorn", large, "litestar_file"),
                 contender("Litestar File, granian", large, "litestar_file", "granian"),
                 contender("Starlette FileResponse, uvicorn", large, "starlette_file", needs=("starlette",)),
@@ -154,6 +180,7 @@ def cases(*, quick: bool) -> list[Case]:
             goals=[
                 Goal("granite, uvicorn", 1.33, metric="cpu"),
                 Goal("granite, granian", 1.33, metric="cpu"),
+                Goal("granite, offloaded", 1.0, metric="cpu"),
                 Goal("granite, uvicorn", 4 * MIB, metric="memory"),
             ],
         ),
@@ -162,6 +189,7 @@ def cases(*, quick: bool) -> list[Case]:
             [
                 contender("nginx", end_of_large, on="nginx", kind="floor", note="sendfile"),
                 contender("granite, uvicorn", end_of_large, "granite", kind="ours"),
+                contender("granite, offloaded", end_of_large, "granite_offloaded", "nginx and uvicorn", kind="ours"),
                 contender("Starlette FileResponse, uvicorn", end_of_large, "starlette_file", needs=("starlette",)),
             ],
             quick=quick,
@@ -180,6 +208,7 @@ def cases(*, quick: bool) -> list[Case]:
                 contender("raw ASGI, uvicorn", small, "raw", kind="floor"),
                 contender("granite, uvicorn", small, "granite", kind="ours"),
                 contender("granite, granian", small, "granite", "granian", kind="ours"),
+                contender("granite, offloaded", small, "granite_offloaded", "nginx and uvicorn", kind="ours"),
                 contender("Litestar File, uvicorn", small, "litestar_file"),
                 contender("Litestar File, granian", small, "litestar_file", "granian"),
                 contender("Starlette FileResponse, uvicorn", small, "starlette_file", needs=("starlette",)),

@@ -60,6 +60,7 @@ def values() -> dict[str, Any]:
 
 _NGINX = """\
 daemon off;
+master_process off;
 worker_processes 1;
 pid {folder}/nginx.pid;
 error_log {folder}/error.log warn;
@@ -78,6 +79,7 @@ http {{
     scgi_temp_path {folder}/scgi;
     types {{ }}
     default_type application/octet-stream;
+    {upstream}
     server {{
         listen 127.0.0.1:{port}{listen};
         {server}
@@ -91,8 +93,13 @@ def nginx_missing() -> str | None:
 
 
 @contextmanager
-def nginx(folder: Path, server: str, *, tls: tuple[Path, Path] | None = None) -> Iterator[Address]:
-    """Run nginx with the lines of a `server` block; with TLS where a certificate and its key are given."""
+def nginx(
+    folder: Path, server: str, *, tls: tuple[Path, Path] | None = None, before: int | None = None
+) -> Iterator[Address]:
+    """Run nginx with the lines of a `server` block; with TLS where a certificate and its key are given.
+
+    `before` is the port of what it stands before, as `http://behind`.
+    """
     port = free_port()
     if tls:
         server = f"ssl_certificate {tls[0]};\n        ssl_certificate_key {tls[1]};\n        {server}"
@@ -103,6 +110,7 @@ def nginx(folder: Path, server: str, *, tls: tuple[Path, Path] | None = None) ->
             port=port,
             listen=" ssl" if tls else "",
             server=server,
+            upstream=f"upstream behind {{ server 127.0.0.1:{before}; keepalive 32; }}" if before else "",
             user="user root;" if os.geteuid() == 0 else "",  # what it serves is in folders of ours
         )
     )

@@ -38,14 +38,14 @@ class Work:
 
     `run` does the work once, or says how often it did it. Neither `warm_up`, done once before memory is looked at, nor
     `prepare`, done before each round, is measured; `check` raises where what was done is not what was asked for.
-    `server` is the process that does the work where that is not the contender's own.
+    `server` is the process that does the work where that is not the contender's own, or all that have a part in it.
     """
 
     run: Callable[[], int | None]
     warm_up: Callable[[], object] | None = None
     prepare: Callable[[], object] | None = None
     check: Callable[[], object] | None = None
-    server: int | None = None
+    server: int | tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,8 @@ def main(connection: Connection, make: Make, task: Task) -> None:
         with make(task) as work:
             if work.warm_up is not None:
                 work.warm_up()
-            watched = _Watched(work.server or os.getpid())
+            server = work.server or os.getpid()
+            watched = _Watched(server if isinstance(server, tuple) else (server,))
             connection.send(("ready", None))
             while (question := connection.recv()) is not None:
                 kind, argument = question
@@ -117,10 +118,10 @@ def _own_cpu() -> float:
 
 
 class _Watched:
-    """A process and its descendants, as /proc shows them."""
+    """Processes and their descendants, as /proc shows them."""
 
-    def __init__(self, pid: int) -> None:
-        self._pid = pid
+    def __init__(self, pids: tuple[int, ...]) -> None:
+        self._pids = pids
         self._idle: int | None = None
 
     def begin(self) -> None:
@@ -153,9 +154,10 @@ class _Watched:
         return total
 
     def _family(self) -> list[int]:
-        if self._pid == os.getpid():
-            return [self._pid]  # a load client is no part of what is measured
-        found, pending = [], [self._pid]
+        if self._pids == (os.getpid(),):
+            return [*self._pids]  # a load client is no part of what is measured
+        found: list[int] = []
+        pending = [*self._pids]
         while pending:
             pid = pending.pop()
             found.append(pid)

@@ -15,21 +15,34 @@ SETTINGS = values()
 PATHS = {name: Path(SETTINGS[name]["path"]) for name in ("large", "small")}
 
 
-def granite() -> Any:
+def granite(delivery: Any = "stream", **config: Any) -> Any:
     from litestar import Litestar, route
     from litestar.params import FromPath
 
     from granite_core import LocalStorageBackend, StorageManager, StoragePolicy, StoredObjectRef
     from granite_litestar import FileDownload, GraniteConfig, GranitePlugin
 
-    manager = StorageManager({"main": LocalStorageBackend(SETTINGS["store"])}, [StoragePolicy("files", "main")])
+    policy = StoragePolicy("files", "main", delivery=delivery)
+    manager = StorageManager({"main": LocalStorageBackend(SETTINGS["store"])}, [policy])
     refs = {name: StoredObjectRef.from_dict(SETTINGS[name]["ref"]) for name in PATHS}
 
     @route("/{name:str}", http_method=["GET", "HEAD"])
     async def download(name: FromPath[str]) -> FileDownload:
         return FileDownload(refs[name])
 
-    return Litestar([download], plugins=[GranitePlugin(GraniteConfig(manager, gc=None))], openapi_config=None)
+    return Litestar([download], plugins=[GranitePlugin(GraniteConfig(manager, gc=None, **config))], openapi_config=None)
+
+
+def granite_streamed() -> Any:
+    """Without leaving whole files to a server that could send them."""
+    return granite(pathsend=False)
+
+
+def granite_offloaded() -> Any:
+    """With nginx in front, which sends the files."""
+    from granite_core import Offload
+
+    return granite("offload", offload=Offload({SETTINGS["store"]: "/_files"}))
 
 
 def litestar_file() -> Any:
