@@ -10,6 +10,7 @@ from granite_core.backends.base import (
     ObjectStat,
     ObjectWriter,
     ReadableStream,
+    ResumableWriter,
     StorageBackend,
 )
 from granite_core.backends.local import LocalStorageBackend
@@ -38,6 +39,10 @@ from granite_core.errors import (
     StorageFullError,
     TokenExpiredError,
     TokenInvalidError,
+    UploadBusyError,
+    UploadGoneError,
+    UploadNotFoundError,
+    UploadOffsetError,
     ValidationFailedError,
 )
 from granite_core.findings import Finding, Severity
@@ -97,6 +102,7 @@ __all__ = [
     "Offload",
     "ReadableStream",
     "ReplaceContentResult",
+    "ResumableWriter",
     "RowLink",
     "S3StorageBackend",
     "SevenMethodBackend",
@@ -116,6 +122,10 @@ __all__ = [
     "StoredObjectRefType",
     "TokenExpiredError",
     "TokenInvalidError",
+    "UploadBusyError",
+    "UploadGoneError",
+    "UploadNotFoundError",
+    "UploadOffsetError",
     "UrlPlan",
     "UrlSettings",
     "ValidationFailedError",

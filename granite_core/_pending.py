@@ -31,16 +31,25 @@ class PendingFile:
         backend: Where it is.
         field: Name for errors; the ``storage_key`` where absent.
         events: Hears of a refusal.
+        stays: Whether it stays when a validator fails without refusing it, because it can be judged again.
     """
 
     def __init__(
-        self, staged: StagedFile, policy: StoragePolicy, backend: StorageBackend, field: str | None, events: EventHub
+        self,
+        staged: StagedFile,
+        policy: StoragePolicy,
+        backend: StorageBackend,
+        field: str | None,
+        events: EventHub,
+        *,
+        stays: bool = False,
     ) -> None:
         self.staged: Final = staged
         self.backend: Final = backend
         self._policy = policy
         self._field = field
         self._events = events
+        self._stays = stays
         self.validators: Final = policy.validators
 
     @cached_property
@@ -76,6 +85,8 @@ class PendingFile:
         """Let it go because of an error. Blocks, never raises."""
         if isinstance(error, ContentRejectedError):
             self._events.refused(error, self.staged.storage_key)
+        elif self._stays:
+            return
         self.discard()
 
     def discard(self) -> None:

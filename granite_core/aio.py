@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from granite_core.policies import Delivery, StoragePolicy
     from granite_core.urls import Disposition, UrlPlan
 
-__all__ = ["AsyncObjectReader", "AsyncStagedWrite", "AsyncStorageManager", "hop", "joined"]
+__all__ = ["AsyncObjectReader", "AsyncStagedWrite", "AsyncStorageManager", "accepted", "hop", "joined"]
 
 
 VERIFY_BYTES: Final = 1024 * 1024
@@ -280,7 +280,7 @@ class AsyncStagedWrite:
 
         Asynchronous validators are awaited here. When the caller is cancelled meanwhile, what was stored is let go.
         """
-        return await _accepted(await hop_or_undo(self._write.backend, self._write.store, PendingFile.discard))
+        return await accepted(await hop_or_undo(self._write.backend, self._write.store, PendingFile.discard))
 
     async def put(self, fill: Callable[[StagedWrite], object]) -> StagedFile:
         """Let a blocking call write everything, in the backend's threads, and commit.
@@ -294,7 +294,7 @@ class AsyncStagedWrite:
                 fill(write)
                 return write.store()
 
-        return await _accepted(await hop_or_undo(self._write.backend, store, PendingFile.discard))
+        return await accepted(await hop_or_undo(self._write.backend, store, PendingFile.discard))
 
     async def abort(self) -> None:
         """Give up; nothing remains. Idempotent, never raises, and runs to its end even when cancelled."""
@@ -307,7 +307,7 @@ class AsyncStagedWrite:
         await self.abort()
 
 
-async def _accepted(pending: PendingFile) -> StagedFile:
+async def accepted(pending: PendingFile) -> StagedFile:
     """Have the validators look at a stored file: asynchronous ones here, the others in the backend's threads.
 
     When one refuses, or the caller is cancelled meanwhile, the file is let go.

@@ -29,6 +29,10 @@ __all__ = [
     "StorageFullError",
     "TokenExpiredError",
     "TokenInvalidError",
+    "UploadBusyError",
+    "UploadGoneError",
+    "UploadNotFoundError",
+    "UploadOffsetError",
     "ValidationFailedError",
 ]
 
@@ -201,6 +205,35 @@ class TokenExpiredError(StorageError):
 
     code = "token_expired"
     public = "The link or token has expired."
+
+
+class UploadNotFoundError(StorageError):
+    """There is no such upload session, or none of this subject: begin a new one."""
+
+    code = "upload_not_found"
+    public = "There is no such upload."
+
+
+class UploadGoneError(StaleRefError):
+    """An upload session has ended: it expired, or a row has taken its file already. Begin a new one."""
+
+    code = "upload_gone"
+    public = "The upload has ended: upload the file again."
+
+
+class UploadBusyError(StorageError):
+    """Somebody else writes to the upload session at this moment: try again in a few seconds."""
+
+    code = "upload_busy"
+    public = "Somebody else is writing to this upload: try again in a few seconds."
+    retryable = True
+
+
+class UploadOffsetError(StorageError):
+    """The bytes do not belong where the upload session stands: ask for its offset, and go on from there."""
+
+    code = "upload_offset"
+    public = "These bytes do not belong where the upload stands."
 
 
 class ObjectNotFoundError(StorageError):

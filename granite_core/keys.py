@@ -12,12 +12,15 @@ from typing import Final
 from granite_core.errors import ConfigurationError, InvalidKeyError
 
 __all__ = [
+    "PIECES",
     "RESERVED_PREFIX",
     "KeyTemplate",
     "build_key",
     "clean_segment",
     "is_granite_storage_key",
     "is_reserved",
+    "owner_of_piece",
+    "piece_key",
     "split_key",
     "suffix_of",
     "unique_part",
@@ -26,6 +29,9 @@ __all__ = [
 
 RESERVED_PREFIX: Final = ".granite"
 """First characters of the names that Granite keeps for itself (temporary files, the store's marker)."""
+
+PIECES: Final = f"{RESERVED_PREFIX}-pieces/"
+"""Where pieces of objects lie that are written in several goes."""
 
 MAX_KEY_BYTES: Final = 900  # S3 ends at 1,024 (API "Creating object key names"); the rest is for a prefix
 MAX_SEGMENT_BYTES: Final = 200  # file systems end at 255; a backend may add to a name
@@ -170,6 +176,21 @@ class KeyTemplate:
                     value=value,
                 ) from error
         return self.text.format(**cleaned)
+
+
+def piece_key(location: str, unique: str) -> str:
+    """Return the reserved key of a piece of an object that is written in several goes.
+
+    Args:
+        location: The object's key.
+        unique: What tells the piece from others; no dots.
+    """
+    return f"{PIECES}{location}.{unique}"
+
+
+def owner_of_piece(key: str) -> str:
+    """Return the key of the object that a piece belongs to."""
+    return key.removeprefix(PIECES).rpartition(".")[0]
 
 
 def is_reserved(key: str) -> bool:

@@ -330,17 +330,28 @@ class StagedFile(StoredObjectRef):
     let it go at once; afterwards only the collector deletes it.
     """
 
-    __slots__ = ("_discard", "_lock", "_state")
+    __slots__ = ("_discard", "_lock", "_state", "_upload")
 
     _state: str
     _lock: threading.Lock
     _discard: Callable[[StoredObjectRef], None]
+    _upload: str | None
 
-    def __init__(self, *fields: Any, discard: Callable[[StoredObjectRef], None]) -> None:
+    def __init__(self, *fields: Any, discard: Callable[[StoredObjectRef], None], upload: str | None = None) -> None:
         super().__init__(*fields)
-        object.__setattr__(self, "_state", "staged")
+        object.__setattr__(self, "_state", "staged" if upload is None else "kept")
         object.__setattr__(self, "_lock", threading.Lock())
         object.__setattr__(self, "_discard", discard)
+        object.__setattr__(self, "_upload", upload)
+
+    @property
+    def upload(self) -> str | None:
+        """Id of the upload session that holds it: the flush that puts it into a row takes it from there, once."""
+        return self._upload
+
+    def mark_taken(self) -> None:
+        """Note that a committed row has taken it from its upload session: from now on it is a ref like others."""
+        object.__setattr__(self, "_upload", None)
 
     @property
     def discarded(self) -> bool:

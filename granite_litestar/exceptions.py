@@ -35,6 +35,10 @@ from granite_core import (
     StorageFullError,
     TokenExpiredError,
     TokenInvalidError,
+    UploadBusyError,
+    UploadGoneError,
+    UploadNotFoundError,
+    UploadOffsetError,
 )
 from granite_core.events import object_id, printable
 from granite_core.logs import describe_error, exc_info_of
@@ -69,6 +73,10 @@ _STATUS: Final[Mapping[type[StorageError], HTTPStatus]] = {
     ContentRejectedError: HTTPStatus.UNPROCESSABLE_ENTITY,
     ChecksumMismatchError: HTTPStatus.UNPROCESSABLE_ENTITY,
     StaleRefError: HTTPStatus.CONFLICT,
+    UploadBusyError: HTTPStatus.LOCKED,
+    UploadGoneError: HTTPStatus.GONE,
+    UploadNotFoundError: HTTPStatus.NOT_FOUND,
+    UploadOffsetError: HTTPStatus.CONFLICT,
     ObjectNotFoundError: HTTPStatus.NOT_FOUND,
     TokenInvalidError: HTTPStatus.NOT_FOUND,
     TokenExpiredError: HTTPStatus.GONE,

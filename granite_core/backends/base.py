@@ -33,6 +33,7 @@ from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Literal, Protocol
 
+from granite_core.backends.resumable import ResumableWriter
 from granite_core.errors import ChecksumMismatchError, ConfigurationError, ObjectNotFoundError
 from granite_core.findings import Finding
 from granite_core.options import NO_OPTIONS, WriteOptions
@@ -50,6 +51,7 @@ __all__ = [
     "ObjectStat",
     "ObjectWriter",
     "ReadableStream",
+    "ResumableWriter",
     "StorageBackend",
     "WriteOptions",
     "location_of",
@@ -75,6 +77,8 @@ class Capability(Enum):
     """``presign_get`` makes addresses under which the store itself gives the object, for a while."""
     PUBLIC_ADDRESS = "public-address"
     """``public_address`` is where everybody may have the object, from the store itself or a CDN before it."""
+    RESUMABLE_WRITES = "resumable-writes"
+    """``resume_writer`` goes on with an object that another process began; without it, pieces are joined at the end."""
 
 
 class ReadableStream(Protocol):
@@ -364,8 +368,56 @@ class StorageBackend(ABC):
         """Return where everybody may have the object (``Capability.PUBLIC_ADDRESS``), or None. No I/O."""
         return None
 
-    def clear_unfinished(self, older_than: timedelta) -> int:
+    def resume_writer(
+        self,
+        location: str,
+        *,
+        offset: int = 0,
+        state: str | None = None,
+        content_type: str | None = None,
+        options: WriteOptions = NO_OPTIONS,
+    ) -> ResumableWriter:
+        """Go on with an object that is written in several goes (``Capability.RESUMABLE_WRITES``), or begin it.
+
+        Nothing is visible under the key before ``commit``. What writers of ``open_writer`` do is not disturbed.
+
+        Args:
+            location: The key. A key is never written twice by Granite.
+            offset: How many bytes the kept state stands for.
+            state: What the last checkpoint that was kept returned; None to begin.
+            content_type: Media type, for stores that keep one; None where it is not known yet, for lack of bytes: then
+                fewer come in this go than a media type is told by.
+            options: What the policy asks of the store.
+
+        Raises:
+            ConfigurationError: The capability is not claimed.
+            ObjectNotFoundError: What the state names is gone: the object must begin anew, under another key.
+            BackendError: It cannot be gone on with now.
+        """
+        raise ConfigurationError(f"{type(self).__name__} cannot go on with what another process began to write")
+
+    def discard_unfinished(self, location: str, state: str | None) -> None:
+        """Remove what the goes at an object left behind that will not be finished (``Capability.RESUMABLE_WRITES``).
+
+        Idempotent. An object that was committed under the key already is not touched.
+
+        Args:
+            location: The key.
+            state: What was kept last; None where nothing ever was.
+
+        Raises:
+            ConfigurationError: The capability is not claimed.
+            BackendError: Something may still be there.
+        """
+        raise ConfigurationError(f"{type(self).__name__} has nothing that another process began to write")
+
+    def clear_unfinished(self, older_than: timedelta, *, keep: Collection[str] = ()) -> int:
         """Remove what writers that died left behind, if it was last touched longer ago than ``older_than``.
+
+        Args:
+            older_than: How long ago at least.
+            keep: Keys that are being written in several goes: what belongs to them stays. Given only to a backend with
+                ``Capability.RESUMABLE_WRITES``.
 
         Returns:
             How many leftovers were removed.

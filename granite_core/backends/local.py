@@ -20,27 +20,26 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from granite_core.backends._appending import PART_PREFIX, AppendingWriter, owner_of_part
 from granite_core.backends._disk import judge_disk, look_at_disk
+from granite_core.backends._files import ABSENT, failure, link_as
 from granite_core.backends.base import (
     NO_OPTIONS,
     Capability,
     ObjectReader,
     ObjectStat,
     ObjectWriter,
+    ResumableWriter,
     StorageBackend,
     WriteOptions,
     location_of,
 )
 from granite_core.errors import (
-    AccessDeniedError,
     BackendError,
     BackendUnavailableError,
     ConfigurationError,
     InvalidKeyError,
-    ObjectExistsError,
-    ObjectNotFoundError,
     StorageError,
-    StorageFullError,
 )
 from granite_core.findings import Finding, Severity
 from granite_core.keys import RESERVED_PREFIX, split_key, validate_key
@@ -61,17 +60,6 @@ _FOLDER: Final = _ROOT | _NO_FOLLOW
 _READ: Final = os.O_RDONLY | _NO_FOLLOW | getattr(os, "O_NONBLOCK", 0)  # a FIFO must not block the opener
 _CREATE: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | _NO_FOLLOW
 
-_DENIED: Final = frozenset({errno.EACCES, errno.EPERM})
-_ABSENT: Final = frozenset({errno.ENOENT, errno.ENOTDIR})
-_FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
-_UNAVAILABLE: Final = frozenset(
-    {
-        *(errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN, errno.EBUSY, errno.ETIMEDOUT, errno.ESTALE),
-        *(errno.EROFS, errno.ENODEV, errno.ENXIO, errno.ESHUTDOWN),  # read-only or pulled out: it may come back
-        *(errno.ENOTCONN, errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.ENETUNREACH, errno.ENETDOWN, errno.ECONNRESET),
-    }
-)
-
 
 class LocalStorageBackend(StorageBackend):
     """Keeps each object in a file of its own below a root folder.
@@ -91,7 +79,14 @@ class LocalStorageBackend(StorageBackend):
     """
 
     backend_name = "local"
-    capabilities = frozenset({Capability.ATOMIC_CREATE, Capability.LOCAL_PATH, Capability.SERVER_SIDE_COPY})
+    capabilities = frozenset(
+        {
+            Capability.ATOMIC_CREATE,
+            Capability.LOCAL_PATH,
+            Capability.RESUMABLE_WRITES,
+            Capability.SERVER_SIDE_COPY,
+        }
+    )
 
     def __init__(
         self,
@@ -149,7 +144,7 @@ class LocalStorageBackend(StorageBackend):
                 os.close(descriptor)
                 raise
         except OSError as error:
-            raise _failure(error, "open", location) from error
+            raise failure(error, "open", location) from error
 
     def stat(self, location: str) -> ObjectStat:
         """Return size and time of an object."""
@@ -164,7 +159,7 @@ class LocalStorageBackend(StorageBackend):
             if not stat_module.S_ISREG(status.st_mode):
                 raise NotADirectoryError(errno.ENOTDIR, "not a regular file")
         except OSError as error:
-            raise _failure(error, "stat", location) from error
+            raise failure(error, "stat", location) from error
         return _object_stat(location, status)
 
     def delete(self, location: str | StoredObjectRef) -> None:
@@ -182,9 +177,9 @@ class LocalStorageBackend(StorageBackend):
         except IsADirectoryError:
             return
         except OSError as error:
-            if error.errno in _ABSENT:
+            if error.errno in ABSENT:
                 return
-            raise _failure(error, "delete", location) from error
+            raise failure(error, "delete", location) from error
         self._prune(segments[:-1])
 
     def list_objects(self, *, prefix: str = "", start_after: str | None = None) -> Iterator[ObjectStat]:
@@ -203,7 +198,7 @@ class LocalStorageBackend(StorageBackend):
             if self._root_inode() != before:
                 raise OSError(errno.ESTALE, "the root folder was replaced while it was listed")
         except OSError as error:
-            raise _failure(error, "list", prefix, absent=False) from error
+            raise failure(error, "list", prefix, absent=False) from error
 
     def copy(self, source: str, target: str, *, options: WriteOptions = NO_OPTIONS) -> None:
         """Copy an object inside the kernel, sharing blocks where the file system can."""
@@ -221,18 +216,49 @@ class LocalStorageBackend(StorageBackend):
         self.stat(location)  # no link leads out of the root, and the file is there
         return Path(os.path.realpath(self._root), *split_key(location))
 
-    def clear_unfinished(self, older_than: timedelta) -> int:
-        """Remove the temporary files of writers that died."""
+    def resume_writer(
+        self,
+        location: str,
+        *,
+        offset: int = 0,
+        state: str | None = None,
+        content_type: str | None = None,
+        options: WriteOptions = NO_OPTIONS,
+    ) -> ResumableWriter:
+        """Go on with a file beside the final name, to which is appended. Of the options it heeds ``durable``."""
+        return AppendingWriter(self, location, offset, state, durable=self._durable_by(options))
+
+    def discard_unfinished(self, location: str, state: str | None) -> None:
+        """Remove the file to which was appended."""
+        segments = split_key(location)
+        try:
+            folder = self._open_folder(segments[:-1])
+            try:
+                for name in AppendingWriter.files(segments[-1], state):
+                    with suppress(FileNotFoundError):
+                        os.unlink(name, dir_fd=folder)
+            finally:
+                os.close(folder)
+        except OSError as error:
+            if error.errno in ABSENT:
+                return
+            raise failure(error, "discard", location, absent=False) from error
+        self._prune(segments[:-1])
+
+    def clear_unfinished(self, older_than: timedelta, *, keep: Collection[str] = ()) -> int:
+        """Remove the temporary files of writers that died, and those to which nobody will append any more."""
         before, cleared, emptied = time.time() - older_than.total_seconds(), 0, set()
         try:
             for path, folder, name in self._walk("", "", temporary=True):
+                if path + owner_of_part(name) in keep:
+                    continue
                 with suppress(FileNotFoundError):  # its writer, or another process that clears, was faster
                     if os.stat(name, dir_fd=folder, follow_symlinks=False).st_mtime < before:
                         os.unlink(name, dir_fd=folder)
                         cleared += 1
                         emptied.add(path)
         except OSError as error:
-            raise _failure(error, "clear", "", absent=False) from error
+            raise failure(error, "clear", "", absent=False) from error
         for path in emptied:
             self._prune(path.split("/")[:-1])
         return cleared
@@ -287,7 +313,7 @@ class LocalStorageBackend(StorageBackend):
         except FileNotFoundError as error:
             raise BackendUnavailableError("the root folder is not there", operation="open", backend="file") from error
         except OSError as error:
-            raise _failure(error, "open root", "", absent=False) from error
+            raise failure(error, "open root", "", absent=False) from error
         return descriptor
 
     def _check_device(self, device: int) -> None:
@@ -372,7 +398,7 @@ class LocalStorageBackend(StorageBackend):
         try:
             top = self._open_folder(start)
         except OSError as error:
-            if error.errno in _ABSENT:
+            if error.errno in ABSENT:
                 return
             raise
         levels: list[tuple[str, int, Iterator[str] | None]] = [("".join(f"{name}/" for name in start), top, None)]
@@ -420,7 +446,7 @@ class _LocalWriter(ObjectWriter):
                 done += more
         except OSError as error:
             self.abort()
-            raise _failure(error, "write", self._location, absent=False) from error
+            raise failure(error, "write", self._location, absent=False) from error
         except BaseException:
             self.abort()  # nothing may be committed that lacks these bytes
             raise
@@ -431,7 +457,7 @@ class _LocalWriter(ObjectWriter):
             self._written += reader.send_to(self._file)
         except OSError as error:
             self.abort()
-            raise _failure(error, "copy", self._location, absent=False) from error
+            raise failure(error, "copy", self._location, absent=False) from error
         while data := reader.read(1024 * 1024):  # what the kernel would not copy
             self.write(data)
 
@@ -442,7 +468,7 @@ class _LocalWriter(ObjectWriter):
             self._publish()
         except OSError as error:
             self.abort()
-            raise _failure(error, "commit", self._location, absent=False) from error
+            raise failure(error, "commit", self._location, absent=False) from error
         except BaseException:
             self.abort()
             raise
@@ -489,36 +515,7 @@ class _LocalWriter(ObjectWriter):
             os.fsync(self._file)  # the bytes, before a name points at them
         descriptor, self._file = self._file, -1
         os.close(descriptor)  # NFS tells of a full disk only here
-        try:
-            os.link(self._temporary, name, src_dir_fd=self._folder, dst_dir_fd=self._folder, follow_symlinks=False)
-        except FileExistsError as error:
-            if not self._is_ours(name):
-                raise ObjectExistsError(
-                    "the key is taken", operation="commit", backend="file", location=self._location
-                ) from error
-        except OSError as error:
-            if error.errno in (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK):
-                raise OSError(errno.EOPNOTSUPP, "the file system knows no hard links") from error
-            if not self._is_ours(name):  # on a network, an answer may be lost
-                raise
-        try:
-            if self._durable:
-                os.fsync(self._folder)  # the name, before anyone is told of it
-        except OSError:
-            with suppress(OSError):
-                os.unlink(name, dir_fd=self._folder)  # a commit that raises leaves nothing visible
-            raise
-        with suppress(OSError):  # the object is there; a left-over second name is cleared later
-            os.unlink(self._temporary, dir_fd=self._folder)
-
-    def _is_ours(self, name: str) -> bool:
-        """Whether the name is already our file: NFS repeats a link whose answer was lost."""
-        try:
-            ours = os.stat(self._temporary, dir_fd=self._folder, follow_symlinks=False)
-            there = os.stat(name, dir_fd=self._folder, follow_symlinks=False)
-        except OSError:
-            return False
-        return os.path.samestat(ours, there)
+        link_as(name, self._temporary, self._folder, durable=self._durable, location=self._location)
 
     def _close(self) -> None:
         for descriptor in (self._file, self._folder):
@@ -557,7 +554,7 @@ class _LocalReader(ObjectReader):
             if not data:
                 raise OSError(errno.EIO, "the file is shorter than it was")
         except OSError as error:
-            raise _failure(error, "read", self._location, absent=False) from error
+            raise failure(error, "read", self._location, absent=False) from error
         self._position += len(data)
         if len(data) < size:  # an interrupted read; the end of the range is told from it above
             return data + self._read_once(size - len(data))
@@ -574,7 +571,7 @@ class _LocalReader(ObjectReader):
             if not count:
                 raise OSError(errno.EIO, "the file is shorter than it was")
         except OSError as error:
-            raise _failure(error, "read", self._location, absent=False) from error
+            raise failure(error, "read", self._location, absent=False) from error
         self._position += count
         return count
 
@@ -637,7 +634,7 @@ def _entries(folder: int, path: str, prefix: str, after: str, temporary: bool) -
         for entry in entries:
             name = entry.name
             if name.startswith(RESERVED_PREFIX):
-                if temporary and name.startswith(TEMPORARY_PREFIX):
+                if temporary and name.startswith((TEMPORARY_PREFIX, PART_PREFIX)):
                     names.append(name)
                 continue
             if entry.is_dir(follow_symlinks=False):
@@ -674,17 +671,3 @@ def _object_stat(location: str, status: os.stat_result) -> ObjectStat:
         datetime.fromtimestamp(status.st_mtime, UTC),
         f"{status.st_mtime_ns:x}-{status.st_ino:x}-{status.st_size:x}",
     )
-
-
-def _failure(error: OSError, operation: str, location: str, *, absent: bool = True) -> StorageError:
-    """Return the error to raise for one of the operating system; ``absent``: whether ENOENT speaks of the object."""
-    kind: type[StorageError] = BackendError
-    if absent and error.errno in _ABSENT:
-        return ObjectNotFoundError("no such object", operation=operation, backend="file", location=location)
-    if error.errno in _DENIED:
-        kind = AccessDeniedError
-    elif error.errno in _FULL:
-        kind = StorageFullError
-    elif error.errno in _UNAVAILABLE:
-        kind = BackendUnavailableError
-    return kind(f"{operation}: {error.strerror or error}", operation=operation, backend="file", location=location)

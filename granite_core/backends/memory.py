@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import threading
 from bisect import bisect_left, bisect_right, insort
-from collections.abc import Iterator
-from datetime import UTC, datetime
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 from uuid import uuid4
 
@@ -16,6 +17,7 @@ from granite_core.backends.base import (
     ObjectReader,
     ObjectStat,
     ObjectWriter,
+    ResumableWriter,
     StorageBackend,
     WriteOptions,
     location_of,
@@ -34,10 +36,11 @@ class MemoryStorageBackend(StorageBackend):
     """Keeps objects in a dictionary. They are gone with the process, and shared with no other one."""
 
     backend_name = "memory"
-    capabilities = frozenset({Capability.ATOMIC_CREATE, Capability.SERVER_SIDE_COPY})
+    capabilities = frozenset({Capability.ATOMIC_CREATE, Capability.SERVER_SIDE_COPY, Capability.RESUMABLE_WRITES})
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
+        self._unfinished: dict[str, _Unfinished] = {}
         self._objects: dict[bytes, tuple[bytes, ObjectStat]] = {}
         self._keys: list[bytes] = []  # sorted: UTF-8 order is what a listing promises
         self._identity = ("memory", uuid4().hex)
@@ -90,6 +93,41 @@ class MemoryStorageBackend(StorageBackend):
         """Store the same bytes under another key."""
         self._store(target, self._find(source)[0])
 
+    def resume_writer(
+        self,
+        location: str,
+        *,
+        offset: int = 0,
+        state: str | None = None,
+        content_type: str | None = None,
+        options: WriteOptions = NO_OPTIONS,
+    ) -> ResumableWriter:
+        """Go on with what an earlier go has collected."""
+        with self._lock:
+            mine = self._unfinished.setdefault(location, _Unfinished())
+            if len(mine.content) < offset and not self._is_whole(location, offset):
+                raise ObjectNotFoundError("what was written is gone", backend="memory", location=location)
+            del mine.content[offset:]
+            mine.go += 1  # whoever wrote before writes no more
+            return _MemoryResumableWriter(self, location, mine, offset)
+
+    def discard_unfinished(self, location: str, state: str | None) -> None:
+        """Forget what was collected."""
+        with self._lock:
+            self._unfinished.pop(location, None)
+
+    def clear_unfinished(self, older_than: timedelta, *, keep: Collection[str] = ()) -> int:
+        """Forget what was collected for keys that nobody writes."""
+        before = datetime.now(UTC) - older_than
+        with self._lock:
+            old = [key for key, each in self._unfinished.items() if each.touched < before and key not in keep]
+            for key in old:
+                del self._unfinished[key]
+        return len(old)
+
+    def _is_whole(self, location: str, size: int) -> bool:
+        return location.encode() in self._objects and len(self._objects[location.encode()][0]) == size
+
     def _find(self, location: str) -> tuple[bytes, ObjectStat]:
         try:
             return self._objects[location.encode()]
@@ -125,6 +163,53 @@ class _MemoryWriter(ObjectWriter):
 
     def abort(self) -> None:
         self._buffer = None
+
+
+@dataclass(slots=True)
+class _Unfinished:
+    content: bytearray = field(default_factory=bytearray)
+    touched: datetime = field(default_factory=lambda: datetime.now(UTC))
+    go: int = 0
+
+
+class _MemoryResumableWriter(ResumableWriter):
+    def __init__(self, backend: MemoryStorageBackend, location: str, mine: _Unfinished, offset: int) -> None:
+        self.offset = offset
+        self._backend = backend
+        self._location = location
+        self._mine = mine
+        self._go = mine.go
+        self._closed = False
+
+    @property
+    def state(self) -> str | None:
+        return None
+
+    def write(self, data: Buffer, /) -> None:
+        view = memoryview(data).cast("B")
+        with self._backend._lock:
+            self._check_open("write")
+            self._mine.content += view
+            self._mine.touched = datetime.now(UTC)
+        self.offset += len(view)
+
+    def checkpoint(self, *, ends: bool = False, last: bool = False) -> str:
+        self._check_open("checkpoint")
+        return "{}"
+
+    def commit(self) -> None:
+        self._check_open("commit")
+        if not self._backend._is_whole(self._location, self.offset):
+            self._backend._store(self._location, bytes(self._mine.content))
+        self._closed = True
+        self._backend.discard_unfinished(self._location, None)
+
+    def close(self) -> None:
+        self._closed = True
+
+    def _check_open(self, operation: str) -> None:
+        if self._closed or self._go != self._mine.go:
+            raise BackendError("the writer is closed", operation=operation, backend="memory", location=self._location)
 
 
 class _MemoryReader(ObjectReader):

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
-from granite_core.backends.base import StorageBackend
+from granite_core.backends.base import Capability, StorageBackend
 from granite_core.errors import CollectionRefusedError, StorageError
 from granite_core.gc._run import Run, milliseconds, next_page
 from granite_core.gc.plan import (
@@ -134,10 +135,17 @@ class Reconcile(Run):
             if place.complete:
                 self.decide(place, name, kept)
                 if not self.dry_run:
-                    place.cleared = self.ledger.call(backend, backend.clear_unfinished, self.config.unfinished_after)
+                    place.cleared = self.clear(backend)
         except StorageError as error:
             self.fail(key, None, error)
         self.found.append(place.report())
+
+    def clear(self, backend: StorageBackend) -> int:
+        """Remove what writers that died left behind, but for what is still received."""
+        told: dict[str, Collection[str]] = {}
+        if Capability.RESUMABLE_WRITES in backend.capabilities:
+            told["keep"] = self.ledger.receiving()
+        return self.ledger.call(backend, backend.clear_unfinished, self.config.unfinished_after, **told)
 
     def open(self, name: str) -> RunState | int:
         if self.dry_run or not self.ledger.durable:

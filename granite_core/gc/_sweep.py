@@ -22,6 +22,8 @@ from granite_core.gc.plan import (
 )
 from granite_core.gc.ports import LedgerBusyError, Look, RowId, chunks
 from granite_core.gc.reports import MAX_DETAILS, SweepReport
+from granite_core.uploads.clearing import clear_away
+from granite_core.uploads.sessions import EndedUpload
 
 if TYPE_CHECKING:
     from granite_core.gc.collector import Collector
@@ -37,7 +39,7 @@ class Sweep(Run):
 
     def __init__(self, collector: Collector, dry_run: bool, stop: threading.Event) -> None:
         super().__init__(collector, dry_run, stop)
-        self.counts = dict.fromkeys(("examined", "deleted", "held", "younger", "failed"), 0)
+        self.counts = dict.fromkeys(("examined", "deleted", "held", "younger", "failed", "uploads"), 0)
         self.examples: list[str] = []
         self.waiting = 0
 
@@ -50,6 +52,7 @@ class Sweep(Run):
             return self.report(skipped)
         try:
             for database in self.ledger.databases:
+                self.end_uploads(database)
                 self.sweep_database(database)
                 self.count_waiting(database)
             if not self.ledger.durable:
@@ -75,6 +78,36 @@ class Sweep(Run):
             seconds=self.seconds,
             ended_at=datetime.now(UTC).isoformat(timespec="seconds"),
         )
+
+    def end_uploads(self, database: int) -> None:
+        """End what has expired, and clear away what was not finished. What was is let go, and swept like all else."""
+        if self.dry_run:
+            counts = self.ledger.uploads(database)
+            self.counts["uploads"] += counts.expired if counts is not None else 0
+            return
+        limit, hold = self.config.batch_size, milliseconds(self.config.lease_for)
+        while not self.must_stop():
+            ended = self.ledger.expire_uploads(database, limit=limit, hold=hold)
+            if not ended:
+                return
+            for each in ended:
+                if self.must_stop():  # another run takes it when the hold is over
+                    return
+                if self.clear(each):
+                    self.ledger.forget_upload(each)
+                    self.counts["uploads"] += 1
+
+    def clear(self, upload: EndedUpload) -> bool:
+        """Clear away what an upload left in its store; whether that is done."""
+        backend = self.backends.get(upload.backend)
+        try:
+            if backend is None or upload.backend not in self.usable:
+                raise StorageError(f"backend {upload.backend!r} cannot be asked in this run")
+            self.ledger.call(backend, clear_away, backend, upload)
+        except Exception as error:  # noqa: BLE001 - whatever one raises, the others go on
+            self.fail(upload.backend, upload.location, error)
+            return False
+        return True
 
     def sweep_database(self, database: int) -> None:
         """Take batch after batch. What was taken once in this run is not taken again: ``until`` stays."""

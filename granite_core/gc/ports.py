@@ -17,6 +17,7 @@ from granite_core.findings import Finding
 from granite_core.gc.plan import Note, RunState, Tombstone
 from granite_core.manager import StorageManager
 from granite_core.refs import StoredObjectRef
+from granite_core.uploads.sessions import EndedUpload
 
 __all__ = [
     "Batch",
@@ -29,6 +30,7 @@ __all__ = [
     "ReferenceSource",
     "RowId",
     "State",
+    "UploadCounts",
     "Usage",
     "Waiting",
 ]
@@ -109,6 +111,27 @@ class Waiting:
     failing: int
     unreleased: int
     oldest: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class UploadCounts:
+    """The upload sessions of one database.
+
+    Args:
+        receiving: Those that are not complete yet.
+        received_bytes: What has come of them.
+        finished: Those that wait for a row.
+        finished_bytes: Their size.
+        ending: Those that are over, and are being cleared away.
+        expired: Those whose time has passed: the next sweep ends them.
+    """
+
+    receiving: int = 0
+    received_bytes: int = 0
+    finished: int = 0
+    finished_bytes: int = 0
+    ending: int = 0
+    expired: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -277,6 +300,23 @@ class Ledger(Protocol):
         """Write released tombstones, as of now."""
         ...
 
+    # -- uploads
+
+    def expire_uploads(self, database: int, *, limit: int, hold: int) -> Sequence[EndedUpload]:
+        """End uploads that have expired, each with a tombstone of its object in the same transaction.
+
+        Those are returned, and others that have ended but were not cleared away: all are the caller's for ``hold``.
+        """
+        ...
+
+    def forget_upload(self, upload: EndedUpload) -> None:
+        """Remove the row of an upload that was cleared away."""
+        ...
+
+    def receiving(self) -> Collection[str]:
+        """Return the keys that are being written in several goes."""
+        ...
+
     # -- the reconcile
 
     def loose(self, locations: Sequence[str]) -> set[str]:
@@ -315,6 +355,10 @@ class Ledger(Protocol):
 
     def waiting(self, database: int, *, grace: int) -> Waiting | None:
         """Count the tombstones of a database; None without tables."""
+        ...
+
+    def uploads(self, database: int) -> UploadCounts | None:
+        """Count the upload sessions of a database; None without tables."""
         ...
 
     def usage(self, database: int) -> Sequence[Usage]:

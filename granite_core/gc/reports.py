@@ -96,6 +96,7 @@ class SweepReport:
         held: Objects that a row holds: they stay, their tombstones are dropped.
         younger: Objects that somebody let go again since: they wait.
         failed: Objects that could not be deleted: they are tried again.
+        uploads: Uploads that had expired, or had ended otherwise, and were cleared away.
         waiting: Tombstones whose time is still to come, after the grace and their policy's retention.
         notes: Notes of this process that were written down.
         grace: How long what was let go had to wait, in seconds: the longest grace that any process has worked with.
@@ -113,6 +114,7 @@ class SweepReport:
     held: int = 0
     younger: int = 0
     failed: int = 0
+    uploads: int = 0
     waiting: int = 0
     notes: int = 0
     grace: float = 0.0

@@ -12,7 +12,7 @@ from granite_core.backends.base import StorageBackend
 from granite_core.errors import CollectionRefusedError, StorageError
 from granite_core.gc.marker import store_id
 from granite_core.gc.plan import distinct_backends
-from granite_core.gc.ports import Ledger, State, Usage
+from granite_core.gc.ports import Ledger, State, UploadCounts, Usage
 from granite_core.gc.reports import Progress
 
 if TYPE_CHECKING:
@@ -49,6 +49,7 @@ class DatabaseStatus:
         failing: Those of them whose object could not be deleted so far.
         unreleased: Notes of a reconcile that has not ended.
         oldest_seconds: How old the oldest of ``waiting`` is.
+        uploads: Its upload sessions.
         problem: Why it could not be asked; None where it could.
     """
 
@@ -61,6 +62,7 @@ class DatabaseStatus:
     failing: int = 0
     unreleased: int = 0
     oldest_seconds: float | None = None
+    uploads: UploadCounts = field(default_factory=UploadCounts)
     problem: str | None = None
 
 
@@ -207,10 +209,11 @@ def _database(ledger: Ledger, number: int, label: str, grace: int) -> DatabaseSt
     try:
         usage = tuple(ledger.usage(number))
         waiting = ledger.waiting(number, grace=grace)
+        uploads = ledger.uploads(number)
         now = ledger.now(number)
     except Exception as error:  # noqa: BLE001 - whatever a database says, the others are asked
         return DatabaseStatus(label, problem=f"it cannot be asked ({type(error).__name__})")
-    if waiting is None:
+    if waiting is None or uploads is None:
         return DatabaseStatus(label, usage=usage)
     return DatabaseStatus(
         label,
@@ -222,6 +225,7 @@ def _database(ledger: Ledger, number: int, label: str, grace: int) -> DatabaseSt
         failing=waiting.failing,
         unreleased=waiting.unreleased,
         oldest_seconds=None if waiting.oldest is None else max(0.0, (now - waiting.oldest) / 1000),
+        uploads=uploads,
     )
 
 

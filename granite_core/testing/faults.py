@@ -16,6 +16,7 @@ from granite_core.backends.base import (
     ObjectReader,
     ObjectStat,
     ObjectWriter,
+    ResumableWriter,
     StorageBackend,
     WriteOptions,
 )
@@ -34,6 +35,9 @@ Operation: TypeAlias = Literal[
     "write",
     "commit",
     "abort",
+    "resume_writer",
+    "checkpoint",
+    "discard",
     "open_reader",
     "read",
     "close",
@@ -44,8 +48,9 @@ Operation: TypeAlias = Literal[
     "copy",
     "clear",
 ]
-"""What can be counted and broken. ``close`` is a reader's; ``list`` counts a listing once, when it begins;
-``delete_many`` counts a call of a backend that claims ``Capability.BATCH_DELETE``, of others each ``delete``."""
+"""What can be counted and broken. ``close`` is a reader's, or a resumable writer's; ``list`` counts a listing once,
+when it begins; ``delete_many`` counts a call of a backend that claims ``Capability.BATCH_DELETE``, of others each
+``delete``."""
 
 
 @dataclass(slots=True)
@@ -213,9 +218,31 @@ class FaultyBackend(StorageBackend):
         """Ask the inner backend; not counted."""
         return self.inner.public_address(location)
 
-    def clear_unfinished(self, older_than: timedelta) -> int:
+    def resume_writer(
+        self,
+        location: str,
+        *,
+        offset: int = 0,
+        state: str | None = None,
+        content_type: str | None = None,
+        options: WriteOptions = NO_OPTIONS,
+    ) -> ResumableWriter:
+        """Return the inner backend's writer, watched."""
+        arguments: Any = {"offset": offset, "state": state, "content_type": content_type, "options": options}
+        return self._run(
+            "resume_writer",
+            location,
+            lambda: _FaultyResumableWriter(self, location, self.inner.resume_writer(location, **arguments)),
+        )
+
+    def discard_unfinished(self, location: str, state: str | None) -> None:
+        """Discard in the inner backend."""
+        self._run("discard", location, lambda: self.inner.discard_unfinished(location, state))
+
+    def clear_unfinished(self, older_than: timedelta, *, keep: Collection[str] = ()) -> int:
         """Clear the inner backend."""
-        return self._run("clear", "", lambda: self.inner.clear_unfinished(older_than))
+        told: Any = {"keep": keep} if keep else {}
+        return self._run("clear", "", lambda: self.inner.clear_unfinished(older_than, **told))
 
     def check(self) -> None:
         """Check the inner backend; not counted."""
@@ -265,6 +292,37 @@ class _FaultyWriter(ObjectWriter):
     def abort(self) -> None:
         late = self._backend._count("abort", self._location)
         self._inner.abort()
+        self._backend._writers.discard(self)
+        _act(late)
+
+
+class _FaultyResumableWriter(ResumableWriter):
+    def __init__(self, backend: FaultyBackend, location: str, inner: ResumableWriter) -> None:
+        self._backend = backend
+        self._location = location
+        self._inner = inner
+        backend._writers.add(self)
+
+    @property
+    def offset(self) -> int:  # type: ignore[override] # the inner one's, always
+        return self._inner.offset
+
+    @property
+    def state(self) -> str | None:
+        return self._inner.state
+
+    def write(self, data: Buffer, /) -> None:
+        self._backend._run("write", self._location, lambda: self._inner.write(data))
+
+    def checkpoint(self, *, ends: bool = False, last: bool = False) -> str:
+        return self._backend._run("checkpoint", self._location, lambda: self._inner.checkpoint(ends=ends, last=last))
+
+    def commit(self) -> None:
+        self._backend._run("commit", self._location, self._inner.commit)
+
+    def close(self) -> None:
+        late = self._backend._count("close", self._location)
+        self._inner.close()
         self._backend._writers.discard(self)
         _act(late)
 

@@ -140,6 +140,9 @@ def _tell_sweep(out: Output, report: SweepReport) -> Exit:
             f"{report.deleted} objects {would}, {report.held} are held by rows, {report.younger} wait for a younger "
             f"tombstone, {report.failed} failed, {report.waiting} wait for their time ({report.seconds:g} s)."
         )
+        if report.uploads:
+            ends = "would be ended" if report.dry_run else "were ended"
+            out.say(f"{report.uploads} uploads have expired, and {ends}.")
         _show_examples(out, report.examples, report.deleted)
         _show_problems(out, report.problems)
     return _ended(report.skipped, bool(report.failed or report.problems), report.stopped)
@@ -249,6 +252,20 @@ def _show_status(out: Output, report: StatusReport, work: Work) -> None:
         ],
     )
     out.table(
+        "Uploads",
+        ["database", "#receiving", "#received", "#finished", "#bytes", "#ending", "#expired"],
+        [
+            (
+                each.database,
+                *(each.uploads.receiving, as_bytes(each.uploads.received_bytes)),
+                *(each.uploads.finished, as_bytes(each.uploads.finished_bytes)),
+                *(each.uploads.ending, each.uploads.expired),
+            )
+            for each in report.databases
+            if each.uploads.receiving or each.uploads.finished or each.uploads.ending
+        ],
+    )
+    out.table(
         "Leases", ["of", "holder", "runs out in"], [(e.name, e.holder, as_age(e.seconds_left)) for e in report.leases]
     )
     out.table(
@@ -267,6 +284,6 @@ def _show_status(out: Output, report: StatusReport, work: Work) -> None:
 def _summary(last: Mapping[str, Any]) -> str:
     if "refused" in last:
         return f"refused: {last['refused']}"
-    numbers = ("listed", "noted", "examined", "deleted", "held", "younger", "failed", "rows", "objects")
+    numbers = ("listed", "noted", "examined", "deleted", "held", "younger", "failed", "uploads", "rows", "objects")
     said = [f"{last[name]} {name}" for name in numbers if last.get(name)]
     return ", ".join(said) or "nothing to do"

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 from uuid import uuid4
 
-from granite_core.backends.base import Capability, ObjectReader, ObjectStat, ObjectWriter
+from granite_core.backends.base import Capability, ObjectReader, ObjectStat, ObjectWriter, ResumableWriter
 from granite_core.backends.memory import MemoryStorageBackend
 from granite_core.errors import AccessDeniedError, BackendError, ObjectNotFoundError
 from granite_core.findings import Finding
@@ -643,3 +643,132 @@ class RemembersWhatWasDeleted(Broken):
 
     def _find(self, location: str) -> tuple[bytes, ObjectStat]:
         return self.cache.setdefault(location, super()._find(location))
+
+
+# -- several goes
+
+
+class Resumer(ResumableWriter):
+    """A go to break: passes everything on."""
+
+    def __init__(self, backend: Resumed, location: str, said: dict[str, Any]) -> None:
+        self.backend = backend
+        self.location = location
+        self.inner = MemoryStorageBackend.resume_writer(backend, location, **said)
+
+    @property
+    def offset(self) -> int:  # type: ignore[override]
+        return self.inner.offset
+
+    @property
+    def state(self) -> str | None:
+        return self.inner.state
+
+    def write(self, data: Any, /) -> None:
+        self.inner.write(data)
+
+    def checkpoint(self, *, ends: bool = False, last: bool = False) -> str:
+        return self.inner.checkpoint(ends=ends, last=last)
+
+    def commit(self) -> None:
+        self.inner.commit()
+
+    def close(self) -> None:
+        self.inner.close()
+
+
+class Resumed(Misread):
+    resumer: type[Resumer] = Resumer
+
+    def resume_writer(self, location: str, **said: Any) -> ResumableWriter:
+        return self.resumer(self, location, said)
+
+
+class ForgetsTheGoBefore(Resumed):
+    def resume_writer(self, location: str, **said: Any) -> ResumableWriter:
+        if said.get("offset"):
+            content = self._unfinished[location].content
+            content[: said["offset"]] = bytes(said["offset"])
+        return super().resume_writer(location, **said)
+
+
+class KeepsTheLastCheckpointOnly(Resumed):
+    class resumer(Resumer):
+        since = 0
+
+        def checkpoint(self, *, ends: bool = False, last: bool = False) -> str:
+            content = self.backend._unfinished[self.location].content
+            content[: self.since] = bytes(self.since)
+            self.since = len(content)
+            return super().checkpoint(ends=ends, last=last)
+
+
+class HasNoEmptyGoes(Resumed):
+    class resumer(Resumer):
+        def commit(self) -> None:
+            if self.offset:
+                super().commit()
+
+
+class AppendsToWhatADeadGoWrote(Resumed):
+    class resumer(Resumer):
+        def __init__(self, backend: Resumed, location: str, said: dict[str, Any]) -> None:
+            before = bytes(backend._unfinished[location].content) if location in backend._unfinished else b""
+            super().__init__(backend, location, said)
+            self.backend._unfinished[location].content[:] = before
+
+
+class LetsASleeperWrite(Resumed):
+    class resumer(Resumer):
+        def write(self, data: Any, /) -> None:
+            self.backend._unfinished[self.location].content.extend(bytes(data))
+            self.inner.offset += len(data)
+
+
+class CommitsOnceOnly(Resumed):
+    class resumer(Resumer):
+        def commit(self) -> None:
+            if self.backend.exists(self.location):
+                raise BackendError("the key is taken")
+            super().commit()
+
+
+class CommitsAtTheLastCheckpoint(Resumed):
+    class resumer(Resumer):
+        def checkpoint(self, *, ends: bool = False, last: bool = False) -> str:
+            state = super().checkpoint(ends=ends, last=last)
+            if last:
+                self.inner.commit()
+            return state
+
+
+class TakesMoreOnceItIsClosed(Resumed):
+    class resumer(Resumer):
+        def close(self) -> None: ...
+
+
+class DiscardsNothing(Resumed):
+    def discard_unfinished(self, location: str, state: str | None) -> None: ...
+
+
+class DiscardsTheObjectToo(Resumed):
+    def discard_unfinished(self, location: str, state: str | None) -> None:
+        super().discard_unfinished(location, state)
+        self.delete(location)
+
+
+class GoesOnWithNothing(Resumed):
+    def resume_writer(self, location: str, **said: Any) -> ResumableWriter:
+        offset = said.get("offset", 0)
+        if location not in self._unfinished and offset:
+            super().resume_writer(location).write(bytes(offset))
+        return super().resume_writer(location, **said)
+
+
+class ClearsWhatIsStillWritten(Resumed):
+    def clear_unfinished(self, older_than: timedelta, *, keep: Any = ()) -> int:
+        return super().clear_unfinished(older_than)
+
+
+class ResumesUnasked(Misread):
+    capabilities = Misread.capabilities - {Capability.RESUMABLE_WRITES}

@@ -50,6 +50,21 @@ CASES: dict[str, list[tuple[type[StorageBackend], dict[str, Any]]]] = {
     "test_more_can_be_deleted_than_a_request_names": [(of.DeletesAThousandAtMost, {})],
     "test_clearing_touches_neither_objects_nor_a_writer_at_work": [(of.ClearsWhatIsAtWork, {})],
     "test_clearing_removes_what_a_dead_writer_left": [(of.CountsTheSameLeftoverForEver, {})],
+    # -- several goes
+    "test_an_object_is_written_in_several_goes": [(of.ForgetsTheGoBefore, {})],
+    "test_a_go_may_have_many_checkpoints": [(of.KeepsTheLastCheckpointOnly, {})],
+    "test_an_object_of_one_go_may_be_empty": [(of.HasNoEmptyGoes, {})],
+    "test_a_go_that_dies_is_forgotten_from_its_last_checkpoint_on": [(of.AppendsToWhatADeadGoWrote, {})],
+    "test_a_go_that_died_before_any_checkpoint_begins_anew": [(of.AppendsToWhatADeadGoWrote, {})],
+    "test_a_go_that_wakes_up_late_changes_nothing": [(of.LetsASleeperWrite, {"many_parts": False})],
+    "test_committing_again_is_no_error": [(of.CommitsOnceOnly, {})],
+    "test_what_is_complete_waits_for_its_commit": [(of.CommitsAtTheLastCheckpoint, {})],
+    "test_a_closed_go_takes_nothing_more": [(of.TakesMoreOnceItIsClosed, {})],
+    "test_nothing_remains_of_what_is_discarded": [(of.DiscardsNothing, {"checkpoint": True})],
+    "test_discarding_does_not_touch_what_was_committed": [(of.DiscardsTheObjectToo, {})],
+    "test_what_is_gone_is_told": [(of.GoesOnWithNothing, {})],
+    "test_clearing_keeps_what_is_still_written": [(of.ClearsWhatIsStillWritten, {})],
+    "test_without_the_capability_nothing_is_resumed": [(of.ResumesUnasked, {})],
     # -- reading
     "test_an_absent_object_is_said_to_be_absent": [
         (of.TakesAbsentForForbidden, {"key": "absent"}),

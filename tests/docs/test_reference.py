@@ -31,6 +31,7 @@ PUBLIC = [
     "granite_core.testing",
     "granite_core.testing.factories",
     "granite_core.testing.plugin",
+    "granite_core.uploads",
     "granite_core.validators",
     "granite_litestar",
 ]

@@ -27,9 +27,6 @@ _EVER: Final = datetime(2000, 1, 1, tzinfo=UTC)
 class Protocol:
     """Which safeguards there are. As it is made, all of them: the protocol as it is.
 
-    The code has no upload sessions yet; what is said of them, from ``counts_uploads`` to ``expiry_buries``, is how they
-    will be.
-
     Args:
         tombstone_with_change: A tombstone is written in its row's transaction; under AUTOCOMMIT after its statement.
         waits: A tombstone is due when the grace has passed; else at once.

@@ -20,6 +20,7 @@ from granite_core.backends.base import (
     ObjectReader,
     ObjectStat,
     ObjectWriter,
+    ResumableWriter,
     StorageBackend,
     WriteOptions,
     location_of,
@@ -31,6 +32,7 @@ from granite_core.backends.s3.diagnosis import BucketSettings, judge_bucket
 from granite_core.backends.s3.download import S3Reader
 from granite_core.backends.s3.facts import ask_bucket
 from granite_core.backends.s3.presign import bucket_address, signing_key
+from granite_core.backends.s3.resuming import S3ResumableWriter, discard_upload
 from granite_core.backends.s3.upload import S3Writer
 from granite_core.errors import (
     AccessDeniedError,
@@ -40,7 +42,7 @@ from granite_core.errors import (
     ObjectNotFoundError,
 )
 from granite_core.findings import Finding
-from granite_core.keys import RESERVED_PREFIX, split_key
+from granite_core.keys import PIECES, RESERVED_PREFIX, owner_of_piece, split_key
 from granite_core.refs import StoredObjectRef
 
 __all__ = ["S3StorageBackend"]
@@ -91,7 +93,13 @@ class S3StorageBackend(StorageBackend):
 
     backend_name = "s3"
     capabilities = frozenset(
-        {Capability.ATOMIC_CREATE, Capability.BATCH_DELETE, Capability.PRESIGNED_GET, Capability.SERVER_SIDE_COPY}
+        {
+            Capability.ATOMIC_CREATE,
+            Capability.BATCH_DELETE,
+            Capability.PRESIGNED_GET,
+            Capability.RESUMABLE_WRITES,
+            Capability.SERVER_SIDE_COPY,
+        }
     )
 
     presign_limit = LONGEST
@@ -320,15 +328,40 @@ class S3StorageBackend(StorageBackend):
         split_key(location)
         return self._public_url and object_address(f"{self._public_url}/", self.prefix + location)
 
-    def clear_unfinished(self, older_than: timedelta) -> int:
-        """Abort multipart uploads under the prefix into which nothing has come for that long."""
+    def resume_writer(
+        self,
+        location: str,
+        *,
+        offset: int = 0,
+        state: str | None = None,
+        content_type: str | None = None,
+        options: WriteOptions = NO_OPTIONS,
+    ) -> ResumableWriter:
+        """Go on with a multipart upload; what is less than a part waits in small objects under reserved keys."""
+        split_key(location)
+        return S3ResumableWriter(self, location, offset, state, content_type, options)
+
+    def discard_unfinished(self, location: str, state: str | None) -> None:
+        """Abort the multipart uploads of the key, and remove the small objects."""
+        discard_upload(self, location, state)
+
+    def clear_unfinished(self, older_than: timedelta, *, keep: Collection[str] = ()) -> int:
+        """Abort multipart uploads under the prefix into which nothing has come for that long, and remove old pieces."""
         before, cleared = datetime.now(UTC) - older_than, 0
-        arguments = {**self._owner(), "Bucket": self.bucket, "Prefix": self.prefix}
+        arguments = {**self._owner(), "Bucket": self.bucket}
         try:
-            for page in pages(self.client, "list_multipart_uploads", **arguments):
+            for page in pages(self.client, "list_multipart_uploads", **arguments, Prefix=self.prefix):
                 for upload in page.get("Uploads", ()):
-                    if upload["Key"].startswith(self.prefix) and upload["Initiated"] < before:
-                        cleared += self._clear_upload(upload["Key"], upload["UploadId"], before)
+                    key = upload["Key"]
+                    ours = key.startswith(self.prefix) and key[len(self.prefix) :] not in keep
+                    if ours and upload["Initiated"] < before:
+                        cleared += self._clear_upload(key, upload["UploadId"], before)
+            for page in pages(self.client, "list_objects_v2", **arguments, Prefix=self.prefix + PIECES):
+                for entry in page.get("Contents", ()):
+                    key = entry["Key"][len(self.prefix) :]
+                    if entry["LastModified"] < before and owner_of_piece(key) not in keep:
+                        self.delete(key)
+                        cleared += 1
         except boto_errors() as error:
             raise failure(error, "clear", "") from error
         return cleared

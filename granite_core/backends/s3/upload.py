@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from granite_core.backends.s3.backend import S3StorageBackend
 
-__all__ = ["S3Writer"]
+__all__ = ["S3Writer", "was_ours"]
 
 PUT_ATTEMPTS: Final = 3
 _CONFLICT: Final = "ConditionalRequestConflict"
@@ -194,32 +194,40 @@ class S3Writer(ObjectWriter):
                 ) from error
 
     def _was_ours(self, error: Exception) -> bool:
-        """Learn what an error of a commit means: True if our object is there, False if the commit may be repeated.
-
-        Raises:
-            ObjectExistsError: Another object is there.
-            StorageError: What the error said; our object is not there, or it could not be learned.
-        """
-        said = failure(error, "commit", self._location)
-        refused = error_code(error) in _REFUSED
-        if not refused and not isinstance(said, BackendUnavailableError):
-            raise said from error
-        try:
-            found: str | None = self._backend._head(self._location).get("Metadata", {}).get(TOKEN, "")
-        except ObjectNotFoundError:
-            found = None
-        except StorageError as unknown:
-            raise (unknown if unknown.retryable else said) from error
-        if found == self._token:
-            return True
-        if found is not None and self._backend.atomic_create:
-            raise ObjectExistsError(
-                "the key is taken", operation="commit", backend="s3", location=self._location
-            ) from error
-        if found is None and error_code(error) == _CONFLICT:
-            return False
-        raise said from error
+        return was_ours(self._backend, self._location, self._token, error)
 
     def _check_open(self, operation: str) -> None:
         if self._closed:
             raise BackendError("the writer is closed", operation=operation, backend="s3", location=self._location)
+
+
+def was_ours(backend: S3StorageBackend, location: str, token: str, error: Exception) -> bool:
+    """Learn what an error of a commit means: True if our object is there, False if the commit may be repeated.
+
+    Args:
+        backend: Where it is.
+        location: The object's key.
+        token: What our object carries.
+        error: What boto3 raised.
+
+    Raises:
+        ObjectExistsError: Another object is there.
+        StorageError: What the error said; our object is not there, or it could not be learned.
+    """
+    said = failure(error, "commit", location)
+    refused = error_code(error) in _REFUSED
+    if not refused and not isinstance(said, BackendUnavailableError):
+        raise said from error
+    try:
+        found: str | None = backend._head(location).get("Metadata", {}).get(TOKEN, "")
+    except ObjectNotFoundError:
+        found = None
+    except StorageError as unknown:
+        raise (unknown if unknown.retryable else said) from error
+    if found == token:
+        return True
+    if found is not None and backend.atomic_create:
+        raise ObjectExistsError("the key is taken", operation="commit", backend="s3", location=location) from error
+    if found is None and error_code(error) == _CONFLICT:
+        return False
+    raise said from error

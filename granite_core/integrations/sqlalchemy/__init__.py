@@ -22,6 +22,7 @@ from granite_core.integrations.sqlalchemy.types import (
     portable_storage_ref_type,
 )
 from granite_core.integrations.sqlalchemy.unit_of_work import install
+from granite_core.integrations.sqlalchemy.uploads import SQLAlchemyUploadLedger
 
 __all__ = [
     "BackfillReport",
@@ -29,6 +30,7 @@ __all__ = [
     "ReplaceContentResult",
     "RowFile",
     "SQLAlchemyLedger",
+    "SQLAlchemyUploadLedger",
     "StorageJSONType",
     "StoredContentMixin",
     "StoredObjectRefListType",

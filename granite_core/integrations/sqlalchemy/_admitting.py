@@ -16,6 +16,7 @@ from granite_core.errors import StaleRefError
 from granite_core.integrations.sqlalchemy._connections import primary
 from granite_core.integrations.sqlalchemy._graces import quarter_for
 from granite_core.integrations.sqlalchemy._rows import NO_OPTIONS
+from granite_core.integrations.sqlalchemy._taking import take
 from granite_core.integrations.sqlalchemy._transaction import Field, Transaction, manager_for
 from granite_core.manager import StorageManager
 from granite_core.refs import StagedFile, StoredObjectRef
@@ -48,6 +49,9 @@ def admit(
         since = state.good.get(ref.location)
         known = manager.now() - since if since is not None else None
         within = settle(session, state, each, manager, options)
+        if isinstance(ref, StagedFile) and ref.upload is not None and all(ref is not taken for taken in state.taken):
+            take(session, state, each, manager, ref, within, options)
+            known = manager.now() - state.good[ref.location]
         may_be_held = not isinstance(ref, StagedFile) or ref.kept  # else it has never been in a flush
         plan = plan_admission(known, _age_of(ref, manager), within, may_be_held=may_be_held)
         if plan.must_look_up:

@@ -19,8 +19,7 @@ from granite_core.errors import ConfigurationError
 from granite_core.gc.ports import LedgerBusyError
 from granite_core.integrations.sqlalchemy._greenlet import in_greenlet
 from granite_core.integrations.sqlalchemy._indexes import find_indexed
-from granite_core.integrations.sqlalchemy.references import file_columns
-from granite_core.integrations.sqlalchemy.tables import GraniteTables, tables_of
+from granite_core.integrations.sqlalchemy.tables import GraniteTables, held_columns, tables_of
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncEngine
@@ -78,8 +77,8 @@ class Database:
 
     def find_columns(self) -> None:
         """Look again at what is declared: a model may have been imported since."""
-        columns = {id(each): file_columns(each) for each in self.metadata}
-        self.columns = tuple(column for found in columns.values() for column in found)
+        columns = {id(each): held_columns(each) for each in self.metadata}
+        self.columns = tuple(dict.fromkeys(column for found in columns.values() for column in found))
         # Asking for the tables declares them: not where there are no files, for then nobody has made them.
         with_files = (tables_of(each) for each in self.metadata if columns[id(each)])
         self.tables = next(filter(None, with_files), None)

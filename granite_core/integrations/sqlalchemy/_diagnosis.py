@@ -86,10 +86,8 @@ def _overlooked(model: str, field: str) -> Finding:
 
 
 def _inspect(database: Database, connection: Connection) -> list[Finding]:
-    tables = list(dict.fromkeys(column.table for column in database.columns))
-    ours: list[Table] = []
-    if database.tables is not None:
-        ours = [database.tables.tombstone, database.tables.column, database.tables.state]
+    ours: list[Table] = [] if database.tables is None else [*database.tables.all]
+    tables = list(dict.fromkeys(column.table for column in database.columns if column.table not in ours))
     found: list[Finding] = []
     for table in (*tables, *ours):
         found += _judge_table(database, connection, table)

@@ -20,7 +20,7 @@ from granite_core.integrations.sqlalchemy._transaction import Transaction
 from granite_core.integrations.sqlalchemy.tables import db_now, tables_of
 from granite_core.manager import StorageManager
 
-__all__ = ["forget_longer", "longest_grace", "quarter_for", "record_grace"]
+__all__ = ["forget_longer", "longest_grace", "quarter_for", "quarter_on", "record_grace"]
 
 _PREFIX: Final = "grace:"
 _DIGITS: Final = 13
@@ -68,6 +68,20 @@ def quarter_for(
         record_grace(connection, tables.state, own, options)
     if plan.settled and lasting:
         known.add(place)
+    return plan.within
+
+
+def quarter_on(connection: Connection, state: Table, grace: timedelta) -> timedelta:
+    """Do as ``quarter_for`` does, for a transaction that is none of a session's.
+
+    Args:
+        connection: Where a row gets a ref.
+        state: The table of the collector's state.
+        grace: The grace of the process.
+    """
+    plan = _plan(connection, state, grace, NO_OPTIONS)
+    if plan.record:
+        record_grace(connection, state, int(grace.total_seconds() * 1000))
     return plan.within
 
 

@@ -22,8 +22,8 @@ from granite_core.gc.ports import chunks
 from granite_core.integrations.sqlalchemy._connections import primary
 from granite_core.integrations.sqlalchemy._rows import NO_OPTIONS, is_there, read_rows, write_first
 from granite_core.integrations.sqlalchemy._transaction import fields_by_class, transaction_of
-from granite_core.integrations.sqlalchemy.references import LOOK_UP_BATCH, file_columns, find_held, keep_held
-from granite_core.integrations.sqlalchemy.tables import db_now, tables_of
+from granite_core.integrations.sqlalchemy.references import LOOK_UP_BATCH, find_held, keep_held
+from granite_core.integrations.sqlalchemy.tables import db_now, held_columns, is_upload_column, tables_of
 
 __all__ = ["look_up"]
 
@@ -119,10 +119,13 @@ class _Rows:
         """The columns that hold refs, by the connection a session would write them on."""
         places: dict[Connection, list[Column[Any]]] = defaultdict(list)
         classes = {each.column: class_ for class_, fields in [*fields_by_class.items()] for each in fields}
-        for column in file_columns(self.metadata) if locations else ():
+        for column in held_columns(self.metadata) if locations else ():
             mapped = inspect(classes[column]) if column in classes else None
             with suppress(UnboundExecutionError):  # a table that this session has no engine for
-                places[primary(self.session, mapped, column.table)].append(column)
+                connection = primary(self.session, mapped, column.table)
+                # Uploads are newer than Granite's other tables: their migration may be yet to come.
+                if not is_upload_column(column) or is_there(connection, column.table, self.options):
+                    places[connection].append(column)
         yield from places.items()
 
 

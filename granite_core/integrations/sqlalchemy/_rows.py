@@ -24,7 +24,7 @@ from granite_core.integrations.sqlalchemy._transaction import (
     fields_by_class,
 )
 from granite_core.integrations.sqlalchemy.references import Question, refs_in
-from granite_core.integrations.sqlalchemy.tables import db_now, tables_of
+from granite_core.integrations.sqlalchemy.tables import GraniteTables, db_now, tables_of
 from granite_core.manager import StorageManager
 from granite_core.refs import StoredObjectRef
 
@@ -34,6 +34,7 @@ __all__ = [
     "is_there",
     "read_rows",
     "refs_of",
+    "register_column",
     "register_columns",
     "registered",
     "write_first",
@@ -176,13 +177,18 @@ def register_columns(
         tables = tables_of(column.table.metadata)
         if tables is None or (schemas, column) in known or not is_there(connection, tables.column, options):
             continue
-        t = tables.column
-        names = (column.table.schema or "", column.table.name, column.name)
-        there = select(t.c.id).where(
-            t.c.schema_name == names[0], t.c.table_name == names[1], t.c.column_name == names[2]
-        )
-        # No unique constraint to run into: a second writer would wait for the first one's commit, or fail.
-        values = select(*map(literal, names)).where(~there.exists())
-        register = t.insert().from_select(["schema_name", "table_name", "column_name"], values)
-        connection.execute(register, execution_options=options)
+        register_column(connection, tables, column, options)
         state.columns.add((connection.engine, (schemas, column)))
+
+
+def register_column(
+    connection: Connection, tables: GraniteTables, column: Column[Any], options: Mapping[str, Any] = NO_OPTIONS
+) -> None:
+    """Note that a column holds refs, where that is not known."""
+    t = tables.column
+    names = (column.table.schema or "", column.table.name, column.name)
+    there = select(t.c.id).where(t.c.schema_name == names[0], t.c.table_name == names[1], t.c.column_name == names[2])
+    # No unique constraint to run into: a second writer would wait for the first one's commit, or fail.
+    values = select(*map(literal, names)).where(~there.exists())
+    register = t.insert().from_select(["schema_name", "table_name", "column_name"], values)
+    connection.execute(register, execution_options=options)

@@ -33,10 +33,11 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.types import TypeDecorator
 
 from granite_core.errors import ConfigurationError
-from granite_core.gc.ports import FileColumn, RefPage, RefRow, State, Usage, Waiting
+from granite_core.gc.ports import FileColumn, RefPage, RefRow, State, UploadCounts, Usage, Waiting
 from granite_core.integrations.sqlalchemy._database import Database
+from granite_core.integrations.sqlalchemy._upload_rows import count_uploads
 from granite_core.integrations.sqlalchemy.references import element_in, refs_in
-from granite_core.integrations.sqlalchemy.tables import db_now
+from granite_core.integrations.sqlalchemy.tables import db_now, there_already
 from granite_core.integrations.sqlalchemy.types import StoredObjectRefListType, portable_storage_ref_type
 from granite_core.refs import StoredObjectRef
 
@@ -108,6 +109,13 @@ class Survey:
         )
         return self._all[database].read(lambda c: Waiting(*c.execute(query).one()))
 
+    def uploads(self, database: int) -> UploadCounts | None:
+        """Count the upload sessions of a database."""
+        tables = self._all[database].tables
+        if tables is None:
+            return None
+        return self._all[database].read(partial(count_uploads, t=tables.upload))
+
     def usage(self, database: int) -> Sequence[Usage]:
         """Add up what the rows of a database hold: in the database where it can, else row by row."""
         it = self._all[database]
@@ -135,7 +143,7 @@ class Survey:
         if not keys:
             raise ConfigurationError(f"table {column.table} has no primary key: its rows cannot be read page by page")
         refs = type_coerce(found, LenientRefs(found.type))
-        query = select(*keys, refs).where(found.is_not(None)).order_by(*keys).limit(limit)
+        query = select(*keys, refs).where(found.is_not(None), *there_already(found)).order_by(*keys).limit(limit)
         if after is not None:
             query = query.where(_greater(keys, _decode(keys, after)))
 
@@ -168,7 +176,7 @@ def _parts_of(column: Column[Any], dialect: str) -> Select[Any]:
         value = cast(value, JSONB)  # for a table whose migration said JSON
     wanted = [part(value, name).label(name) for name in _PARTS[:3]]
     query = select(*wanted, number(value, "size").label("size")).select_from(column.table)
-    return query.where(part(value, "location").is_not(None))
+    return query.where(part(value, "location").is_not(None), *there_already(column))
 
 
 def _part_postgresql(value: Any, name: str) -> Any:
@@ -193,7 +201,8 @@ def _count(columns: Sequence[Column[Any]], connection: Connection) -> list[Usage
     objects: Counter[tuple[str, str]] = Counter()
     size: dict[tuple[str, str], int] = defaultdict(int)
     for column in columns:
-        query = select(column).where(column.is_not(None)).execution_options(yield_per=_READ_AT_ONCE)
+        query = select(column).where(column.is_not(None), *there_already(column))
+        query = query.execution_options(yield_per=_READ_AT_ONCE)
         for value in connection.execute(query).scalars():
             for ref in refs_in(value):
                 objects[ref.storage_key, ref.backend] += 1

@@ -124,8 +124,10 @@ class Transaction:
     learned: list[str] = field(default_factory=list)
     # what to tell of when it is committed
     events: list[tuple[EventHub, Event]] = field(default_factory=list)
-    # how much of these two there was when each open savepoint began; None once it is released
-    savepoints: dict[SessionTransaction, tuple[int, int] | None] = field(default_factory=dict)
+    # files that it took out of upload sessions
+    taken: list[StagedFile] = field(default_factory=list)
+    # how much of these three there was when each open savepoint began; None once it is released
+    savepoints: dict[SessionTransaction, tuple[int, int, int] | None] = field(default_factory=dict)
     # of the flush that is under way
     context: Any = None
     held: dict[InstanceState[Any], Held] = field(default_factory=dict)
@@ -163,18 +165,19 @@ class Transaction:
 
     def begin_savepoint(self, savepoint: SessionTransaction) -> None:
         """Remember what there was before a savepoint."""
-        self.savepoints[savepoint] = len(self.events), len(self.learned)
+        self.savepoints[savepoint] = len(self.events), len(self.learned), len(self.taken)
 
     def end_savepoint(self, savepoint: SessionTransaction) -> None:
         """Forget what was to be told of a savepoint that was rolled back, and what was learned in it.
 
         The database has given its locks back: others may have changed the rows since.
         """
-        before = self.savepoints.pop(savepoint, (0, 0))
+        before = self.savepoints.pop(savepoint, (0, 0, 0))
         if before is None:
             return
-        events, learned = before
+        events, learned, taken = before
         del self.events[events:]
+        del self.taken[taken:]
         for location in self.learned[learned:]:
             self.good.pop(location, None)
             self.rests_on.discard(location)

@@ -13,9 +13,10 @@ from granite_core.integrations.sqlalchemy._expressions import ref_location
 from granite_core.integrations.sqlalchemy.types import StoredObjectRefListType, StoredObjectRefType
 from granite_core.refs import StoredObjectRef
 
-__all__ = ["add_index", "file_field", "files_field"]
+__all__ = ["INDEX_KEY", "add_index", "file_field", "files_field"]
 
-_INDEX_KEY: Final = "granite_index"
+INDEX_KEY: Final = "granite_index"
+"""Where a file column's ``info`` says whether it has the look-up's index."""
 _POSTGRESQL: Final = PGDialect()  # type: ignore[no-untyped-call] # SQLAlchemy has it untyped
 _INDEXED_DIALECTS: Final = ("postgresql", "sqlite")
 
@@ -33,7 +34,7 @@ def file_field(
             sweep, and each page of a reconcile, reads the whole table.
         column_options: As for ``mapped_column``.
     """
-    info = {**column_options.pop("info", {}), _INDEX_KEY: index}  # copied with the column, as a mixin's is
+    info = {**column_options.pop("info", {}), INDEX_KEY: index}  # copied with the column, as a mixin's is
     return mapped_column(StoredObjectRefType(storage_key), info=info, **column_options)
 
 
@@ -53,7 +54,7 @@ def files_field(
             reconcile, reads the whole table.
         column_options: As for ``mapped_column``.
     """
-    info = {**column_options.pop("info", {}), _INDEX_KEY: index}  # copied with the column, as a mixin's is
+    info = {**column_options.pop("info", {}), INDEX_KEY: index}  # copied with the column, as a mixin's is
     if not column_options.keys() & {"default", "insert_default", "default_factory", "server_default"}:
         column_options["insert_default"] = list
     return mapped_column(StoredObjectRefListType(storage_key), info=info, **column_options)
@@ -62,7 +63,7 @@ def files_field(
 def add_index(column: Column[Any]) -> None:
     """Add the look-up's index to a column's table, where the field was told to and it is not there yet."""
     table = column.table
-    if not column.info.get(_INDEX_KEY) or not isinstance(table, Table):
+    if not column.info.get(INDEX_KEY) or not isinstance(table, Table):
         return
     name = f"ix_{table.name}_{column.name}_location"
     if len(name) > 60:  # PostgreSQL cuts names at 63 bytes, and then they may clash

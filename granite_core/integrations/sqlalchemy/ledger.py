@@ -7,7 +7,7 @@ import json
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from functools import partial
@@ -16,21 +16,22 @@ from uuid import uuid4
 
 from sqlalchemy import Connection, Executable, MetaData, Table, bindparam, func, or_, select, text
 from sqlalchemy.exc import DBAPIError, IntegrityError
-from sqlalchemy.util import await_only, greenlet_spawn
+from sqlalchemy.util import await_only
 
-from granite_core.aio import joined
-from granite_core.backends.base import StorageBackend
 from granite_core.errors import CollectionRefusedError, ConfigurationError
 from granite_core.gc.plan import Note, RunState, Tombstone
 from granite_core.gc.ports import Batch, Look, RowId, chunks
-from granite_core.integrations.sqlalchemy._database import AnyEngine, Database, in_thread
+from granite_core.integrations.sqlalchemy._calls import Calls
+from granite_core.integrations.sqlalchemy._database import AnyEngine, Database
 from granite_core.integrations.sqlalchemy._diagnosis import Diagnosis
 from granite_core.integrations.sqlalchemy._graces import forget_longer, longest_grace, record_grace
-from granite_core.integrations.sqlalchemy._greenlet import in_greenlet, run_blocking
+from granite_core.integrations.sqlalchemy._greenlet import in_greenlet
 from granite_core.integrations.sqlalchemy._loose import find_loose
 from granite_core.integrations.sqlalchemy._row_files import RowFiles
+from granite_core.integrations.sqlalchemy._upload_rows import expire_uploads, forget_upload, receiving_locations
 from granite_core.integrations.sqlalchemy.references import find_held
-from granite_core.integrations.sqlalchemy.tables import GraniteTables, db_now, home_of
+from granite_core.integrations.sqlalchemy.tables import GraniteTables, db_now, home_of, is_upload_column
+from granite_core.uploads.sessions import EndedUpload
 
 if TYPE_CHECKING:
     from sqlalchemy import ColumnElement
@@ -54,7 +55,7 @@ _IDENTITY: Final = "database"
 _NAME: Final = ("schema_name", "table_name", "column_name")
 
 
-class SQLAlchemyLedger(RowFiles, Diagnosis):
+class SQLAlchemyLedger(RowFiles, Diagnosis, Calls):
     """The collector's ledger in the tables that lie beside the models.
 
     The first database that has the tables keeps the lease, the identity and the position of a reconcile; tombstones
@@ -99,7 +100,7 @@ class SQLAlchemyLedger(RowFiles, Diagnosis):
         """See that every row can be seen; see ``Ledger.check``."""
         for database in self._all:
             database.find_columns()
-        if not any(database.columns for database in self._all):
+        if all(is_upload_column(column) for database in self._all for column in database.columns):
             raise CollectionRefusedError(
                 "this process knows no model with a file field, so every object would look like nobody's: import the "
                 "models before the collector runs",
@@ -299,6 +300,26 @@ class SQLAlchemyLedger(RowFiles, Diagnosis):
         if notes:
             self._home.write(lambda c: _insert_notes(c, self._tables(self._home_number).tombstone, notes, None))
 
+    # -- uploads -------------------------------------------------------------------------------------------------------
+
+    def expire_uploads(self, database: int, *, limit: int, hold: int) -> Sequence[EndedUpload]:
+        """End the uploads that have expired; see ``Ledger.expire_uploads``."""
+        tables = self._tables(database)
+        return self._all[database].write(lambda c: expire_uploads(c, tables, database=database, limit=limit, hold=hold))
+
+    def forget_upload(self, upload: EndedUpload) -> None:
+        """Remove the row of an upload that has ended."""
+        t = self._tables(upload.database).upload
+        self._all[upload.database].write(lambda c: forget_upload(c, t, upload.id))
+
+    def receiving(self) -> frozenset[str]:
+        """Return the keys that are being written in several goes."""
+        found = [
+            self._all[number].read(partial(receiving_locations, t=self._tables(number).upload))
+            for number in self.databases
+        ]
+        return frozenset().union(*found)
+
     # -- the reconcile -------------------------------------------------------------------------------------------------
 
     def loose(self, locations: Sequence[str]) -> set[str]:
@@ -366,14 +387,6 @@ class SQLAlchemyLedger(RowFiles, Diagnosis):
 
     # -- how calls are made --------------------------------------------------------------------------------------------
 
-    def call(self, backend: StorageBackend | None, call: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
-        """Make a call that blocks without blocking an event loop beneath."""
-        if backend is not None:
-            return run_blocking(backend, call, *args, **kwargs)
-        if in_greenlet():
-            return await_only(in_thread(lambda: call(*args, **kwargs)))
-        return call(*args, **kwargs)
-
     def pause(self, seconds: float, stop: threading.Event) -> None:
         """Wait, but no longer than until ``stop`` is set."""
         if not in_greenlet():
@@ -382,23 +395,6 @@ class SQLAlchemyLedger(RowFiles, Diagnosis):
         end = time.monotonic() + seconds
         while not stop.is_set() and (left := end - time.monotonic()) > 0:
             await_only(asyncio.sleep(min(left, _POLL)))
-
-    def run(self, call: Callable[[], T]) -> T:
-        """Run a collector's whole run for a synchronous caller.
-
-        Raises:
-            ConfigurationError: An engine is asynchronous.
-        """
-        if self._needs_loop and not in_greenlet():
-            raise ConfigurationError("an engine is asynchronous: await the collector's asweep() or areconcile()")
-        return call()
-
-    async def arun(self, call: Callable[[], T], stop: threading.Event) -> T:
-        """Run a collector's whole run for an asynchronous caller; when that is cancelled, stop it and join it."""
-        if self._needs_loop:
-            # A task of its own: cancelled in the middle of a step, a driver would leave its connection in disorder.
-            return await joined(asyncio.ensure_future(greenlet_spawn(call)), stop.set)
-        return await in_thread(call, stop.set)
 
     def close(self) -> None:
         """Close the connections that nobody uses."""
@@ -446,7 +442,7 @@ class SQLAlchemyLedger(RowFiles, Diagnosis):
 def _check(database: Database, connection: Connection) -> None:
     tables = list(dict.fromkeys(column.table for column in database.columns))
     if database.tables is not None:
-        tables += [database.tables.tombstone, database.tables.column, database.tables.state]
+        tables += [each for each in database.tables.all if each not in tables]
     for table in tables:
         try:
             connection.execute(select(*table.columns).limit(0))

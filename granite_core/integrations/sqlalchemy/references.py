@@ -25,6 +25,7 @@ from granite_core.refs import StoredObjectRef
 
 __all__ = [
     "LOOK_UP_BATCH",
+    "OWN_KEY",
     "Question",
     "element_in",
     "file_columns",
@@ -39,6 +40,8 @@ __all__ = [
 
 LOOK_UP_BATCH: Final = 500
 """So many values go into one IN, and rows come at a time."""
+OWN_KEY: Final = "granite_own"
+"""What the ``info`` of a file column in a table of Granite's own says."""
 
 _PACKED_BATCH: Final = 10_000
 """So many locations go into one parameter, where they do."""
@@ -58,8 +61,13 @@ class Question(Protocol):
 
 
 def file_columns(metadata: MetaData) -> tuple[Column[Any], ...]:
-    """Return every column of a metadata that holds refs, in a stable order."""
-    found = [column for table in metadata.tables.values() for column in table.columns if is_file_column(column)]
+    """Return every column of a metadata's models that holds refs, in a stable order; none of Granite's own tables."""
+    found = [
+        column
+        for table in metadata.tables.values()
+        for column in table.columns
+        if is_file_column(column) and not column.info.get(OWN_KEY)
+    ]
     return tuple(sorted(found, key=lambda column: (column.table.fullname, column.name)))
 
 

@@ -1,23 +1,37 @@
-"""Granite's own tables, which join the user's metadata: tombstones, known columns, and the collector's state."""
+"""Granite's own tables, which join the user's metadata: tombstones, known columns, the collector's state, uploads."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Any, Final
 
-from sqlalchemy import BigInteger, Column, Integer, MetaData, String, Table, Text
+from sqlalchemy import BigInteger, Column, ColumnElement, Integer, MetaData, String, Table, Text
+from sqlalchemy.dialects.mysql import MEDIUMTEXT
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.functions import FunctionElement
 
 from granite_core.errors import ConfigurationError
+from granite_core.integrations.sqlalchemy.fields import INDEX_KEY, add_index
+from granite_core.integrations.sqlalchemy.references import OWN_KEY, file_columns
+from granite_core.integrations.sqlalchemy.types import StoredObjectRefType
 
-__all__ = ["OPT_OUT_KEY", "GraniteTables", "db_now", "home_of", "tables_of"]
+__all__ = [
+    "OPT_OUT_KEY",
+    "GraniteTables",
+    "db_now",
+    "held_columns",
+    "home_of",
+    "is_upload_column",
+    "tables_of",
+    "there_already",
+]
 
 OPT_OUT_KEY: Final = "granite_tables"
 """What a metadata's ``info`` may say before the first model: False, or the metadata that declares the tables for it."""
 
 _Id = BigInteger().with_variant(Integer(), "sqlite")  # SQLite counts up by itself only where the type is INTEGER
 _Text = String(1024)
+_Long = Text().with_variant(MEDIUMTEXT(), "mysql", "mariadb")
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,11 +43,18 @@ class GraniteTables:
             is set was noted by a reconcile that has not ended, and is not looked at yet.
         column: Columns that ever held a ref, so that a process that does not know one of them collects nothing.
         state: The lease, the database's identity, where a reconcile stands, and what the last runs found.
+        upload: Upload sessions. Their ``file`` is a file column like the models' own: what it holds is held.
     """
 
     tombstone: Table
     column: Table
     state: Table
+    upload: Table
+
+    @property
+    def all(self) -> tuple[Table, ...]:
+        """Every one of them."""
+        return self.tombstone, self.column, self.state, self.upload
 
 
 class db_now(FunctionElement[int]):  # noqa: N801 - named as a SQL function is
@@ -81,6 +102,23 @@ def tables_of(metadata: MetaData) -> GraniteTables | None:
     return known
 
 
+def held_columns(metadata: MetaData) -> tuple[Column[Any], ...]:
+    """Return every column that holds refs for a metadata's models: theirs, and that of the upload sessions."""
+    found = file_columns(metadata)
+    tables = tables_of(metadata) if found else None  # asking for them declares them
+    return tuple(dict.fromkeys([*found, *([tables.upload.c.file] if tables is not None else ())]))
+
+
+def is_upload_column(column: Column[Any]) -> bool:
+    """Tell whether a column that holds refs is that of the upload sessions."""
+    return bool(column.info.get(OWN_KEY))
+
+
+def there_already(column: Column[Any]) -> tuple[ColumnElement[bool], ...]:
+    """Return conditions for the rows of a column that holds refs whose object is there: not if it is still received."""
+    return (column.table.c.status == "finished",) if is_upload_column(column) else ()
+
+
 def home_of(metadata: MetaData) -> MetaData | None:
     """Return the metadata that declares the tables for another one, or for itself; None after an opt-out.
 
@@ -114,7 +152,7 @@ def _make(metadata: MetaData) -> GraniteTables:
         reflected = metadata.tables.get(f"{metadata.schema}.{name}" if metadata.schema else name)
         return Table(name, metadata, *columns) if reflected is None else reflected
 
-    return GraniteTables(
+    tables = GraniteTables(
         tombstone=table(
             "granite_tombstone",
             Column("id", _Id, primary_key=True, autoincrement=True),
@@ -141,4 +179,28 @@ def _make(metadata: MetaData) -> GraniteTables:
             Column("expires_at", BigInteger, nullable=False, server_default="0"),
             Column("data", Text, nullable=True),
         ),
+        upload=table(
+            "granite_upload",
+            Column("id", String(64), primary_key=True),
+            Column("kind", String(32), nullable=False),
+            Column("subject", String(255), nullable=False),
+            Column("status", String(16), nullable=False),
+            Column("storage_key", String(255), nullable=False),
+            Column("backend", String(255), nullable=False),
+            Column("location", _Text, nullable=False),
+            Column("file", StoredObjectRefType(), nullable=True),
+            Column("received", BigInteger, nullable=False, server_default="0"),
+            Column("length", BigInteger, nullable=True),
+            Column("details", _Long, nullable=True),
+            Column("progress", _Long, nullable=True),
+            Column("holder", String(64), nullable=True),
+            Column("held_until", BigInteger, nullable=False, server_default="0"),
+            Column("created_at", BigInteger, nullable=False),
+            Column("expires_at", BigInteger, nullable=False, index=True),
+        ),
     )
+    held = tables.upload.c.file
+    held.type = StoredObjectRefType()  # reflected, the database does not tell what its JSON holds
+    held.info.update({INDEX_KEY: True, OWN_KEY: True})
+    add_index(held)
+    return tables

@@ -364,6 +364,8 @@ def _on_transaction_end(session: Session, transaction: SessionTransaction) -> No
     if state.committed:
         for hub, told in state.events:
             hub.emit(told)
+        for file in state.taken:
+            file.mark_taken()
     if state.undone or not state.committed:
         for manager, ref in state.flushed:
             manager.note([ref])

@@ -18,12 +18,15 @@ from granite_core.testing.conformance.linking import LinkingTests
 from granite_core.testing.conformance.listing import ListingTests
 from granite_core.testing.conformance.programs import ProgramTests
 from granite_core.testing.conformance.reading import ReadingTests
+from granite_core.testing.conformance.resuming import ResumingTests
 from granite_core.testing.conformance.writing import WritingTests
 
 __all__ = ["BackendConformance"]
 
 
-class BackendConformance(WritingTests, ReadingTests, ListingTests, LinkingTests, DerivedTests, ProgramTests):
+class BackendConformance(
+    WritingTests, ResumingTests, ReadingTests, ListingTests, LinkingTests, DerivedTests, ProgramTests
+):
     """Subclass it under a name that begins with ``Test``, and give it a fixture ``backend``: a new, empty one.
 
     Attributes:

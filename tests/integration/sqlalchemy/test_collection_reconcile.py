@@ -112,7 +112,7 @@ class TestNotes:
     def test_leftovers_of_dead_writers_are_cleared(self, world: World) -> None:
         def scenario() -> None:
             asked: list[timedelta] = []
-            world.backend.clear_unfinished = lambda older_than: asked.append(older_than) or 7  # type: ignore[method-assign,func-returns-value]
+            world.backend.clear_unfinished = lambda older_than, keep: asked.append(older_than) or 7  # type: ignore[method-assign,func-returns-value]
             assert reconcile(world).backends[0].cleared == 7
             reconcile(world, {"unfinished_after": timedelta(hours=6)})
             assert asked == [timedelta(days=1), timedelta(hours=6)]

@@ -2,7 +2,7 @@
 
 import sqlalchemy as sa
 from alembic import op
-from sqlalchemy.dialects import postgresql
+from sqlalchemy.dialects import mysql, postgresql
 
 revision = "0002"
 down_revision = "0001"
@@ -40,6 +40,38 @@ def upgrade() -> None:
     )
     op.create_index(op.f("ix_granite_tombstone_location"), "granite_tombstone", ["location"], unique=False)
     op.create_index(op.f("ix_granite_tombstone_written_at"), "granite_tombstone", ["written_at"], unique=False)
+    op.create_table(
+        "granite_upload",
+        sa.Column("id", sa.String(length=64), nullable=False),
+        sa.Column("kind", sa.String(length=32), nullable=False),
+        sa.Column("subject", sa.String(length=255), nullable=False),
+        sa.Column("status", sa.String(length=16), nullable=False),
+        sa.Column("storage_key", sa.String(length=255), nullable=False),
+        sa.Column("backend", sa.String(length=255), nullable=False),
+        sa.Column("location", sa.String(length=1024), nullable=False),
+        sa.Column(
+            "file",
+            sa.JSON(none_as_null=True).with_variant(postgresql.JSONB(none_as_null=True), "postgresql"),
+            nullable=True,
+        ),
+        sa.Column("received", sa.BigInteger(), server_default="0", nullable=False),
+        sa.Column("length", sa.BigInteger(), nullable=True),
+        sa.Column("details", sa.Text().with_variant(mysql.MEDIUMTEXT(), "mysql", "mariadb"), nullable=True),
+        sa.Column("progress", sa.Text().with_variant(mysql.MEDIUMTEXT(), "mysql", "mariadb"), nullable=True),
+        sa.Column("holder", sa.String(length=64), nullable=True),
+        sa.Column("held_until", sa.BigInteger(), server_default="0", nullable=False),
+        sa.Column("created_at", sa.BigInteger(), nullable=False),
+        sa.Column("expires_at", sa.BigInteger(), nullable=False),
+        sa.PrimaryKeyConstraint("id"),
+    )
+    op.create_index(op.f("ix_granite_upload_expires_at"), "granite_upload", ["expires_at"], unique=False)
+    op.create_index(
+        "ix_granite_upload_file_location",
+        "granite_upload",
+        [sa.literal_column("(file ->> 'location')")],
+        unique=False,
+        postgresql_ops={"(file ->> 'location')": "text_pattern_ops"},
+    )
     op.add_column(
         "letter",
         sa.Column(
@@ -62,6 +94,9 @@ def downgrade() -> None:
     op.drop_column("letter", "file")
     op.drop_index(op.f("ix_granite_tombstone_written_at"), table_name="granite_tombstone")
     op.drop_index(op.f("ix_granite_tombstone_location"), table_name="granite_tombstone")
+    op.drop_index("ix_granite_upload_file_location", table_name="granite_upload")
+    op.drop_index(op.f("ix_granite_upload_expires_at"), table_name="granite_upload")
+    op.drop_table("granite_upload")
     op.drop_table("granite_tombstone")
     op.drop_table("granite_state")
     op.drop_table("granite_column")

@@ -1,0 +1,382 @@
+"""Writing an object in several goes: a multipart upload whose parts are recorded, and pieces for what is no part yet.
+
+A part has at least 5 MiB (S3 user guide, "Multipart upload limits"). What is less waits in small objects of its own
+under reserved keys, is read back when more comes, and becomes a part when there is enough. The completion names the
+ETag of each part, so a go that wakes up late can put no byte of its own into the object.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import secrets
+import zlib
+from concurrent.futures import Future
+from contextlib import suppress
+from typing import IO, TYPE_CHECKING, Any
+
+from granite_core.backends._bucket import TOKEN
+from granite_core.backends._budget import buffer_budget
+from granite_core.backends._parts import MAX_PARTS, part_length
+from granite_core.backends.base import WriteOptions
+from granite_core.backends.pieces import Pieces
+from granite_core.backends.resumable import ResumableWriter
+from granite_core.backends.s3.answers import pages
+from granite_core.backends.s3.buffers import PartBuffer
+from granite_core.backends.s3.client import boto_errors, error_code, failure
+from granite_core.backends.s3.upload import was_ours
+from granite_core.errors import (
+    AccessDeniedError,
+    BackendError,
+    BackendUnavailableError,
+    ObjectNotFoundError,
+    StorageError,
+)
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
+    from granite_core.backends.s3.backend import S3StorageBackend
+
+__all__ = ["S3ResumableWriter", "discard_upload"]
+
+
+class S3ResumableWriter(ResumableWriter):
+    """One go at an object. Holds at most two parts: one that is filled, one that is sent.
+
+    Args:
+        backend: Where it is.
+        location: The object's key.
+        offset: How many bytes of it the state stands for.
+        state: What was kept; None to begin.
+        content_type: Its media type, where known.
+        options: What is asked of the store.
+
+    Raises:
+        BackendError: The state is of another offset.
+    """
+
+    def __init__(
+        self,
+        backend: S3StorageBackend,
+        location: str,
+        offset: int,
+        state: str | None,
+        content_type: str | None,
+        options: WriteOptions,
+    ) -> None:
+        known = json.loads(state) if state else {}
+        self.offset = offset
+        self._backend = backend
+        self._location = location
+        self._content_type = content_type
+        self._options = options
+        self._begins = not known
+        self._token: str = known.get("token") or secrets.token_hex(16)
+        self._base: int = known.get("base") or backend.part_size
+        self._upload_id: str | None = known.get("upload")
+        self._parts: list[tuple[str, str]] = [(etag, crc) for etag, crc in known.get("parts", ())]
+        self._is_last: bool = known.get("last", False)
+        self._pieces = Pieces.load(backend, location, known.get("pieces"))
+        self._in_pieces = self._pieces.length
+        self._buffer: PartBuffer | None = None
+        self._sending: Future[tuple[str, str]] | None = None
+        self._checkpoints = 0
+        self._closed = False
+        whole = sum(part_length(number, base=self._base) for number in range(1, len(self._parts) + 1))
+        if not self._is_last and whole + self._in_pieces != offset:
+            raise BackendError("the state is of another offset", operation="resume", backend="s3", location=location)
+
+    @property
+    def state(self) -> str | None:
+        """The parts, the pieces, and the name of the next piece."""
+        return self._dump(ends=False)
+
+    def write(self, data: Buffer, /) -> None:
+        """Take bytes; send a part when it is full."""
+        self._check_open("write")
+        view = memoryview(data).cast("B")
+        try:
+            while view:
+                buffer = self._filled_buffer()
+                room = part_length(self._next_number, base=self._base) - buffer.length
+                if not room:
+                    self._send_part()
+                    continue
+                taken = view[:room]
+                if self._sending is not None and not buffer.fits(len(taken)):
+                    self._join()  # memory comes back sooner than a disk takes it
+                buffer.append(taken)
+                self.offset += len(taken)
+                view = view[room:]
+        except boto_errors() as error:
+            self.close()
+            raise failure(error, "write", self._location) from error
+        except BaseException:
+            self.close()
+            raise
+
+    def checkpoint(self, *, ends: bool = False, last: bool = False) -> str:
+        """Send what is a part, and put the rest into a piece; the last part may be short."""
+        self._check_open("checkpoint")
+        try:
+            if self._checkpoints:
+                self._pieces.remove_gone()
+            self._join()
+            if last and not self._is_last:
+                if self.offset:
+                    self._filled_buffer()
+                    self._send_part()
+                    self._join()
+                self._is_last = True
+            elif self._buffer is not None and self._buffer.length > self._in_pieces:
+                self._put_piece(self._buffer)
+        except boto_errors() as error:
+            self.close()
+            raise failure(error, "checkpoint", self._location) from error
+        except BaseException:
+            self.close()
+            raise
+        self._checkpoints += 1
+        return self._dump(ends=ends or last)
+
+    def commit(self) -> None:
+        """Complete the upload."""
+        self._check_open("commit")
+        try:
+            if self._upload_id is not None:
+                self._complete(self._upload_id)
+            else:
+                self._put_empty()
+        except boto_errors() as error:
+            raise failure(error, "commit", self._location) from error
+        finally:
+            self.close()
+        with suppress(StorageError):
+            self._pieces.remove_all()
+
+    def close(self) -> None:
+        """Wait for the part that is under way, and free memory."""
+        self._closed = True
+        with suppress(Exception):
+            self._join()
+        if self._buffer is not None:
+            self._buffer.free()
+            self._buffer = None
+
+    # -- parts ---------------------------------------------------------------------------------------------------------
+
+    @property
+    def _next_number(self) -> int:
+        return len(self._parts) + 1 + (self._sending is not None)
+
+    def _filled_buffer(self) -> PartBuffer:
+        """The part that is being filled; begun with what waits in pieces."""
+        if self._buffer is None:
+            self._buffer = PartBuffer(buffer_budget)
+            for data in self._pieces.read():
+                self._buffer.append(memoryview(data))
+        return self._buffer
+
+    def _send_part(self) -> None:
+        """Send what was written since the last part, and go on without waiting for it."""
+        self._join()
+        number, full = self._next_number, self._buffer
+        if full is None or not full.length:
+            return
+        if number > MAX_PARTS:
+            raise BackendError("the object is too large", operation="write", backend="s3", location=self._location)
+        if self._upload_id is None:
+            head = self._backend._object_head(self._content_type, self._options, {TOKEN: self._token})
+            self._upload_id = self._backend._ask(
+                "create_multipart_upload",
+                **self._backend._object(self._location),
+                **head,
+                ChecksumAlgorithm="CRC32",
+            )["UploadId"]
+        self._buffer = PartBuffer(buffer_budget)
+        self._pieces.drop()
+        self._in_pieces = 0
+        self._sending = self._backend._pool().submit(self._upload_part, number, full)
+
+    def _upload_part(self, number: int, buffer: PartBuffer) -> tuple[str, str]:
+        try:
+            answer = self._backend._ask(
+                "upload_part",
+                **self._backend._object(self._location, part=True),
+                UploadId=self._upload_id,
+                PartNumber=number,
+                Body=buffer.body,
+                ChecksumCRC32=buffer.crc32,
+            )
+            return answer["ETag"].strip('"'), buffer.crc32
+        except boto_errors() as error:
+            if error_code(error) != "NoSuchUpload":
+                raise
+            raise ObjectNotFoundError(
+                "what was written is gone", operation="resume", backend="s3", location=self._location
+            ) from error
+        finally:
+            buffer.free()
+
+    def _join(self) -> None:
+        sending, self._sending = self._sending, None
+        if sending is not None:
+            self._parts.append(sending.result())
+
+    # -- what is no part yet -------------------------------------------------------------------------------------------
+
+    def _put_piece(self, buffer: PartBuffer) -> None:
+        """Store what came since the last piece: straight from the buffer, so that memory does not double."""
+        rest = _Rest(buffer.body, self._in_pieces, buffer.length)
+        key = self._pieces.next_key
+        self._backend._ask(
+            "put_object",
+            **self._backend._object(key),
+            **self._backend._object_head(None, WriteOptions(), {}),
+            Body=rest,
+            ChecksumCRC32=rest.crc32(),
+        )
+        buffer.body.seek(0, io.SEEK_END)
+        self._pieces.added(buffer.length - self._in_pieces)
+        self._in_pieces = buffer.length
+
+    # -- becoming visible ----------------------------------------------------------------------------------------------
+
+    def _complete(self, upload_id: str) -> None:
+        parts = [
+            {"PartNumber": number, "ETag": f'"{etag}"', "ChecksumCRC32": crc}
+            for number, (etag, crc) in enumerate(self._parts, 1)
+        ]
+        try:
+            self._backend._ask(
+                "complete_multipart_upload",
+                **self._backend._object(self._location),
+                **self._backend._create_only(),
+                UploadId=upload_id,
+                MultipartUpload={"Parts": parts},
+            )
+        except boto_errors() as error:
+            self._look_whether_ours(error)
+
+    def _put_empty(self) -> None:
+        try:
+            self._backend._ask(
+                "put_object",
+                **self._backend._object(self._location),
+                **self._backend._object_head(self._content_type, self._options, {TOKEN: self._token}),
+                **self._backend._create_only(),
+                Body=b"",
+            )
+        except boto_errors() as error:
+            self._look_whether_ours(error)
+
+    def _look_whether_ours(self, error: Exception) -> None:
+        if not was_ours(self._backend, self._location, self._token, error):
+            raise BackendUnavailableError(
+                "commit: it must be tried again", operation="commit", backend="s3", location=self._location
+            ) from error
+
+    def _dump(self, *, ends: bool) -> str:
+        found = {
+            "token": self._token,
+            "base": self._base,
+            "upload": self._upload_id,
+            "parts": self._parts,
+            "last": self._is_last,
+            "pieces": self._pieces.dump(ends=ends),
+        }
+        return json.dumps({name: value for name, value in found.items() if value}, separators=(",", ":"))
+
+    def _check_open(self, operation: str) -> None:
+        if self._closed:
+            raise BackendError("the writer is closed", operation=operation, backend="s3", location=self._location)
+
+
+def discard_upload(backend: S3StorageBackend, location: str, state: str | None) -> None:
+    """Abort every multipart upload of a key, and remove the pieces.
+
+    Args:
+        backend: Where they are.
+        location: The object's key.
+        state: What was kept last.
+
+    Raises:
+        BackendError: Something may still be there.
+    """
+    known = json.loads(state) if state else {}
+    place = backend._object(location)
+    try:
+        for upload_id in _uploads_of(backend, place, known.get("upload")):
+            _abort(backend, place, upload_id)
+    except boto_errors() as error:
+        raise failure(error, "discard", location) from error
+    if known:
+        Pieces.load(backend, location, known.get("pieces")).remove_all()
+
+
+def _uploads_of(backend: S3StorageBackend, place: dict[str, Any], known: str | None) -> list[str]:
+    """The uploads of a key: one may have begun in a go that died before its state was kept."""
+    arguments = {name: value for name, value in place.items() if name != "Key"}
+    try:
+        return [
+            upload["UploadId"]
+            for page in pages(backend.client, "list_multipart_uploads", **arguments, Prefix=place["Key"])
+            for upload in page.get("Uploads", ())
+            if upload["Key"] == place["Key"]
+        ]
+    except boto_errors() as error:
+        if known is None or not isinstance(failure(error, "discard", ""), AccessDeniedError):
+            raise
+        return [known]
+
+
+def _abort(backend: S3StorageBackend, place: dict[str, Any], upload_id: str) -> None:
+    try:
+        backend._ask("abort_multipart_upload", **place, UploadId=upload_id)
+    except boto_errors() as error:
+        if error_code(error) != "NoSuchUpload":
+            raise
+
+
+class _Rest(io.RawIOBase):
+    """A part's bytes from a position on, as a body that can be sent again."""
+
+    def __init__(self, body: IO[bytes], start: int, end: int) -> None:
+        self._body = body
+        self._start = start
+        self._length = end - start
+        self._position = 0
+
+    def crc32(self) -> str:
+        crc = 0
+        while data := self.read(64 * 1024):
+            crc = zlib.crc32(data, crc)
+        self.seek(0)
+        return base64.b64encode(crc.to_bytes(4, "big")).decode("ascii")
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._position
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET, /) -> int:
+        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._length}[whence]
+        self._position = max(0, base + offset)
+        return self._position
+
+    def readinto(self, buffer: Buffer, /) -> int:
+        view = memoryview(buffer).cast("B")
+        wanted = min(len(view), self._length - self._position)
+        if wanted <= 0:
+            return 0
+        self._body.seek(self._start + self._position)
+        data = self._body.read(wanted)
+        view[: len(data)] = data
+        self._position += len(data)
+        return len(data)

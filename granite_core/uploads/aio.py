@@ -1,0 +1,216 @@
+"""The verbs of uploads for asynchronous code: the synchronous ones, with nothing that blocks the event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager, suppress
+from datetime import timedelta
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+from granite_core.aio import accepted, hop, joined
+from granite_core.errors import ContentRejectedError
+from granite_core.refs import StagedFile
+from granite_core.uploads.sessions import Progress, UploadSession, UploadStatus
+from granite_core.uploads.uploads import Reception, Uploads, milliseconds
+
+if TYPE_CHECKING:
+    from typing import Self
+
+    from typing_extensions import Buffer
+
+__all__ = ["AsyncReception", "AsyncUploads"]
+
+T = TypeVar("T")
+
+
+class AsyncUploads:
+    """The verbs of ``Uploads`` for asynchronous code.
+
+    Args:
+        uploads: The synchronous ones.
+    """
+
+    def __init__(self, uploads: Uploads) -> None:
+        self.sync: Final = uploads
+
+    async def create(
+        self,
+        storage_key: str,
+        *,
+        kind: str,
+        subject: str = "",
+        length: int | None = None,
+        filename: str | None = None,
+        content_type: str | None = None,
+        field: str | None = None,
+        context: Mapping[str, str] | None = None,
+        details: Mapping[str, Any] | None = None,
+        progress: Progress | None = None,
+        expires_in: timedelta | None = None,
+    ) -> UploadSession:
+        """Begin an upload; see ``Uploads.create``."""
+        planned = self.sync.plan(
+            storage_key,
+            kind=kind,
+            subject=subject,
+            length=length,
+            filename=filename,
+            content_type=content_type,
+            field=field,
+            context=context,
+            details=details,
+            progress=progress,
+        )
+        return await self._run(lambda: self.sync._create(planned, expires_in))
+
+    async def hold(
+        self,
+        staged: StagedFile,
+        *,
+        kind: str,
+        subject: str = "",
+        details: Mapping[str, Any] | None = None,
+        expires_in: timedelta | None = None,
+    ) -> UploadSession:
+        """Keep a file that was staged in a finished session; see ``Uploads.hold``."""
+        return await self._run(
+            lambda: self.sync._hold(staged, kind=kind, subject=subject, details=details, expires_in=expires_in)
+        )
+
+    async def find(self, upload_id: str, *, kind: str | None = None, subject: str = "") -> UploadSession:
+        """Return an upload; see ``Uploads.find``."""
+        found = await self._run(lambda: self.sync.ledger.find(upload_id))
+        return self.sync.checked(found, kind=kind, subject=subject)
+
+    async def receive(
+        self,
+        upload_id: str,
+        *,
+        offset: int,
+        kind: str | None = None,
+        subject: str = "",
+        length: int | None = None,
+        field: str | None = None,
+    ) -> AsyncReception:
+        """Take an upload for one's own, to write to it; see ``Uploads.receive``."""
+        reception = await self._run(
+            lambda: self.sync._receive(upload_id, offset=offset, kind=kind, subject=subject, length=length, field=field)
+        )
+        return AsyncReception(self, reception)
+
+    async def complete(self, upload_id: str, *, kind: str | None = None, subject: str = "") -> UploadSession:
+        """Finish an upload whose bytes have all come; see ``Uploads.complete``."""
+        session = await self.find(upload_id, kind=kind, subject=subject)
+        if session.status is UploadStatus.FINISHED or not session.is_complete:
+            return session
+        async with await self.receive(upload_id, offset=session.offset, kind=kind, subject=subject) as reception:
+            return await reception.finish() or session
+
+    async def finish_with(
+        self, upload_id: str, staged: StagedFile, *, kind: str | None = None, subject: str = ""
+    ) -> UploadSession:
+        """Finish an upload with a file that was staged elsewhere; see ``Uploads.finish_with``."""
+        return await self._run(lambda: self.sync._finish_with(upload_id, staged, kind=kind, subject=subject))
+
+    async def discard(self, upload_id: str, *, kind: str | None = None, subject: str = "") -> None:
+        """End an upload; see ``Uploads.discard``."""
+        await self._run(partial(self.sync._discard, upload_id, kind=kind, subject=subject))
+
+    async def _run(self, call: Callable[[], T]) -> T:
+        return await self.sync.ledger.arun(call, threading.Event())
+
+    @asynccontextmanager
+    async def _kept(self, upload_id: str, holder: str) -> AsyncIterator[None]:
+        """Renew the lease from time to time, while something takes long."""
+
+        async def keep() -> None:
+            lease = milliseconds(self.sync.settings.lease)
+            while True:
+                await asyncio.sleep(self.sync.settings.record_every.total_seconds())
+                with suppress(Exception):  # it runs out by itself; whoever works finds out at the end
+                    await self._run(lambda: self.sync.ledger.renew(upload_id, holder, lease=lease))
+
+        task = asyncio.ensure_future(keep())
+        try:
+            yield
+        finally:
+            task.cancel()
+            with suppress(asyncio.CancelledError):
+                await task
+
+
+class AsyncReception:
+    """An upload that one has taken for one's own. Made by ``AsyncUploads.receive``; see ``Reception``."""
+
+    def __init__(self, uploads: AsyncUploads, reception: Reception) -> None:
+        self._uploads = uploads
+        self._sync = reception
+
+    @property
+    def session(self) -> UploadSession:
+        """The upload as it was recorded last."""
+        return self._sync.session
+
+    @property
+    def offset(self) -> int:
+        """How many bytes have come, recorded or not."""
+        return self._sync.offset
+
+    @property
+    def room(self) -> int | None:
+        """How many more may come; None where the length is not known."""
+        return self._sync.room
+
+    async def write(self, data: Buffer, *, records: bool = True) -> None:
+        """Take the next bytes; see ``Reception.write``."""
+        sync = self._sync
+        try:
+            if sync._arrival.admit(data):
+                if sync._opened:
+                    await hop(sync._arrival.backend, sync._arrival.drain)
+                else:
+                    await self._run(sync.drain)
+            if sync.is_due:
+                await self._run(sync.keep if records else sync.renew)
+        except ContentRejectedError:
+            await self._refuse()
+            raise
+
+    async def finish(self) -> UploadSession | None:
+        """Record what has come; where that is all, make it a stored file; see ``Reception.finish``.
+
+        Once begun it goes on to its end, even when the caller is cancelled meanwhile.
+        """
+        return await joined(asyncio.ensure_future(self._finish()))
+
+    async def _finish(self) -> UploadSession | None:
+        sync = self._sync
+        try:
+            await self._run(partial(sync.keep, ends=True))
+            if sync.stops_here():
+                return None
+            async with self._uploads._kept(sync.session.id, sync.holder):
+                staged = await accepted(await hop(sync._arrival.backend, sync._arrival.store))
+        except ContentRejectedError:
+            await self._refuse()
+            raise
+        return await self._run(partial(sync.finished, staged))
+
+    async def close(self, *, keep: bool = True) -> None:
+        """Give the upload back; see ``Reception.close``. Runs to its end even when cancelled."""
+        await joined(asyncio.ensure_future(self._run(partial(self._sync.leave, keep=keep))))
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    async def _run(self, call: Callable[[], T]) -> T:
+        return await self._uploads._run(call)
+
+    async def _refuse(self) -> None:
+        await joined(asyncio.ensure_future(self._run(self._sync.refuse)))

@@ -1,0 +1,29 @@
+"""Removing what an upload session left in a store."""
+
+from __future__ import annotations
+
+from granite_core.backends.base import Capability, StorageBackend
+from granite_core.backends.pieces import discard_pieces
+from granite_core.uploads.sessions import EndedUpload
+
+__all__ = ["clear_away"]
+
+
+def clear_away(backend: StorageBackend, ended: EndedUpload) -> None:
+    """Remove what a session that has ended left in the store, but for an object that was committed.
+
+    Of that its tombstone tells, and the sweep looks before it deletes. Idempotent.
+
+    Args:
+        backend: Where it is.
+        ended: Which.
+
+    Raises:
+        BackendError: Something may still be there.
+    """
+    if Capability.RESUMABLE_WRITES in backend.capabilities:
+        backend.discard_unfinished(ended.location, ended.progress.writer)
+    else:
+        discard_pieces(backend, ended.location, ended.progress.writer)
+    for key in ended.progress.leftovers:
+        backend.delete(key)

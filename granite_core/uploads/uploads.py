@@ -1,0 +1,656 @@
+"""The verbs of uploads, for synchronous code; ``aio`` has them for asynchronous code."""
+
+from __future__ import annotations
+
+import secrets
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, Final
+
+from granite_core.errors import (
+    ContentRejectedError,
+    StorageError,
+    UploadBusyError,
+    UploadGoneError,
+    UploadNotFoundError,
+    UploadOffsetError,
+)
+from granite_core.keys import suffix_of, unique_part
+from granite_core.manager import StorageManager
+from granite_core.media import clean_content_type, clean_filename
+from granite_core.refs import StagedFile, StoredObjectRef, timestamp
+from granite_core.uploads._arrival import Arrival
+from granite_core.uploads.clearing import clear_away
+from granite_core.uploads.ports import UploadLedger
+from granite_core.uploads.sessions import NewUpload, Progress, UploadSession, UploadStatus
+from granite_core.uploads.settings import UploadSettings
+
+if TYPE_CHECKING:
+    from typing import Self
+
+    from typing_extensions import Buffer
+
+__all__ = ["PARTIAL", "Reception", "Uploads", "milliseconds"]
+
+PARTIAL: Final = "partial"
+"""In the details of an upload that is a piece of a larger one: nobody judges its type."""
+
+
+def milliseconds(duration: timedelta) -> int:
+    """Return a duration as the ledger takes it."""
+    return int(duration.total_seconds() * 1000)
+
+
+class Uploads:
+    """Uploads that outlive their request: made, received piece by piece, finished, taken by a row, or ended.
+
+    Safe to share between threads and processes: all state is in the database and the store.
+
+    Args:
+        manager: Whose policies and backends are used.
+        ledger: Where sessions are kept, ``SQLAlchemyUploadLedger(engine, Base.metadata)``: the database of the rows
+            that will take the files.
+        settings: How long things may take.
+    """
+
+    def __init__(self, manager: StorageManager, ledger: UploadLedger, settings: UploadSettings | None = None) -> None:
+        self.manager: Final = manager
+        self.ledger: Final = ledger
+        self.settings: Final = settings or UploadSettings()
+
+    # -- beginning -----------------------------------------------------------------------------------------------------
+
+    def create(
+        self,
+        storage_key: str,
+        *,
+        kind: str,
+        subject: str = "",
+        length: int | None = None,
+        filename: str | None = None,
+        content_type: str | None = None,
+        field: str | None = None,
+        context: Mapping[str, str] | None = None,
+        details: Mapping[str, Any] | None = None,
+        progress: Progress | None = None,
+        expires_in: timedelta | None = None,
+    ) -> UploadSession:
+        """Begin an upload. Where its object will be is planned now, and told to nobody.
+
+        Args:
+            storage_key: The policy whose rules apply.
+            kind: What makes it: ``"tus"``, ``"direct"``, …; whoever goes on names the same.
+            subject: Whom it belongs to; whoever goes on names the same. Empty for nobody.
+            length: How many bytes it will have; None where that is not known.
+            filename: Name the content came with; it is cleaned.
+            content_type: Media type the sender claims; believed only where the bytes do not tell.
+            field: Name for errors; the ``storage_key`` where absent.
+            context: Values for the names in the policy's ``key_template``.
+            details: What its maker wants to remember, JSON-compatible.
+            progress: Where it begins, for what writes to the store past ``receive``: keys that go with it.
+            expires_in: When it ends unless bytes arrive; what the settings say where absent.
+
+        Raises:
+            ConfigurationError: There is no such policy, or a name in its ``key_template`` has no value.
+            ContentTooLargeError: The announced length is over the limit.
+            InvalidKeyError: A part of the key is no safe one.
+        """
+        return self.ledger.run(
+            lambda: self._create(
+                self.plan(
+                    storage_key,
+                    kind=kind,
+                    subject=subject,
+                    length=length,
+                    filename=filename,
+                    content_type=content_type,
+                    field=field,
+                    context=context,
+                    details=details,
+                    progress=progress,
+                ),
+                expires_in,
+            )
+        )
+
+    def plan(
+        self,
+        storage_key: str,
+        *,
+        kind: str,
+        subject: str = "",
+        length: int | None = None,
+        filename: str | None = None,
+        content_type: str | None = None,
+        field: str | None = None,
+        context: Mapping[str, str] | None = None,
+        details: Mapping[str, Any] | None = None,
+        progress: Progress | None = None,
+    ) -> NewUpload:
+        """Return what ``create`` would make, and refuse what it would refuse. No I/O."""
+        policy = self.manager.get_policy(storage_key)
+        if length is not None:
+            try:
+                policy.check_size(length, field=field)
+            except ContentRejectedError as error:
+                self.manager.events.refused(error, storage_key)
+                raise
+        name = clean_filename(filename)
+        location = policy.new_key(unique_part(), suffix=suffix_of(name), context=context)
+        planned = StoredObjectRef(
+            storage_key,
+            policy.backend_key,
+            location,
+            0,
+            "",
+            clean_content_type(content_type),
+            name,
+            timestamp(self.manager.now()),
+        )
+        return NewUpload(
+            unique_part(),
+            kind,
+            subject,
+            planned,
+            length=length,
+            details=dict(details or {}),
+            progress=progress or Progress(),
+        )
+
+    def _create(self, upload: NewUpload, expires_in: timedelta | None) -> UploadSession:
+        wanted = milliseconds(expires_in or self.settings.expires_in)
+        return self.ledger.add(upload, expires_in=wanted, manager=self.manager)
+
+    def hold(
+        self,
+        staged: StagedFile,
+        *,
+        kind: str,
+        subject: str = "",
+        details: Mapping[str, Any] | None = None,
+        expires_in: timedelta | None = None,
+    ) -> UploadSession:
+        """Keep a file that was staged, past the end of its request, in a finished session of its own.
+
+        From then on only a row takes it, or the sweep after its time.
+
+        Args:
+            staged: The file, staged less than a quarter of the grace ago.
+            kind: What keeps it: ``"token"``, …
+            subject: Whom it belongs to; empty for nobody.
+            details: What its maker wants to remember, JSON-compatible.
+            expires_in: When it ends unless a row takes it; what the settings say where absent.
+
+        Raises:
+            StaleRefError: It was staged too long ago, or let go.
+        """
+        return self.ledger.run(
+            lambda: self._hold(staged, kind=kind, subject=subject, details=details, expires_in=expires_in)
+        )
+
+    def _hold(
+        self,
+        staged: StagedFile,
+        *,
+        kind: str,
+        subject: str,
+        details: Mapping[str, Any] | None,
+        expires_in: timedelta | None,
+    ) -> UploadSession:
+        if not staged.mark_used():
+            raise UploadGoneError("this file was let go already", operation="hold", location=staged.location)
+        upload = NewUpload(
+            unique_part(),
+            kind,
+            subject,
+            staged,
+            status=UploadStatus.FINISHED,
+            length=staged.size,
+            details=dict(details or {}),
+        )
+        wanted = milliseconds(expires_in or self.settings.finished_for)
+        try:
+            return self.ledger.add(upload, expires_in=wanted, manager=self.manager)
+        except BaseException:
+            self.manager.note([staged])  # whether a session holds it is not known: the sweep looks
+            raise
+
+    # -- looking -------------------------------------------------------------------------------------------------------
+
+    def find(self, upload_id: str, *, kind: str | None = None, subject: str = "") -> UploadSession:
+        """Return an upload.
+
+        Args:
+            upload_id: Its id.
+            kind: What must have made it; anything where absent.
+            subject: Whom it must belong to.
+
+        Raises:
+            UploadNotFoundError: There is none of that kind and subject.
+            UploadGoneError: It has ended, or expired unfinished.
+        """
+        return self.checked(self.ledger.run(lambda: self.ledger.find(upload_id)), kind=kind, subject=subject)
+
+    @staticmethod
+    def checked(session: UploadSession | None, *, kind: str | None, subject: str) -> UploadSession:
+        """Return a session, or refuse it as ``find`` does. Pure."""
+        if session is None or (kind is not None and session.kind != kind):
+            raise UploadNotFoundError("there is no such upload", operation="find")
+        if not secrets.compare_digest(session.subject.encode(), subject.encode()):
+            raise UploadNotFoundError("the upload belongs to somebody else", operation="find")
+        if session.status is UploadStatus.ENDING or (session.expired and session.status is UploadStatus.RECEIVING):
+            raise UploadGoneError("the upload has ended", operation="find", location=session.location)
+        return session
+
+    # -- receiving -----------------------------------------------------------------------------------------------------
+
+    def receive(
+        self,
+        upload_id: str,
+        *,
+        offset: int,
+        kind: str | None = None,
+        subject: str = "",
+        length: int | None = None,
+        field: str | None = None,
+    ) -> Reception:
+        """Take an upload for one's own, to write to it. Close what is returned, on every way out.
+
+        Args:
+            upload_id: Its id.
+            offset: Where the bytes belong that will come.
+            kind: What must have made it; anything where absent.
+            subject: Whom it must belong to.
+            length: How many bytes it will have, where that was not said yet.
+            field: Name for errors; the ``storage_key`` where absent.
+
+        Raises:
+            UploadNotFoundError: There is none of that kind and subject.
+            UploadGoneError: It has ended, or expired.
+            UploadBusyError: Somebody else is writing to it.
+            UploadOffsetError: It stands at another offset, is finished, or has another length.
+            ContentTooLargeError: The length is over the limit.
+        """
+        return self.ledger.run(
+            lambda: self._receive(upload_id, offset=offset, kind=kind, subject=subject, length=length, field=field)
+        )
+
+    def _receive(
+        self, upload_id: str, *, offset: int, kind: str | None, subject: str, length: int | None, field: str | None
+    ) -> Reception:
+        holder = secrets.token_hex(16)
+        found = self.checked(self.ledger.find(upload_id), kind=kind, subject=subject)
+        self._check_place(found, offset, length, field)
+        session = self._lock(found, holder)
+        try:
+            self._check_place(session, offset, length, field)  # somebody may have been faster
+            if length is not None:
+                session = replace(session, length=length)
+            return Reception(self, session, holder, self._arrival(session, field))
+        except BaseException:
+            self.ledger.renew(upload_id, holder, lease=0)
+            raise
+
+    def _check_place(self, session: UploadSession, offset: int, length: int | None, field: str | None) -> None:
+        if session.status is UploadStatus.FINISHED or session.offset != offset:
+            raise UploadOffsetError(
+                f"the upload stands at {session.offset}, not at {offset}",
+                operation="receive",
+                limit=session.offset,
+                value=offset,
+            )
+        if length is None or length == session.length:
+            return
+        if session.length is not None or length < session.offset:
+            raise UploadOffsetError(
+                "the length of an upload cannot be changed", operation="receive", limit=session.length, value=length
+            )
+        self.manager.get_policy(session.storage_key).check_size(length, field=field)
+
+    def _lock(self, session: UploadSession, holder: str) -> UploadSession:
+        locked = self.ledger.lock(session.id, holder, lease=milliseconds(self.settings.lease))
+        if locked is not None:
+            return locked
+        now = self.checked(self.ledger.find(session.id), kind=session.kind, subject=session.subject)
+        if now.status is UploadStatus.FINISHED:
+            raise UploadOffsetError("the upload is finished", operation="receive", limit=now.offset)
+        raise UploadBusyError("somebody else is writing to the upload", operation="receive")
+
+    def _arrival(self, session: UploadSession, field: str | None) -> Arrival:
+        manager = self.manager
+        if session.planned is None:
+            raise UploadGoneError("the upload has ended", operation="receive")
+        return Arrival(
+            session,
+            session.planned,
+            manager.get_policy(session.storage_key),
+            manager.get_backend(session.backend),
+            now=manager.now,
+            discard=manager._let_go,
+            events=manager.events,
+            field=field,
+            sniffs=not session.details.get(PARTIAL),
+        )
+
+    # -- finishing -----------------------------------------------------------------------------------------------------
+
+    def complete(self, upload_id: str, *, kind: str | None = None, subject: str = "") -> UploadSession:
+        """Finish an upload whose bytes have all come, where that was not done, for the process that received them died.
+
+        Returns the session as it is where there is nothing to do.
+
+        Raises:
+            UploadNotFoundError: There is none of that kind and subject.
+            UploadGoneError: It has ended.
+            UploadBusyError: Somebody else is doing it.
+            ContentRejectedError: The policy, or one of its validators, refuses it; nothing remains.
+            BackendError: It cannot be stored now; try again.
+        """
+        session = self.find(upload_id, kind=kind, subject=subject)
+        if session.status is UploadStatus.FINISHED or not session.is_complete:
+            return session
+        with self.receive(upload_id, offset=session.offset, kind=kind, subject=subject) as reception:
+            return reception.finish() or session
+
+    def finish_with(
+        self, upload_id: str, staged: StagedFile, *, kind: str | None = None, subject: str = ""
+    ) -> UploadSession:
+        """Finish an upload with a file that was staged elsewhere: a copy of what a client wrote to the store itself.
+
+        Args:
+            upload_id: Its id.
+            staged: The file, staged less than a quarter of the grace ago; judged as any file when it was staged.
+            kind: What must have made it; anything where absent.
+            subject: Whom it must belong to.
+
+        Raises:
+            UploadNotFoundError: There is none of that kind and subject.
+            UploadGoneError: It has ended, or the file was let go.
+            UploadBusyError: Somebody else is at it.
+            UploadOffsetError: It is finished already.
+            StaleRefError: The file was staged too long ago.
+        """
+        return self.ledger.run(lambda: self._finish_with(upload_id, staged, kind=kind, subject=subject))
+
+    def _finish_with(self, upload_id: str, staged: StagedFile, *, kind: str | None, subject: str) -> UploadSession:
+        holder = secrets.token_hex(16)
+        session = self._lock(self.checked(self.ledger.find(upload_id), kind=kind, subject=subject), holder)
+        if not staged.mark_used():
+            self.ledger.renew(upload_id, holder, lease=0)
+            raise UploadGoneError("this file was let go already", operation="finish", location=staged.location)
+        return self.finish_as(session, holder, staged)
+
+    def finish_as(self, session: UploadSession, holder: str, staged: StoredObjectRef) -> UploadSession:
+        """Say that the object is there and accepted: the session holds it from now on.
+
+        Args:
+            session: The session.
+            holder: Who holds it.
+            staged: Its ref; at the planned location.
+
+        Raises:
+            UploadGoneError: The session is not the holder's any more.
+        """
+        expires_in = milliseconds(self.settings.finished_for)
+        try:
+            finished = self.ledger.finish(session.id, holder, staged, expires_in=expires_in, manager=self.manager)
+        except BaseException:
+            self.manager.note([staged])  # whether the session holds it is not known: the sweep looks
+            raise
+        if finished is None:
+            self.manager.note([staged])
+            raise UploadGoneError("the upload has ended, or somebody else has taken it", operation="finish")
+        return finished
+
+    def _end(self, upload_id: str) -> bool:
+        """End a session, and remove what it left as far as that can be done now."""
+        ended = self.ledger.end(upload_id)
+        if ended is None:
+            return False
+        with suppress(StorageError):  # the sweep goes on with it
+            backend = self.manager.get_backend(ended.backend)
+            self.ledger.call(backend, clear_away, backend, ended)
+            self.ledger.forget(upload_id)
+        return True
+
+    def discard(self, upload_id: str, *, kind: str | None = None, subject: str = "") -> None:
+        """End an upload, finished or not, whoever is writing to it. What a row has taken is not touched.
+
+        Raises:
+            UploadNotFoundError: There is none of that kind and subject.
+            UploadGoneError: It has ended already.
+        """
+        self.ledger.run(lambda: self._discard(upload_id, kind=kind, subject=subject))
+
+    def _discard(self, upload_id: str, *, kind: str | None, subject: str) -> None:
+        self.checked(self.ledger.find(upload_id), kind=kind, subject=subject)
+        if not self._end(upload_id):
+            raise UploadGoneError("the upload has ended already", operation="discard")
+
+    @contextmanager
+    def _kept(self, upload_id: str, holder: str) -> Iterator[None]:
+        """Renew the lease from time to time, from a thread of its own, while something takes long."""
+        over = threading.Event()
+
+        def keep() -> None:
+            while not over.wait(self.settings.record_every.total_seconds()):
+                with suppress(Exception):  # it runs out by itself; whoever works finds out at the end
+                    self.ledger.run(
+                        lambda: self.ledger.renew(upload_id, holder, lease=milliseconds(self.settings.lease))
+                    )
+
+        thread = threading.Thread(target=keep, name="granite-upload", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            over.set()
+            thread.join()
+
+
+class Reception:
+    """An upload that one has taken for one's own. Made by ``Uploads.receive``; used by one thread at a time.
+
+    As a context manager it records what has come, whatever ends it, and gives the upload back.
+    """
+
+    def __init__(self, uploads: Uploads, session: UploadSession, holder: str, arrival: Arrival) -> None:
+        self.session = session
+        """The upload as it was recorded last."""
+        self.holder: Final = holder
+        self._uploads = uploads
+        self._arrival = arrival
+        self._lease = milliseconds(uploads.settings.lease)
+        self._recorded = time.monotonic()
+        self._opened = False
+        self._over = False
+
+    @property
+    def offset(self) -> int:
+        """How many bytes have come, recorded or not."""
+        return self._arrival.size
+
+    @property
+    def room(self) -> int | None:
+        """How many more may come; None where the length is not known."""
+        return self._arrival.room
+
+    @property
+    def is_due(self) -> bool:
+        """Whether it is time to record again."""
+        return time.monotonic() - self._recorded >= self._uploads.settings.record_every.total_seconds()
+
+    def write(self, data: Buffer, *, records: bool = True) -> None:
+        """Take the next bytes; record from time to time how many have come.
+
+        Args:
+            data: The bytes.
+            records: Whether to record; else the lease alone is renewed, and ``close`` with ``keep=False`` forgets them.
+
+        Raises:
+            UploadOffsetError: They are more than the upload's length; none of them was taken.
+            UploadGoneError: The upload is not ours any more.
+            ContentRejectedError: The policy refuses it; nothing remains.
+            BackendError: They cannot be stored now; go on later, from what was recorded.
+        """
+        with self._refusing():
+            if self._arrival.admit(data):
+                self._uploads.ledger.run(self.drain)
+            if self.is_due:
+                self._uploads.ledger.run(self.keep if records else self.renew)
+
+    def drain(self) -> None:
+        """Hand what was gathered to the store."""
+        if self._begin():
+            self._call(self._arrival.drain)
+
+    def _begin(self, *, ends: bool = False) -> bool:
+        """Record what a go leaves traces of before it does; whether what has come may be written."""
+        arrival = self._arrival
+        if arrival.content_type is None and not self._call(lambda: arrival.judge(ends=ends)):
+            return False
+        if not self._opened:
+            progress = self._call(arrival.open)
+            if progress is not None:
+                self._record(self.session.offset, progress, self._lease)
+            self._opened = True
+        return True
+
+    def record(self) -> None:
+        """Make durable what has come, and record it; ``write`` does so by itself from time to time.
+
+        Raises:
+            UploadGoneError: The upload is not ours any more.
+            ContentRejectedError: The policy refuses it; nothing remains.
+            BackendError: It cannot be stored now; go on later, from what was recorded.
+        """
+        with self._refusing():
+            self._uploads.ledger.run(self.keep)
+
+    def keep(self, *, ends: bool = False) -> None:
+        """Do the work of ``record``.
+
+        Args:
+            ends: Whether nothing more comes; then the upload is given back, unless it is complete.
+        """
+        if not self._begin(ends=ends):
+            self.renew()
+            return
+        offset, progress = self._call(lambda: self._arrival.checkpoint(ends=ends))
+        complete = self._arrival.length == offset
+        self._record(offset, progress, 0 if ends and not complete else self._lease)
+
+    def renew(self) -> None:
+        """Keep the upload without recording anything."""
+        self._recorded = time.monotonic()
+        if not self._uploads.ledger.renew(self.session.id, self.holder, lease=self._lease):
+            raise self._gone()
+
+    def finish(self) -> UploadSession | None:
+        """Record what has come; where that is all, make it a stored file that the policy accepts.
+
+        Returns:
+            The finished session; None where more has to come.
+
+        Raises:
+            UploadGoneError: The upload is not ours any more.
+            ContentRejectedError: The policy, or one of its validators, refuses it; nothing remains.
+            BackendError: It cannot be stored now; go on later, from what was recorded.
+        """
+        uploads = self._uploads
+        with self._refusing():
+            uploads.ledger.run(lambda: self.keep(ends=True))
+            if self.stops_here():
+                return None
+            with uploads._kept(self.session.id, self.holder):
+                staged = self._arrival.store().accept()
+        return uploads.ledger.run(lambda: self.finished(staged))
+
+    def stops_here(self) -> bool:
+        """Whether more has to come; then this go is over."""
+        if self.session.is_complete:
+            return False
+        self._over = True
+        self._arrival.close()
+        return True
+
+    def finished(self, staged: StagedFile) -> UploadSession:
+        """Let the session hold the file."""
+        self.session = self._uploads.finish_as(self.session, self.holder, staged)
+        self._over = True
+        return self.session
+
+    def close(self, *, keep: bool = True) -> None:
+        """Give the upload back; record what has come, unless told otherwise. Idempotent, never raises.
+
+        Args:
+            keep: Whether what has come is kept; else it must be sent again from where it was recorded last.
+        """
+        with suppress(Exception):
+            self._uploads.ledger.run(lambda: self.leave(keep=keep))
+
+    def leave(self, *, keep: bool) -> None:
+        """Do the work of ``close``."""
+        if self._over:
+            return
+        self._over = True
+        try:
+            if keep:
+                self.keep(ends=True)
+        except ContentRejectedError:
+            self.refuse()
+            return
+        except Exception:  # noqa: BLE001 S110 - what was recorded stays
+            pass
+        self._call(self._arrival.close)
+        with suppress(Exception):
+            self._uploads.ledger.renew(self.session.id, self.holder, lease=0)
+
+    def refuse(self) -> None:
+        """End the upload: a refused file leaves nothing."""
+        self._over = True
+        self._call(self._arrival.close)
+        self._uploads._end(self.session.id)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _call(self, call: Callable[[], Any]) -> Any:
+        return self._uploads.ledger.call(self._arrival.backend, call)
+
+    def _record(self, offset: int, progress: Progress, lease: int) -> None:
+        self._recorded = time.monotonic()
+        length = self._arrival.length
+        expires_at = self._uploads.ledger.record(
+            self.session.id,
+            self.holder,
+            offset=offset,
+            length=length,
+            progress=progress,
+            lease=lease,
+            expires_in=milliseconds(self._uploads.settings.expires_in),
+        )
+        if expires_at is None:
+            raise self._gone()
+        self.session = replace(self.session, offset=offset, length=length, progress=progress, expires_at=expires_at)
+
+    def _gone(self) -> UploadGoneError:
+        self._over = True
+        self._arrival.close()
+        return UploadGoneError("the upload has ended, or somebody else has taken it", operation="receive")
+
+    @contextmanager
+    def _refusing(self) -> Iterator[None]:
+        """End the upload when the policy refuses its content: a refused file leaves nothing."""
+        try:
+            yield
+        except ContentRejectedError:
+            self._uploads.ledger.run(self.refuse)
+            raise
