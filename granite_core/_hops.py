@@ -107,6 +107,8 @@ class AsyncObjectReader:
         """
         if self._inline:
             return self._reader.read(size)
+        if 0 <= size <= INLINE_BYTES and (data := self._reader.read_at_hand(size)) is not None:
+            return data
         return await hop(self._backend, self._reader.read, size)
 
     async def close(self) -> None:

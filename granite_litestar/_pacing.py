@@ -10,27 +10,28 @@ __all__ = ["ChunkPacer"]
 class ChunkPacer:
     """How many bytes to read at a time: few for a slow peer, more the longer it keeps up.
 
-    A stalled download holds two chunks (one here, one in the server), so a chunk grows only once the peer has taken
-    several of its size without making us wait, and halves when it does not.
+    A stalled download holds three chunks (one here, two in uvicorn). The kernel takes megabytes at once for a peer
+    that reads nothing, so a chunk grows only once more than that was taken without making us wait. It halves when we
+    had to.
     """
 
-    SMALLEST: Final = 64 * 1024
+    SMALLEST: Final = 32 * 1024
     LARGEST: Final = 1024 * 1024
     _PROMPT_SECONDS: Final = 0.02
-    _STREAK: Final = 8
+    _TAKEN_BY_THE_KERNEL: Final = 4 * 1024 * 1024  # Linux, tcp(7): the usual maximum of tcp_wmem
 
     def __init__(self) -> None:
         self.size = self.SMALLEST
         """Bytes to read next."""
-        self._streak = 0
+        self._prompt = 0
 
-    def sent(self, seconds: float) -> None:
-        """Note how long the server took to accept a chunk."""
+    def sent(self, size: int, seconds: float) -> None:
+        """Note how long the server took to accept so many bytes."""
         if seconds > self._PROMPT_SECONDS:
             self.size = max(self.SMALLEST, self.size // 2)
-            self._streak = 0
+            self._prompt = 0
             return
-        self._streak += 1
-        if self._streak >= self._STREAK:
+        self._prompt += size
+        if self._prompt > self._TAKEN_BY_THE_KERNEL:
             self.size = min(self.LARGEST, self.size * 2)
-            self._streak = 0
+            self._prompt = 0

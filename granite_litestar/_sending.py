@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from http import HTTPStatus
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from litestar.exceptions import HTTPException, NotFoundException
 from litestar.response.base import ASGIResponse
@@ -30,6 +30,9 @@ if TYPE_CHECKING:
     from granite_core.serving import BodyPart, ServePlan
 
 __all__ = ["ASGIFileDownload", "Handover"]
+
+AT_ONCE_BYTES: Final = 64 * 1024
+"""A body of at most so many bytes is read before anything of it is sent."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +125,7 @@ class ASGIFileDownload(ASGIResponse):
     async def _send_path(self, scope: Scope, send: Send) -> bool:
         """Have the server send the file, where it offers that; a small one is sent sooner than a server opens it."""
         plan = self._plan
-        whole = plan.status == HTTP_200_OK and plan.content_length > ChunkPacer.SMALLEST
+        whole = plan.status == HTTP_200_OK and plan.content_length > AT_ONCE_BYTES
         if not whole or not sends_paths(scope) or self._verifies:
             return False
         path = await self._find_file()
@@ -147,7 +150,7 @@ class ASGIFileDownload(ASGIResponse):
     def _is_small(self) -> bool:
         """Whether all of the body is worth no more than one piece."""
         plan = self._plan
-        return plan.content_length <= ChunkPacer.SMALLEST and len(plan.parts) == 1 and not self._verifies_first
+        return plan.content_length <= AT_ONCE_BYTES and len(plan.parts) == 1 and not self._verifies_first
 
     @property
     def _verifies_first(self) -> bool:
@@ -242,7 +245,7 @@ class ASGIFileDownload(ASGIResponse):
             began = clock()
             await send({"type": "http.response.body", "body": data, "more_body": bool(left) or not final})
             self._outcome.sent += len(data)
-            pacer.sent(clock() - began)
+            pacer.sent(len(data), clock() - began)
 
     async def _read(self, reader: AsyncObjectReader, size: int, left: int) -> bytes:
         data = await reader.read(size)

@@ -184,6 +184,16 @@ class ObjectReader(ABC):
         buffer[: len(data)] = data
         return len(data)
 
+    def read_at_hand(self, size: int, /) -> bytes | None:
+        """Return up to ``size`` bytes as ``read`` does, if that takes no waiting; None where it might.
+
+        It is called on event loops. Override it where it can be told.
+
+        Raises:
+            BackendError: The bytes cannot be had.
+        """
+        return None
+
     @abstractmethod
     def close(self) -> None:
         """Free what is held. Idempotent, never raises. Never called while another thread's ``read`` is under way."""

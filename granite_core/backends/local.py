@@ -60,6 +60,8 @@ _FOLDER: Final = _ROOT | _NO_FOLLOW
 _READ: Final = os.O_RDONLY | _NO_FOLLOW | getattr(os, "O_NONBLOCK", 0)  # a FIFO must not block the opener
 _CREATE: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | _NO_FOLLOW
 
+_NO_WAIT: Final = getattr(os, "RWF_NOWAIT", -1)  # elsewhere no flag at all: the call fails, and says "unknown"
+
 
 class LocalStorageBackend(StorageBackend):
     """Keeps each object in a file of its own below a root folder.
@@ -532,6 +534,7 @@ class _LocalReader(ObjectReader):
         self._descriptor = descriptor
         self._position = min(offset, size)
         self._end = size if length is None else min(size, offset + length)
+        self._may_be_at_hand = True
 
     def read(self, size: int = -1, /) -> bytes:
         left = max(0, self._end - self._position)
@@ -574,6 +577,26 @@ class _LocalReader(ObjectReader):
             raise failure(error, "read", self._location, absent=False) from error
         self._position += count
         return count
+
+    def read_at_hand(self, size: int, /) -> bytes | None:
+        """Return what the kernel has in memory (preadv2(2), ``RWF_NOWAIT``); file systems that cannot tell say None."""
+        size = min(size, max(0, self._end - self._position))
+        if not size:
+            return b""
+        if not self._may_be_at_hand:
+            return None
+        buffer = bytearray(size)
+        try:
+            count = os.preadv(self._descriptor, [buffer], self._position, _NO_WAIT)
+        except BlockingIOError:
+            return None
+        except (OSError, NotImplementedError):
+            count = 0  # tmpfs and other systems cannot tell; an error is told of by `read`
+        if not count:
+            self._may_be_at_hand = False
+            return None
+        self._position += count
+        return bytes(buffer) if count == size else bytes(memoryview(buffer)[:count])
 
     def send_to(self, descriptor: int) -> int:
         """Copy what is left to the end of another file as far as the kernel can; return how many bytes it did."""

@@ -20,7 +20,17 @@ from tests.support.broker import VARIABLE, Broker
 
 __all__ = ["SUBJECTS", "cases_of", "main"]
 
-SUBJECTS = ("local_put", "listing", "row_loading", "row_writing", "download", "upload", "collection", "s3")
+SUBJECTS = (
+    "local_put",
+    "listing",
+    "row_loading",
+    "row_writing",
+    "download",
+    "slow_clients",
+    "upload",
+    "collection",
+    "s3",
+)
 RESULTS = Path(__file__).parent / "results"
 
 

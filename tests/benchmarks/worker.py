@@ -15,7 +15,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, TypeAlias
 
-__all__ = ["LOG", "Make", "Sample", "Task", "Work", "main"]
+__all__ = ["LOG", "Make", "Measured", "Sample", "Task", "Watched", "Work", "main"]
 
 TICKS = os.sysconf("SC_CLK_TCK")
 LOG = "stderr.log"
@@ -33,15 +33,24 @@ class Task:
 
 
 @dataclass(frozen=True)
+class Measured:
+    """How often the work was done, and how long it took by a measure of its own: a percentile of many, say."""
+
+    operations: int
+    seconds: float
+
+
+@dataclass(frozen=True)
 class Work:
     """What a contender hands back.
 
-    `run` does the work once, or says how often it did it. Neither `warm_up`, done once before memory is looked at, nor
-    `prepare`, done before each round, is measured; `check` raises where what was done is not what was asked for.
-    `server` is the process that does the work where that is not the contender's own, or all that have a part in it.
+    `run` does the work once, or says how often it did it, and how long that took where it knows better. Neither
+    `warm_up`, done once before memory is looked at, nor `prepare`, done before each round, is measured; `check` raises
+    where what was done is not what was asked for. `server` is the process that does the work where that is not the
+    contender's own, or all that have a part in it.
     """
 
-    run: Callable[[], int | None]
+    run: Callable[[], int | Measured | None]
     warm_up: Callable[[], object] | None = None
     prepare: Callable[[], object] | None = None
     check: Callable[[], object] | None = None
@@ -71,7 +80,7 @@ def main(connection: Connection, make: Make, task: Task) -> None:
             if work.warm_up is not None:
                 work.warm_up()
             server = work.server or os.getpid()
-            watched = _Watched(server if isinstance(server, tuple) else (server,))
+            watched = Watched(server if isinstance(server, tuple) else (server,))
             connection.send(("ready", None))
             while (question := connection.recv()) is not None:
                 kind, argument = question
@@ -89,21 +98,24 @@ def main(connection: Connection, make: Make, task: Task) -> None:
             connection.send(("error", f"{type(error).__name__}: {error}\n{tail}"))
 
 
-def _round(work: Work, watched: _Watched, repeat: int) -> Sample:
+def _round(work: Work, watched: Watched, repeat: int) -> Sample:
     if work.prepare is not None:
         work.prepare()
     gc.collect()
     watched.begin()
     server_cpu = watched.cpu() if work.server else 0.0
     cpu, began, done = _own_cpu(), time.perf_counter(), 0
+    own: float | None = None
     for _ in range(repeat):
         count = work.run()
+        if isinstance(count, Measured):
+            own, count = count.seconds, count.operations
         done += 1 if count is None else count
     wall, cpu = time.perf_counter() - began, _own_cpu() - cpu
     if not done:
         raise RuntimeError("nothing was done")
     return Sample(
-        wall / done,
+        wall / done if own is None else own,
         cpu / done,
         (watched.cpu() - server_cpu) / done if work.server else None,
         watched.growth(),
@@ -117,7 +129,7 @@ def _own_cpu() -> float:
     return sum(each.ru_utime + each.ru_stime for each in used)
 
 
-class _Watched:
+class Watched:
     """Processes and their descendants, as /proc shows them."""
 
     def __init__(self, pids: tuple[int, ...]) -> None:

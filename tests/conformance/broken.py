@@ -469,6 +469,18 @@ class ComplainsOfASecondClose(Misread):
             self.closed = True
 
 
+class ShowsWhatIsAtHandTwice(Misread):
+    class reader(Reader):
+        shown = b""
+
+        def read(self, size: int = -1, /) -> bytes:
+            self.shown = self.inner.read(size)
+            return self.shown
+
+        def read_at_hand(self, size: int, /) -> bytes | None:
+            return self.shown[:size] or None
+
+
 class ReadsEverythingAtOnce(Misread):
     class reader(Reader):
         def __init__(self, inner: ObjectReader) -> None:

@@ -78,6 +78,7 @@ CASES: dict[str, list[tuple[type[StorageBackend], dict[str, Any]]]] = {
     "test_reading_nothing_takes_nothing": [(of.TakesZeroForEverything, {})],
     "test_a_range_across_parts_is_read_exactly": [(of.EndsAtAPart, {})],
     "test_closing_twice_and_half_way_is_no_error": [(of.ComplainsOfASecondClose, {})],
+    "test_what_is_at_hand_is_what_comes_next": [(of.ShowsWhatIsAtHandTwice, {})],
     "test_a_reader_sees_one_version_or_fails": [(of.MixesVersions, {})],
     "test_many_readers_at_once_each_get_their_bytes": [(of.SharesOneReader, {})],
     "test_memory_does_not_grow_with_what_is_read": [(of.ReadsEverythingAtOnce, {})],

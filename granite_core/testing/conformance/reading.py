@@ -92,6 +92,15 @@ class ReadingTests(BackendTests):
         reader.read(10)
         reader.close()
         reader.close()
+
+    def test_what_is_at_hand_is_what_comes_next(self, backend: StorageBackend) -> None:
+        content = noise(100_000)
+        backend.put_bytes("a/b", content)
+        read = b""
+        with backend.open_reader("a/b", offset=10, length=90_000) as reader:
+            while len(read) <= 90_000 and (data := reader.read_at_hand(7000) or reader.read(7000)):
+                read += data
+        assert_same(read, content[10:90_010])
         backend.open_reader("a/b").close()
 
     def test_a_reader_sees_one_version_or_fails(self, backend: StorageBackend) -> None:
