@@ -225,6 +225,11 @@ class Links:
         # The name is for people, and for programs that save what they fetch under it; nothing is read from it.
         return f"{base}{self.settings.path}/{token}/{quote(filename or 'file', safe='')}"
 
+    @property
+    def sealer(self) -> Sealer | None:
+        """What seals links, and whatever else the application hands out; None without secrets."""
+        return self._sealer
+
     def _seal_with(self) -> Sealer:
         if self._sealer is None:
             raise ConfigurationError(

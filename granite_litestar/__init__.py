@@ -15,8 +15,10 @@ from granite_litestar.forms import FormLimits, MultipartBody, StreamingUploads, 
 from granite_litestar.openapi import DownloadOperation
 from granite_litestar.plugin import GranitePlugin
 from granite_litestar.responses import FileDownload
+from granite_litestar.resumable import ResumableUploads
 from granite_litestar.scheduling import CollectorRunner
 from granite_litestar.upload_routes import PreconditionFailedError, RawUpload, UploadRoute
+from granite_litestar.upload_sessions import finished_upload, uploads_of
 
 __all__ = [
     "CollectorRunner",
@@ -33,6 +35,7 @@ __all__ = [
     "MultipartBody",
     "PreconditionFailedError",
     "RawUpload",
+    "ResumableUploads",
     "StreamingUploads",
     "UnsupportedBodyError",
     "Upload",
@@ -41,5 +44,7 @@ __all__ = [
     "UploadRoute",
     "exception_handlers",
     "file_view",
+    "finished_upload",
     "item_id",
+    "uploads_of",
 ]

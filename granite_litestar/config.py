@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from granite_litestar._streaming import UploadContext
     from granite_litestar.downloads import FileRoute
+    from granite_litestar.resumable import ResumableUploads
     from granite_litestar.upload_routes import UploadRoute
 
 __all__ = ["DEFAULT_GC", "GraniteConfig"]
@@ -32,7 +33,7 @@ class GraniteConfig:
     Args:
         manager: Stores, opens and deletes; made by the application.
         downloads: The routes that serve files.
-        uploads: The routes that put a raw body into a row.
+        uploads: The routes that put a raw body into a row, and those of uploads that come in several requests.
         gc: How the collector works in this application's workers; None where another process collects.
         engines: Databases the collector works in, as ``engine`` or ``(engine, metadata)``; by default those of
             ``SQLAlchemyPlugin``. A tenant's schema is an engine with a ``schema_translate_map``.
@@ -56,7 +57,7 @@ class GraniteConfig:
 
     manager: StorageManager
     downloads: Sequence[FileRoute] = ()
-    uploads: Sequence[UploadRoute] = ()
+    uploads: Sequence[UploadRoute | ResumableUploads] = ()
     gc: GCConfig | None = DEFAULT_GC
     engines: Sequence[AnyEngine | tuple[AnyEngine, MetaData]] = ()
     models: Sequence[Any] = ()

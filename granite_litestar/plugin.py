@@ -36,7 +36,9 @@ from granite_litestar.downloads import build_handlers
 from granite_litestar.exceptions import exception_handlers
 from granite_litestar.forms import StreamingUploads
 from granite_litestar.links import LinkRoute
-from granite_litestar.upload_routes import build_upload_handlers
+from granite_litestar.resumable import ResumableUploads, admit_resumable_uploads, build_resumable_handlers
+from granite_litestar.upload_routes import UploadRoute, build_upload_handlers
+from granite_litestar.upload_sessions import UPLOADS_STATE_KEY, UploadSessions
 
 if TYPE_CHECKING:
     from click import Group
@@ -114,8 +116,26 @@ class GranitePlugin(InitPlugin, ReceiveRoutePlugin, CLIPlugin):
         links = LinkRoute(config.manager, lambda: self._found, config.downloads)
         if (link_handler := links.handler(app_config.path or "/", self._compression_opt_key)) is not None:
             app_config.route_handlers.append(link_handler)
-        app_config.route_handlers.extend(build_upload_handlers(config.uploads))
+        into_rows = [each for each in config.uploads if isinstance(each, UploadRoute)]
+        app_config.route_handlers.extend(build_upload_handlers(into_rows))
+        self._resume(app_config, [each for each in config.uploads if isinstance(each, ResumableUploads)])
         return app_config
+
+    def _resume(self, app_config: AppConfig, routes: Sequence[ResumableUploads]) -> None:
+        """Mount the uploads that come in several requests."""
+        for route in routes:
+            self.config.manager.get_policy(route.storage_key)
+        if routes and self.config.manager.links.sealer is None:
+            raise ConfigurationError(
+                "resumable uploads hand out sealed tokens: StorageManager(..., urls=UrlSettings(secrets=[...]))"
+            )
+        sessions = UploadSessions(self.config.manager, self.config.engines, lambda: self._found)
+        app_config.state[UPLOADS_STATE_KEY] = sessions
+        app_config.plugins.append(sessions)
+        admit_resumable_uploads(app_config, routes)
+        app_config.route_handlers.extend(
+            build_resumable_handlers(routes, lambda route: sessions.get(route.storage_key, route.settings))
+        )
 
     async def _check_backends(self) -> None:
         """A backend that cannot work stops the application; one that is away at the moment does not."""
@@ -172,7 +192,8 @@ class GranitePlugin(InitPlugin, ReceiveRoutePlugin, CLIPlugin):
     def _metadatas(self, app_config: AppConfig) -> list[MetaData]:
         """Every metadata whose file fields are this manager's, each once."""
         bases: list[Any] = [*self.config.models]
-        fields = [*(each.field for each in self.config.downloads), *(each.field for each in self.config.uploads)]
+        into_rows = [each for each in self.config.uploads if isinstance(each, UploadRoute)]
+        fields = [*(each.field for each in self.config.downloads), *(each.field for each in into_rows)]
         bases.extend(inspect(field.class_).local_table for field in fields)
         if not self.config.models:
             bases.extend(each.metadata for each in alchemy_configs(app_config.plugins))

@@ -25,6 +25,7 @@ from granite_core.uploads.aio import AsyncReception, AsyncUploads
 from granite_core.uploads.ports import UploadLedger
 from granite_core.uploads.sessions import EndedUpload, NewUpload, Progress, UploadSession, UploadStatus
 from granite_core.uploads.settings import UploadSettings
+from granite_core.uploads.tokens import UploadTokens
 from granite_core.uploads.uploads import PARTIAL, Reception, Uploads
 
 __all__ = [
@@ -39,5 +40,6 @@ __all__ = [
     "UploadSession",
     "UploadSettings",
     "UploadStatus",
+    "UploadTokens",
     "Uploads",
 ]

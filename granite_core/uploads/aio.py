@@ -10,9 +10,11 @@ from datetime import timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
+from granite_core._hops import open_reader
 from granite_core.aio import accepted, hop, joined
+from granite_core.backends.base import StorageBackend
 from granite_core.errors import ContentRejectedError
-from granite_core.refs import StagedFile
+from granite_core.refs import StagedFile, StoredObjectRef
 from granite_core.uploads.sessions import Progress, UploadSession, UploadStatus
 from granite_core.uploads.uploads import Reception, Uploads, milliseconds
 
@@ -24,6 +26,8 @@ if TYPE_CHECKING:
 __all__ = ["AsyncReception", "AsyncUploads"]
 
 T = TypeVar("T")
+
+COPY_BYTES: Final = 1024 * 1024
 
 
 class AsyncUploads:
@@ -178,6 +182,26 @@ class AsyncReception:
         except ContentRejectedError:
             await self._refuse()
             raise
+
+    async def renew(self) -> None:
+        """Keep the upload without recording anything; see ``Reception.renew``."""
+        await self._run(self._sync.renew)
+
+    async def copy(self, backend: StorageBackend, ref: StoredObjectRef) -> None:
+        """Take the content of a stored object; see ``write``.
+
+        Args:
+            backend: Where it is.
+            ref: What it is.
+
+        Raises:
+            ObjectNotFoundError: It is gone.
+            BackendError: It cannot be read or stored.
+        """
+        opening = partial(backend.open_reader, ref.location)
+        async with await open_reader(backend, opening, wanted=ref.size) as reader:
+            while data := await reader.read(COPY_BYTES):
+                await self.write(data)
 
     async def finish(self) -> UploadSession | None:
         """Record what has come; where that is all, make it a stored file; see ``Reception.finish``.
