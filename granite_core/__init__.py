@@ -18,6 +18,7 @@ from granite_core.backends.memory import MemoryStorageBackend
 from granite_core.backends.obstore import ObstoreStorageBackend
 from granite_core.backends.s3 import S3StorageBackend
 from granite_core.backends.url import backend_from_url
+from granite_core.data_uris import DataURI, from_data_uri
 from granite_core.errors import (
     AccessDeniedError,
     BackendError,
@@ -30,16 +31,22 @@ from granite_core.errors import (
     ContentTypeMismatchError,
     ContentTypeNotAllowedError,
     ContentUnavailableError,
+    InspectionUnavailableError,
     InvalidKeyError,
+    InvalidSourceError,
     MissingExtraError,
     ObjectExistsError,
     ObjectNotFoundError,
+    RemoteError,
+    RemoteRefusedError,
+    RemoteUnavailableError,
     StaleRefError,
     StorageError,
     StorageFullError,
     TokenExpiredError,
     TokenInvalidError,
     UploadBusyError,
+    UploadDeniedError,
     UploadGoneError,
     UploadNotFoundError,
     UploadOffsetError,
@@ -47,12 +54,14 @@ from granite_core.errors import (
 )
 from granite_core.findings import Finding, Severity
 from granite_core.limited import SizeLimitedStream
-from granite_core.manager import StorageManager
+from granite_core.manager import PutOptions, StorageManager
 from granite_core.offloading import Offload
 from granite_core.options import NO_OPTIONS, WriteOptions
 from granite_core.policies import Delivery, StoragePolicy
+from granite_core.progress import Progress
 from granite_core.refs import StagedFile, StoredObjectRef
-from granite_core.sources import unsaved
+from granite_core.remote import FetchRules, RemoteFile, from_url
+from granite_core.sources import SourceInput, unsaved
 from granite_core.staging import StagedWrite
 from granite_core.urls import FileLink, RowLink, UrlPlan, UrlSettings
 from granite_core.validation import AsyncReadable, Candidate, Validator
@@ -86,10 +95,14 @@ __all__ = [
     "ContentTypeMismatchError",
     "ContentTypeNotAllowedError",
     "ContentUnavailableError",
+    "DataURI",
     "Delivery",
+    "FetchRules",
     "FileLink",
     "Finding",
+    "InspectionUnavailableError",
     "InvalidKeyError",
+    "InvalidSourceError",
     "LocalStorageBackend",
     "MemoryStorageBackend",
     "MissingExtraError",
@@ -100,7 +113,13 @@ __all__ = [
     "ObjectWriter",
     "ObstoreStorageBackend",
     "Offload",
+    "Progress",
+    "PutOptions",
     "ReadableStream",
+    "RemoteError",
+    "RemoteFile",
+    "RemoteRefusedError",
+    "RemoteUnavailableError",
     "ReplaceContentResult",
     "ResumableWriter",
     "RowLink",
@@ -108,6 +127,7 @@ __all__ = [
     "SevenMethodBackend",
     "Severity",
     "SizeLimitedStream",
+    "SourceInput",
     "StagedFile",
     "StagedWrite",
     "StaleRefError",
@@ -123,6 +143,7 @@ __all__ = [
     "TokenExpiredError",
     "TokenInvalidError",
     "UploadBusyError",
+    "UploadDeniedError",
     "UploadGoneError",
     "UploadNotFoundError",
     "UploadOffsetError",
@@ -132,6 +153,8 @@ __all__ = [
     "Validator",
     "WriteOptions",
     "backend_from_url",
+    "from_data_uri",
+    "from_url",
     "portable_storage_ref_type",
     "unsaved",
 ]

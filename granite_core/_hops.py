@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from concurrent.futures import Executor
 from functools import partial
 from typing import TYPE_CHECKING, Final, ParamSpec, TypeVar
 
@@ -15,7 +16,7 @@ from granite_core.backends.base import Capability, ObjectReader, StorageBackend
 if TYPE_CHECKING:
     from typing import Self
 
-__all__ = ["INLINE_BYTES", "AsyncObjectReader", "hop", "hop_or_undo", "joined", "open_reader"]
+__all__ = ["INLINE_BYTES", "AsyncObjectReader", "hop", "hop_or_undo", "hop_to", "joined", "open_reader"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -26,8 +27,18 @@ INLINE_BYTES: Final = 64 * 1024
 
 async def hop(backend: StorageBackend, call: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
     """Run a blocking call in the backend's threads, and join it even when the caller is cancelled meanwhile."""
-    loop = asyncio.get_running_loop()
-    return await joined(loop.run_in_executor(backend.executor(), partial(call, *args, **kwargs)))
+    return await hop_to(backend.executor(), partial(call, *args, **kwargs))
+
+
+async def hop_to(executor: Executor, call: Callable[[], T], *, on_cancel: Callable[[], object] | None = None) -> T:
+    """Run a blocking call in some threads; see ``hop``.
+
+    Args:
+        executor: The threads.
+        call: What blocks.
+        on_cancel: Asks it to end early; called when the caller is cancelled.
+    """
+    return await joined(asyncio.get_running_loop().run_in_executor(executor, call), on_cancel)
 
 
 async def joined(future: asyncio.Future[T], on_cancel: Callable[[], object] | None = None) -> T:

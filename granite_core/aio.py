@@ -7,18 +7,24 @@ A cancelled hop is joined before the cancellation goes on: no thread works on be
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Mapping
+import io
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager, suppress
 from contextvars import copy_context
 from functools import partial
 from inspect import isawaitable
-from typing import TYPE_CHECKING, Final, Literal, cast, overload
+from typing import TYPE_CHECKING, Final, Literal, Unpack, cast, overload
 
-from granite_core._hops import INLINE_BYTES, AsyncObjectReader, hop, hop_or_undo, joined, open_reader
+from granite_core._hops import INLINE_BYTES, AsyncObjectReader, hop, hop_or_undo, hop_to, joined, open_reader
+from granite_core._open_source import OpenSource
 from granite_core._pending import PendingFile
 from granite_core.backends.base import Capability, ObjectReader, ObjectStat, ReadableStream, StorageBackend
-from granite_core.manager import StorageManager
+from granite_core.errors import StorageError
+from granite_core.manager import PutOptions, StorageManager
+from granite_core.progress import Meter, Progress
 from granite_core.refs import StagedFile, StoredObjectRef
+from granite_core.remote import FetchRules, RemoteFile
+from granite_core.sources import Source, SourceInput, async_chunks, bytes_left, is_async_stream
 from granite_core.staging import StagedWrite
 from granite_core.validation import is_async, naming_the_field
 from granite_core.verifying import VerifyingReader, is_whole
@@ -37,6 +43,7 @@ __all__ = ["AsyncObjectReader", "AsyncStagedWrite", "AsyncStorageManager", "acce
 
 
 VERIFY_BYTES: Final = 1024 * 1024
+PIECE_BYTES: Final = 256 * 1024
 
 
 class AsyncStorageManager:
@@ -128,10 +135,12 @@ class AsyncStorageManager:
         original_filename: str | None = None,
         extra: Mapping[str, Any] | None = None,
         context: Mapping[str, str] | None = None,
+        progress: Progress | None = None,
     ) -> StagedFile:
         """Store a stream and return its ref; see ``StorageManager.put_stream``.
 
-        Args: as there; ``stream`` may also be asynchronous: an iterable of bytes, or have a ``read`` to be awaited.
+        Args: as there; ``stream`` may also be asynchronous: an iterable of bytes, which is closed if it is an
+        iterator, or have a ``read`` to be awaited. ``progress`` may be asynchronous, too.
         """
         write = self.stage(
             storage_key,
@@ -143,20 +152,74 @@ class AsyncStorageManager:
             extra=extra,
             context=context,
         )
-        pull = _async_chunks(stream)
-        if pull is None:
-            return await write.put(lambda beneath: beneath.write_from(cast("ReadableStream", stream)))
-        async with write:
-            async for data in pull:
-                await write.write(data)
-            return await write.commit()
+        if is_async_stream(stream):
+            return await write.put_chunks(async_chunks(stream), Meter(progress, None))
+        reading = cast("ReadableStream", stream)
+        return await write.put_stream(reading, Meter(progress, bytes_left(reading) if progress else None))
+
+    async def put(self, storage_key: str, content: SourceInput, **options: Unpack[PutOptions]) -> StagedFile:
+        """Store anything that can be stored, and return its ref; see ``StorageManager.put``.
+
+        Args: as there; ``content`` may also be asynchronous: an iterable of bytes, which is closed if it is an
+        iterator, or have a ``read`` to be awaited. ``progress`` may be asynchronous, too.
+        """
+        return await self.put_source(storage_key, Source(content), options)
+
+    async def put_url(
+        self, storage_key: str, url: str, *, rules: FetchRules | None = None, **options: Unpack[PutOptions]
+    ) -> StagedFile:
+        """Fetch a file from another server and store it while it comes; see ``StorageManager.put_url``.
+
+        Threads of the manager's own wait for other servers, and none of a backend's.
+        """
+        return await self.put_source(storage_key, Source(RemoteFile(url, rules)), options)
+
+    async def put_source(self, storage_key: str, source: Source, options: PutOptions) -> StagedFile:
+        """Store a source; see ``put``."""
+        manager, progress = self.sync, options.get("progress")
+        with manager.telling_of_refusals(storage_key, options.get("field")):
+            if source.is_async:
+                chunks = source.chunks()
+                known = OpenSource(stream=io.BytesIO(), filename=source.filename)
+                write = AsyncStagedWrite(manager.stage_opened(storage_key, known, options))
+                return await write.put_chunks(chunks, Meter(progress, None))
+            if source.remote is not None:
+                return await self._put_remote(storage_key, source.remote, options)
+            backend = manager.get_backend_for_policy(storage_key)
+            opened = await hop_or_undo(backend, source.open_here, lambda made: made.close())
+            try:
+                write = AsyncStagedWrite(manager.stage_opened(storage_key, opened, options))
+                return await write.put_stream(opened.stream, Meter(progress, opened.size))
+            finally:
+                await hop(backend, opened.close)
+
+    async def _put_remote(self, storage_key: str, file: RemoteFile, options: PutOptions) -> StagedFile:
+        fetch = file.begin(self.sync.fetch_rules)
+        threads = self.sync.fetching.executor()
+        wait = partial(hop_to, threads, on_cancel=fetch.interrupt)
+        try:
+            opened = await wait(fetch.open)
+            write = AsyncStagedWrite(self.sync.stage_opened(storage_key, opened, options))
+
+            async def chunks() -> AsyncIterator[bytes]:
+                while data := await wait(partial(opened.stream.read, PIECE_BYTES)):
+                    yield data
+
+            return await write.put_chunks(chunks(), Meter(options.get("progress"), opened.size))
+        finally:
+            fetch.close()
 
     async def copy(
-        self, ref: StoredObjectRef, storage_key: str | None = None, *, context: Mapping[str, str] | None = None
+        self,
+        ref: StoredObjectRef,
+        storage_key: str | None = None,
+        *,
+        context: Mapping[str, str] | None = None,
+        progress: Progress | None = None,
     ) -> StagedFile:
         """Store the same content again under a new key; see ``StorageManager.copy``."""
         write = AsyncStagedWrite(self.sync.stage_copy(ref, storage_key, context=context))
-        return await write.put(lambda beneath: beneath.copy_from(self.sync.backend_of(ref), ref))
+        return await write.put_copy(self.sync.backend_of(ref), ref, Meter(progress, ref.size))
 
     async def get(self, ref: StoredObjectRef, *, verify: bool | None = None) -> bytes:
         """Return the whole content; see ``StorageManager.get``."""
@@ -296,6 +359,49 @@ class AsyncStagedWrite:
 
         return await accepted(await hop_or_undo(self._write.backend, store, PendingFile.discard))
 
+    async def put_stream(self, stream: ReadableStream, meter: Meter) -> StagedFile:
+        """Write a blocking stream, in the backend's threads, and commit; told of on the loop where anybody listens."""
+        if not meter.is_wanted:
+            return await self.put(lambda beneath: beneath.write_from(stream))
+        async with self:
+            await meter.tell_async(0)
+            while await hop(self._write.backend, self._write.write_piece, stream):
+                await meter.tell_async(self.size)
+            return await self._told(await self.commit(), meter)
+
+    async def put_chunks(self, chunks: AsyncIterator[bytes], meter: Meter) -> StagedFile:
+        """Write what comes, wait for it to be stored before the next is asked for, and commit."""
+        async with self, _closed(chunks):
+            await meter.tell_async(0)
+            async for data in chunks:
+                await self.write(data)
+                await meter.tell_async(self.size)
+            return await self._told(await self.commit(), meter)
+
+    async def put_copy(self, backend: StorageBackend, ref: StoredObjectRef, meter: Meter) -> StagedFile:
+        """Write the content of a stored object, and commit."""
+        if not meter.is_wanted:
+            return await self.put(lambda beneath: beneath.copy_from(backend, ref))
+        if self._write.copies_by_itself(backend):
+            await meter.tell_async(0)
+            stored = await self.put(lambda beneath: beneath.copy_from(backend, ref))
+            return await self._told(stored, meter)
+        reader = await hop_or_undo(backend, partial(backend.open_reader, ref.location), lambda opened: opened.close())
+        try:
+            return await self.put_stream(reader, meter)
+        finally:
+            await hop(backend, reader.close)
+
+    async def _told(self, stored: StagedFile, meter: Meter) -> StagedFile:
+        """Tell that a file is stored; when that fails, nobody has its ref and it goes."""
+        try:
+            await meter.tell_async(stored.size, at_end=True)
+        except BaseException:
+            with suppress(StorageError):
+                await hop(self._write.backend, stored.discard)
+            raise
+        return stored
+
     async def abort(self) -> None:
         """Give up; nothing remains. Idempotent, never raises, and runs to its end even when cancelled."""
         await hop(self._write.backend, self._write.abort)
@@ -331,16 +437,11 @@ def _open_verifying(backend: StorageBackend, ref: StoredObjectRef) -> ObjectRead
     return VerifyingReader(backend.open_reader(ref.location), ref)
 
 
-def _async_chunks(stream: object) -> AsyncIterator[bytes] | None:
-    """The chunks of an asynchronous stream, or None where it is a synchronous one."""
-    if isinstance(stream, AsyncIterable):
-        return aiter(stream)
-    read = getattr(stream, "read", None)
-    if asyncio.iscoroutinefunction(read):
-        return _awaited_chunks(cast("Callable[[int], Awaitable[bytes]]", read))
-    return None
-
-
-async def _awaited_chunks(read: Callable[[int], Awaitable[bytes]]) -> AsyncIterator[bytes]:
-    while data := await read(INLINE_BYTES):
-        yield data
+@asynccontextmanager
+async def _closed(chunks: AsyncIterator[bytes]) -> AsyncIterator[None]:
+    """End an asynchronous iterator on every way out: it may hold what has to be given back."""
+    try:
+        yield
+    finally:
+        if (close := getattr(chunks, "aclose", None)) is not None:
+            await close()

@@ -20,16 +20,22 @@ __all__ = [
     "ContentTypeMismatchError",
     "ContentTypeNotAllowedError",
     "ContentUnavailableError",
+    "InspectionUnavailableError",
     "InvalidKeyError",
+    "InvalidSourceError",
     "MissingExtraError",
     "ObjectExistsError",
     "ObjectNotFoundError",
+    "RemoteError",
+    "RemoteRefusedError",
+    "RemoteUnavailableError",
     "StaleRefError",
     "StorageError",
     "StorageFullError",
     "TokenExpiredError",
     "TokenInvalidError",
     "UploadBusyError",
+    "UploadDeniedError",
     "UploadGoneError",
     "UploadNotFoundError",
     "UploadOffsetError",
@@ -168,6 +174,80 @@ class ValidationFailedError(ContentRejectedError):
 
     def __str__(self) -> str:
         return f"{self.field}: {self.reason}" if self.field else self.reason
+
+
+class UploadDeniedError(ContentRejectedError):
+    """Whoever sends this may not: a hook of the policy said so before a byte was read."""
+
+    code = "upload_denied"
+
+
+class InvalidSourceError(ContentRejectedError, ValueError):
+    """What was given in place of content cannot be read: a data URI that is none."""
+
+    code = "invalid_source"
+
+
+class RemoteError(ContentRejectedError):
+    """A file that another server was to give was not had; nothing of it remains.
+
+    Attributes:
+        reason: What is wrong, for whoever gave the address. It names no address that the application's network has.
+        detail: The rest, for operators.
+    """
+
+    code = "remote_error"
+
+    def __init__(
+        self,
+        reason: str,
+        *,
+        detail: str | None = None,
+        field: str | None = None,
+        limit: object = None,
+        value: object = None,
+    ) -> None:
+        """Say why it was not had.
+
+        Args:
+            reason: For whoever gave the address.
+            detail: For operators: addresses, names, the system's own words.
+            field: The field it is about; known to whoever stores it.
+            limit: The limit that was passed, where there is one.
+            value: The value that passed it.
+        """
+        super().__init__(reason, operation="put", field=field, limit=limit, value=value)
+        self.reason = reason
+        self.detail = detail
+
+    def __str__(self) -> str:
+        return f"{self.public_message} ({self.detail})" if self.detail else self.public_message
+
+    @property
+    def public_message(self) -> str:
+        """The reason, and the field it is about."""
+        return f"{self.field}: {self.reason}" if self.field else self.reason
+
+
+class RemoteRefusedError(RemoteError):
+    """The address, or one that it led to, may not be fetched: give another."""
+
+    code = "remote_refused"
+
+
+class RemoteUnavailableError(RemoteError):
+    """The other server did not give the file, or not whole and in time: try again, or give another address."""
+
+    code = "remote_unavailable"
+    retryable = True
+
+
+class InspectionUnavailableError(StorageError):
+    """Whoever inspects files, a virus scanner, cannot be asked, and no file is taken unseen: try again later."""
+
+    code = "inspection_unavailable"
+    public = "Files cannot be inspected at the moment: try again later."
+    retryable = True
 
 
 class ChecksumMismatchError(StorageError):

@@ -7,8 +7,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, BinaryIO, Final, Literal
+from typing import TYPE_CHECKING, Any, BinaryIO, Final, Literal, TypedDict, Unpack
 
+from granite_core._pool import ThreadPool
 from granite_core.addresses import Addresses
 from granite_core.backends.adapter import SevenMethodBackend, adapted
 from granite_core.backends.base import Capability, ObjectStat, ReadableStream, StorageBackend
@@ -21,20 +22,54 @@ from granite_core.links import Links
 from granite_core.logs import LogWriter
 from granite_core.media import clean_content_type, clean_filename
 from granite_core.policies import StoragePolicy
+from granite_core.progress import Meter, Progress
 from granite_core.refs import StagedFile, StoredObjectRef
+from granite_core.remote import FetchRules, RemoteFile
+from granite_core.sources import Source, SourceInput, bytes_left
 from granite_core.staging import StagedWrite
 from granite_core.urls import UrlSettings
 from granite_core.verifying import VerifyingReader, check_size, open_verified, verify_object
 
 if TYPE_CHECKING:
     from pathlib import Path
-    from typing import Any
 
+    from granite_core._open_source import OpenSource
 
-__all__ = ["MANAGER_KEY", "SizeLimitedStream", "StorageManager"]
+__all__ = ["MANAGER_KEY", "PutOptions", "SizeLimitedStream", "StorageManager"]
+
+FETCHES: Final = 16
+"""How many files asynchronous callers fetch from other servers at the same time; further ones wait."""
 
 MANAGER_KEY: Final = "granite_manager"
 """Where ``register`` leaves the manager in a metadata's ``info``."""
+
+
+class PutOptions(TypedDict, total=False):
+    """What ``put`` and ``put_url`` may be told beside the content.
+
+    Attributes:
+        original_filename: Name to keep; where absent, the one that path, upload or other server gives.
+        content_type: Media type to believe where the bytes do not show one; where absent, what is claimed there.
+        field: Name for errors; the ``storage_key`` where absent.
+        checksum: Announced ``"sha256:…"``, checked.
+        model_name: Name of the model, where known: a part of the key.
+        entity_id: Primary key of the row, where known: as text a part of the key.
+        field_name: Name of the field, where known: a part of the key.
+        extra: Metadata of the caller's own, JSON-compatible, for the ref.
+        context: Values for the names in the policy's ``key_template``.
+        progress: Is told how far it is.
+    """
+
+    original_filename: str | None
+    content_type: str | None
+    field: str | None
+    checksum: str | None
+    model_name: str | None
+    entity_id: object
+    field_name: str | None
+    extra: Mapping[str, Any] | None
+    context: Mapping[str, str] | None
+    progress: Progress | None
 
 
 def _utc_now() -> datetime:
@@ -56,6 +91,7 @@ class StorageManager(Addresses):
         urls: How ``url`` makes links; without secrets only the store's own addresses can be given.
         now: The clock, for tests; returns an aware datetime.
         listeners: Who hears of every event; see ``listen``.
+        fetch: What ``put_url`` and ``from_url`` may fetch from other servers.
 
     Raises:
         ConfigurationError: A policy names a backend that is not there, or is filed under another name.
@@ -72,6 +108,7 @@ class StorageManager(Addresses):
         urls: UrlSettings | None = None,
         now: Callable[[], datetime] = _utc_now,
         listeners: Iterable[Listener] = (),
+        fetch: FetchRules | None = None,
     ) -> None:
         super().__init__(Links(urls or UrlSettings()), now)
         if grace <= timedelta(0):
@@ -84,6 +121,9 @@ class StorageManager(Addresses):
         }
         self.grace: Final = grace
         self.events: Final = EventHub(listeners, log=LogWriter())
+        self.fetch_rules: Final = fetch or FetchRules()
+        self.fetching: Final = ThreadPool(FETCHES, "granite-fetch")
+        """The threads in which asynchronous callers wait for other servers: none of a backend's."""
         self._notes: deque[StoredObjectRef] = deque(maxlen=10_000)
         if default_backend is not None:
             self.get_backend(default_backend)
@@ -364,17 +404,21 @@ class StorageManager(Addresses):
         original_filename: str | None = None,
         extra: Mapping[str, Any] | None = None,
         context: Mapping[str, str] | None = None,
+        progress: Progress | None = None,
     ) -> StagedFile:
         """Store a stream, from where it stands to its end, and return its ref.
 
         The stream is never closed and need not be seekable; no more than a buffer of it is held.
 
-        Args: as for ``stage``; ``stream`` is what to store, ``original_filename`` the name it came with.
+        Args: as for ``stage``; ``stream`` is what to store, ``original_filename`` the name it came with, ``progress``
+        is told how far it is.
 
         Raises:
             ContentRejectedError: The policy refuses it; reading stops as soon as that is known.
             BackendError: It cannot be stored; nothing remains.
         """
+        meter = Meter(progress, bytes_left(stream) if progress else None)
+        meter.refuse_async()
         with self.stage(
             storage_key,
             filename=original_filename,
@@ -385,11 +429,90 @@ class StorageManager(Addresses):
             extra=extra,
             context=context,
         ) as write:
-            write.write_from(stream)
-            return write.commit()
+            return _filled(write, stream, meter)
+
+    def put(self, storage_key: str, content: SourceInput, **options: Unpack[PutOptions]) -> StagedFile:
+        """Store anything that can be stored, and return its ref.
+
+        Args:
+            storage_key: The policy whose rules apply.
+            content: Bytes; a path; a binary stream, read from its beginning where it can be rewound and never closed;
+                an iterable of bytes, an iterator being closed; an upload; ``from_data_uri(…)``; ``from_url(…)``.
+            options: See ``PutOptions``.
+
+        Raises:
+            ContentRejectedError: The policy, or one of its validators, refuses it; or it cannot be had from where it
+                is (``RemoteError``, ``InvalidSourceError``).
+            ChecksumMismatchError: It is not of the announced size or checksum.
+            ContentUnavailableError: It was read before, or changes while it is read.
+            BackendError: It cannot be stored; nothing remains.
+            OSError: The path cannot be opened.
+            TypeError: It is of no storable kind.
+        """
+        return self.put_source(storage_key, Source(content), options)
+
+    def put_source(self, storage_key: str, source: Source, options: PutOptions) -> StagedFile:
+        """Store a source; see ``put``."""
+        with self.telling_of_refusals(storage_key, options.get("field")), source.open(self.fetch_rules) as opened:
+            meter = Meter(options.get("progress"), opened.size)
+            meter.refuse_async()
+            with self.stage_opened(storage_key, opened, options) as write:
+                return _filled(write, opened.stream, meter)
+
+    def put_url(
+        self, storage_key: str, url: str, *, rules: FetchRules | None = None, **options: Unpack[PutOptions]
+    ) -> StagedFile:
+        """Fetch a file from another server, store it while it comes, and return its ref.
+
+        The URL may be a stranger's: what may be fetched, and for how long, is what ``FetchRules`` say. The name comes
+        from ``Content-Disposition``, else from the URL; the type is what the bytes show, as ever.
+
+        Args:
+            storage_key: The policy whose rules apply.
+            url: ``https://…`` or ``http://…``.
+            rules: In place of the manager's ``fetch``.
+            options: See ``PutOptions``.
+
+        Raises:
+            RemoteRefusedError: The address, or one that it led to, may not be fetched.
+            RemoteUnavailableError: The other server does not give the file, whole and in time.
+            StorageError: As ``put``; nothing remains.
+        """
+        return self.put(storage_key, RemoteFile(url, rules), **options)
+
+    def stage_opened(self, storage_key: str, opened: OpenSource, options: PutOptions) -> StagedWrite:
+        """Begin to store an open source; what it says of itself is taken where the caller does not say otherwise."""
+        return self.stage(
+            storage_key,
+            filename=options.get("original_filename") or opened.filename,
+            content_type=options.get("content_type") or opened.content_type,
+            expected_size=opened.announced,
+            field=options.get("field"),
+            checksum=options.get("checksum"),
+            model_name=options.get("model_name"),
+            entity_id=options.get("entity_id"),
+            field_name=options.get("field_name"),
+            extra=options.get("extra"),
+            context=options.get("context"),
+        )
+
+    @contextmanager
+    def telling_of_refusals(self, storage_key: str, field: str | None) -> Iterator[None]:
+        """Tell of content that is refused before a write has begun, and name the field that it was for."""
+        try:
+            yield
+        except ContentRejectedError as error:
+            error.field = error.field or field or storage_key
+            self.events.refused(error, storage_key)
+            raise
 
     def copy(
-        self, ref: StoredObjectRef, storage_key: str | None = None, *, context: Mapping[str, str] | None = None
+        self,
+        ref: StoredObjectRef,
+        storage_key: str | None = None,
+        *,
+        context: Mapping[str, str] | None = None,
+        progress: Progress | None = None,
     ) -> StagedFile:
         """Store the same content again under a new key, by the store itself where it can.
 
@@ -397,6 +520,7 @@ class StorageManager(Addresses):
             ref: What to copy.
             storage_key: Policy of the copy; that of ``ref`` where absent.
             context: Values for the names in the policy's ``key_template``.
+            progress: Is told how far it is; of a copy that the store makes by itself, at its beginning and end.
 
         Raises:
             ObjectNotFoundError: The object is gone.
@@ -404,9 +528,12 @@ class StorageManager(Addresses):
             ChecksumMismatchError: What was read is not what the ref says.
             BackendError: The copy failed; nothing remains.
         """
+        meter = Meter(progress, ref.size)
+        meter.refuse_async()
         with self.stage_copy(ref, storage_key, context=context) as write:
-            write.copy_from(self.backend_of(ref), ref)
-            return write.commit()
+            meter.tell(0)
+            write.copy_from(self.backend_of(ref), ref, on_written=meter.tell)
+            return _told(write.commit(), meter)
 
     def stage_copy(
         self, ref: StoredObjectRef, storage_key: str | None = None, *, context: Mapping[str, str] | None = None
@@ -585,6 +712,23 @@ class StorageManager(Addresses):
             while True:
                 taken.append(self._notes.popleft())
         return taken
+
+
+def _filled(write: StagedWrite, stream: ReadableStream, meter: Meter) -> StagedFile:
+    meter.tell(0)
+    write.write_from(stream, on_written=meter.tell if meter.is_wanted else None)
+    return _told(write.commit(), meter)
+
+
+def _told(stored: StagedFile, meter: Meter) -> StagedFile:
+    """Tell that a file is stored; when that fails, nobody has its ref and it goes."""
+    try:
+        meter.tell(stored.size, at_end=True)
+    except BaseException:
+        with suppress(StorageError):
+            stored.discard()
+        raise
+    return stored
 
 
 def _by_key(policies: Mapping[str, StoragePolicy] | Iterable[StoragePolicy]) -> dict[str, StoragePolicy]:

@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Final, Literal, Protocol
 
-from granite_core._disposition import content_disposition
+from granite_core._disposition import content_disposition, extended_filename, filename_of
 from granite_core._preconditions import (
     Precondition,
     Validators,
@@ -42,6 +42,8 @@ __all__ = [
     "content_disposition",
     "content_security_policy",
     "entity_tag",
+    "extended_filename",
+    "filename_of",
     "is_safe_inline",
     "may_offload",
     "may_redirect",

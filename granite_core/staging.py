@@ -122,34 +122,49 @@ class StagedWrite:
             self._fail(error)
             raise
 
-    def write_from(self, stream: ReadableStream) -> None:
+    def write_from(self, stream: ReadableStream, *, on_written: Callable[[int], object] | None = None) -> None:
         """Take a stream from where it stands to its end. It is not closed, and no more than a buffer of it is held.
+
+        Args:
+            stream: What to take.
+            on_written: Called after each piece with the number of bytes so far; may raise to end it.
 
         Raises:
             TypeError: It is a stream of text.
             ContentRejectedError: The policy refuses it; reading stops as soon as that is known, and nothing remains.
             BackendError: It cannot be stored; nothing remains.
         """
-        while data := stream.read(READ_BYTES):
-            if isinstance(data, str):
-                raise TypeError("the stream must be binary: open the file with mode 'rb'")
-            self.write(data)
+        while self.write_piece(stream):
+            if on_written is not None:
+                on_written(self.size)
 
-    def copy_from(self, backend: StorageBackend, ref: StoredObjectRef) -> None:
+    def write_piece(self, stream: ReadableStream) -> bool:
+        """Take the next piece of a stream, a megabyte at most; False at its end. Raises what ``write_from`` does."""
+        data = stream.read(READ_BYTES)
+        if isinstance(data, str):
+            raise TypeError("the stream must be binary: open the file with mode 'rb'")
+        if data:
+            self.write(data)
+        return bool(data)
+
+    def copy_from(
+        self, backend: StorageBackend, ref: StoredObjectRef, *, on_written: Callable[[int], object] | None = None
+    ) -> None:
         """Take the content of a stored object: the store makes the copy by itself where it can.
 
         Args:
             backend: Where the object is.
             ref: What it is.
+            on_written: Called after each piece that passes through here, with the number of bytes so far.
 
         Raises:
             ObjectNotFoundError: The object is gone.
             ContentRejectedError: The policy refuses it; nothing remains.
             BackendError: It cannot be read or stored; nothing remains.
         """
-        if backend is not self.backend or Capability.SERVER_SIDE_COPY not in backend.capabilities:
+        if not self.copies_by_itself(backend):
             with backend.open_reader(ref.location) as reader:
-                self.write_from(reader)
+                self.write_from(reader, on_written=on_written)
             return
         try:
             self._policy.check_size(ref.size, field=self._field)
@@ -161,6 +176,10 @@ class StagedWrite:
         options = options_for(self._policy, ref.content_type, self._filename)
         backend.copy(ref.location, self._location, options=options)
         self._copied = ref
+
+    def copies_by_itself(self, backend: StorageBackend) -> bool:
+        """Tell whether the store copies an object of a backend, with no bytes coming through here."""
+        return backend is self.backend and Capability.SERVER_SIDE_COPY in backend.capabilities
 
     def commit(self) -> StagedFile:
         """Make the object durable, have the policy's validators look at it, and return its ref.

@@ -12,10 +12,10 @@ from litestar.params import BodyKwarg
 from litestar.types import Empty
 
 from granite_core import AsyncStorageManager, ConfigurationError
+from granite_core.serving import filename_of
 from granite_litestar._form_plan import storage_key_of
 from granite_litestar._streaming import FileSink
 from granite_litestar.exceptions import MalformedBodyError, UnsupportedBodyError
-from granite_litestar.multipart import extended_filename
 
 if TYPE_CHECKING:
     from granite_litestar._streaming import UploadRequest
@@ -28,7 +28,6 @@ FIELD: Final = "data"
 _STAND_IN: Final = b"-"
 """What Litestar reads instead of the body; it must not be empty, or no data would be handed on."""
 
-_QUOTED_NAME: Final = re.compile(r';\s*filename\s*=\s*(?:"((?:[^"\\]|\\.)*)"|([^;\s"]+))', re.IGNORECASE)
 _SHA256: Final = re.compile(r"(?:\A|,)\s*sha-256\s*=\s*:([^:]*):", re.IGNORECASE)
 _DIGEST_HEADERS: Final = ("repr-digest", "content-digest")
 
@@ -141,25 +140,13 @@ def _refuse_foreign(upload: UploadRequest) -> None:
 
 def _filename(upload: UploadRequest) -> str | None:
     disposition = upload.headers.get("content-disposition", "")
-    if (extended := extended_filename(disposition)) is not None:
-        return extended
-    if match := _QUOTED_NAME.search(disposition):
-        quoted, token = match.groups()
-        name = token if quoted is None else re.sub(r"\\(.)", r"\1", quoted)
-        return _as_utf8(name)
+    if (name := filename_of(disposition)) is not None:
+        return name
     query = upload.scope.get("query_string", b"").decode("latin-1")
     try:
         return next(iter(parse_qs(query).get("filename", [])), None)
     except ValueError as error:
         raise MalformedBodyError(detail="The query has too many parameters") from error
-
-
-def _as_utf8(name: str) -> str:
-    """A header value was read as Latin-1; most who put more than ASCII into one meant UTF-8."""
-    try:
-        return name.encode("latin-1").decode()
-    except UnicodeDecodeError:
-        return name
 
 
 def _announced_checksum(upload: UploadRequest) -> str | None:

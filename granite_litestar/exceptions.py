@@ -28,6 +28,7 @@ from granite_core import (
     ContentRejectedError,
     ContentTooLargeError,
     ContentTypeNotAllowedError,
+    InspectionUnavailableError,
     InvalidKeyError,
     ObjectNotFoundError,
     StaleRefError,
@@ -36,6 +37,7 @@ from granite_core import (
     TokenExpiredError,
     TokenInvalidError,
     UploadBusyError,
+    UploadDeniedError,
     UploadGoneError,
     UploadNotFoundError,
     UploadOffsetError,
@@ -70,6 +72,7 @@ RETRY_AFTER_SECONDS: Final = 5
 _STATUS: Final[Mapping[type[StorageError], HTTPStatus]] = {
     ContentTooLargeError: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
     ContentTypeNotAllowedError: HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
+    UploadDeniedError: HTTPStatus.FORBIDDEN,
     ContentRejectedError: HTTPStatus.UNPROCESSABLE_ENTITY,
     ChecksumMismatchError: HTTPStatus.UNPROCESSABLE_ENTITY,
     StaleRefError: HTTPStatus.CONFLICT,
@@ -81,6 +84,7 @@ _STATUS: Final[Mapping[type[StorageError], HTTPStatus]] = {
     TokenInvalidError: HTTPStatus.NOT_FOUND,
     TokenExpiredError: HTTPStatus.GONE,
     BackendUnavailableError: HTTPStatus.SERVICE_UNAVAILABLE,
+    InspectionUnavailableError: HTTPStatus.SERVICE_UNAVAILABLE,
     # RFC 4918 section 11.5. Without Retry-After: a program is not to repeat such a request by itself.
     StorageFullError: HTTPStatus.INSUFFICIENT_STORAGE,
     AccessDeniedError: HTTPStatus.INTERNAL_SERVER_ERROR,

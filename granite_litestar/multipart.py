@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Final
-from urllib.parse import unquote_to_bytes
 
 from multipart import (  # type: ignore[import-untyped]
     MultipartError,
@@ -16,9 +14,10 @@ from multipart import (  # type: ignore[import-untyped]
 )
 
 from granite_core import ConfigurationError, ContentTooLargeError
+from granite_core.serving import extended_filename
 from granite_litestar.exceptions import MalformedBodyError
 
-__all__ = ["FormLimits", "MultipartDecoder", "PartHead", "encode_text_parts", "extended_filename"]
+__all__ = ["FormLimits", "MultipartDecoder", "PartHead", "encode_text_parts"]
 
 MAX_BOUNDARY_BYTES: Final = 256
 """RFC 2046 section 5.1.1 allows 70; longer ones only cost memory in every search."""
@@ -28,8 +27,6 @@ MAX_HEADER_BYTES: Final = 4096 + 128
 
 MAX_SILENT_BYTES: Final = 128 * 1024
 """How many bytes may pass without a part in them: what stands before the first and after the last part."""
-
-_EXTENDED: Final = re.compile(r";\s*filename\*\s*=\s*(utf-8|iso-8859-1)'[^']*'([^;\s\"]*)", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,17 +160,6 @@ def encode_text_parts(boundary: bytes, parts: Iterable[tuple[str, str]]) -> byte
         out += b'--%s\r\nContent-Disposition: form-data; name="%s"\r\n\r\n' % (boundary, escaped.encode())
         out += text.encode() + b"\r\n"
     return bytes(out + b"--%s--\r\n" % boundary)
-
-
-def extended_filename(disposition: str) -> str | None:
-    """Return the ``filename*`` of a ``Content-Disposition`` (RFC 8187), or None where there is no valid one."""
-    match = _EXTENDED.search(disposition)
-    if match is None:
-        return None
-    try:
-        return unquote_to_bytes(match[2]).decode(match[1])
-    except UnicodeError:
-        return None
 
 
 def _head(segment: MultipartSegment) -> PartHead:

@@ -19,7 +19,7 @@ from granite_core import (
 from granite_core.keys import KeyTemplate, build_key, clean_segment, suffix_of, validate_key
 from granite_core.links import Links
 from granite_core.media import clean_content_type, clean_filename, judge_content
-from granite_core.serving import content_disposition, plan_download, served_type
+from granite_core.serving import content_disposition, extended_filename, filename_of, plan_download, served_type
 from granite_core.signing import Sealer
 from granite_litestar.exceptions import MalformedBodyError
 from granite_litestar.multipart import (
@@ -27,7 +27,6 @@ from granite_litestar.multipart import (
     MultipartDecoder,
     PartHead,
     encode_text_parts,
-    extended_filename,
 )
 from granite_litestar.upload_routes import precondition_holds
 
@@ -141,6 +140,7 @@ def names(data: bytes) -> None:
             value
         )
         extended_filename(text)
+        filename_of(text)
         assert served_type(text).isascii()
         assert re.fullmatch(r"\.[a-z0-9]{1,12}|", suffix_of(text))
         clean_content_type(text)

@@ -9,13 +9,12 @@ from sqlalchemy.orm import Mapper
 
 from granite_core.errors import ConfigurationError
 from granite_core.integrations.sqlalchemy._admitting import is_fresh
-from granite_core.integrations.sqlalchemy._greenlet import run_put
+from granite_core.integrations.sqlalchemy._greenlet import run_put_source
 from granite_core.integrations.sqlalchemy._transaction import Field, Transaction
 from granite_core.keys import clean_segment
-from granite_core.manager import StorageManager
+from granite_core.manager import PutOptions, StorageManager
 from granite_core.refs import StagedFile
 from granite_core.sources import UnsavedFile
-from granite_core.staging import StagedWrite
 
 __all__ = ["identity_text", "put", "store", "store_unsaved"]
 
@@ -91,9 +90,8 @@ def put(
         entity_id: The row's primary key as one key segment, where it is known.
         field_name: The field's name, for the key and for errors.
     """
-    write = manager.stage(
-        storage_key,
-        filename=content.original_filename,
+    options = PutOptions(
+        original_filename=content.original_filename,
         content_type=content.content_type,
         field=field_name,
         model_name=clean_segment(model_name) if entity_id else None,
@@ -101,12 +99,7 @@ def put(
         field_name=clean_segment(field_name) if entity_id else None,
         context={**content.context, "model_name": model_name, "field_name": field_name},
     )
-
-    def fill(beneath: StagedWrite) -> None:
-        with content.source.open() as stream:
-            beneath.write_from(stream)
-
-    return run_put(write, fill)
+    return run_put_source(manager, storage_key, content.source, options)
 
 
 def identity_text(target: object) -> str | None:

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from granite_core import ConfigurationError, ContentTooLargeError
+from granite_core.serving import extended_filename
 from granite_litestar.exceptions import MalformedBodyError
 from granite_litestar.multipart import (
     MAX_HEADER_BYTES,
@@ -18,7 +19,6 @@ from granite_litestar.multipart import (
     MultipartDecoder,
     PartHead,
     encode_text_parts,
-    extended_filename,
 )
 
 BOUNDARY = b"----WebKitFormBoundary7MA4YWxkTrZu0gW"
