@@ -58,7 +58,7 @@ from granite_core.manager import PutOptions, StorageManager
 from granite_core.offloading import Offload
 from granite_core.options import NO_OPTIONS, WriteOptions
 from granite_core.policies import Delivery, StoragePolicy
-from granite_core.progress import Progress
+from granite_core.progress import ProgressCallback
 from granite_core.refs import StagedFile, StoredObjectRef
 from granite_core.remote import FetchRules, RemoteFile, from_url
 from granite_core.sources import SourceInput, unsaved
@@ -113,7 +113,7 @@ __all__ = [
     "ObjectWriter",
     "ObstoreStorageBackend",
     "Offload",
-    "Progress",
+    "ProgressCallback",
     "PutOptions",
     "ReadableStream",
     "RemoteError",

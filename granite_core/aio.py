@@ -21,7 +21,7 @@ from granite_core._pending import PendingFile
 from granite_core.backends.base import Capability, ObjectReader, ObjectStat, ReadableStream, StorageBackend
 from granite_core.errors import StorageError
 from granite_core.manager import PutOptions, StorageManager
-from granite_core.progress import Meter, Progress
+from granite_core.progress import Meter, ProgressCallback
 from granite_core.refs import StagedFile, StoredObjectRef
 from granite_core.remote import FetchRules, RemoteFile
 from granite_core.sources import Source, SourceInput, async_chunks, bytes_left, is_async_stream
@@ -135,7 +135,7 @@ class AsyncStorageManager:
         original_filename: str | None = None,
         extra: Mapping[str, Any] | None = None,
         context: Mapping[str, str] | None = None,
-        progress: Progress | None = None,
+        progress: ProgressCallback | None = None,
     ) -> StagedFile:
         """Store a stream and return its ref; see ``StorageManager.put_stream``.
 
@@ -215,7 +215,7 @@ class AsyncStorageManager:
         storage_key: str | None = None,
         *,
         context: Mapping[str, str] | None = None,
-        progress: Progress | None = None,
+        progress: ProgressCallback | None = None,
     ) -> StagedFile:
         """Store the same content again under a new key; see ``StorageManager.copy``."""
         write = AsyncStagedWrite(self.sync.stage_copy(ref, storage_key, context=context))

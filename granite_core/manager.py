@@ -22,7 +22,7 @@ from granite_core.links import Links
 from granite_core.logs import LogWriter
 from granite_core.media import clean_content_type, clean_filename
 from granite_core.policies import StoragePolicy
-from granite_core.progress import Meter, Progress
+from granite_core.progress import Meter, ProgressCallback
 from granite_core.refs import StagedFile, StoredObjectRef
 from granite_core.remote import FetchRules, RemoteFile
 from granite_core.sources import Source, SourceInput, bytes_left
@@ -69,7 +69,7 @@ class PutOptions(TypedDict, total=False):
     field_name: str | None
     extra: Mapping[str, Any] | None
     context: Mapping[str, str] | None
-    progress: Progress | None
+    progress: ProgressCallback | None
 
 
 def _utc_now() -> datetime:
@@ -404,7 +404,7 @@ class StorageManager(Addresses):
         original_filename: str | None = None,
         extra: Mapping[str, Any] | None = None,
         context: Mapping[str, str] | None = None,
-        progress: Progress | None = None,
+        progress: ProgressCallback | None = None,
     ) -> StagedFile:
         """Store a stream, from where it stands to its end, and return its ref.
 
@@ -512,7 +512,7 @@ class StorageManager(Addresses):
         storage_key: str | None = None,
         *,
         context: Mapping[str, str] | None = None,
-        progress: Progress | None = None,
+        progress: ProgressCallback | None = None,
     ) -> StagedFile:
         """Store the same content again under a new key, by the store itself where it can.
 

@@ -7,12 +7,12 @@ import time
 from collections.abc import Callable
 from typing import Final, TypeAlias
 
-__all__ = ["Meter", "Progress"]
+__all__ = ["Meter", "ProgressCallback"]
 
 EVERY_SECONDS: Final = 0.25
 """How long is waited, at least, between two calls."""
 
-Progress: TypeAlias = Callable[[int, int | None], object]
+ProgressCallback: TypeAlias = Callable[[int, int | None], object]
 """Is called with the bytes that are done and with all there are, None where that is not known.
 
 First with none done, then four times a second at most, and for the last time when the file is stored. What it raises
@@ -30,7 +30,7 @@ class Meter:
     """
 
     def __init__(
-        self, progress: Progress | None, total: int | None, *, clock: Callable[[], float] = time.monotonic
+        self, progress: ProgressCallback | None, total: int | None, *, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self._progress = progress
         self._total = total

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import io
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -19,17 +19,23 @@ from granite_core import (
     ConfigurationError,
     ContentTooLargeError,
     ContentUnavailableError,
+    FetchRules,
     MemoryStorageBackend,
+    RemoteRefusedError,
     StaleRefError,
     StorageManager,
     StoragePolicy,
     StoredObjectRef,
+    from_data_uri,
+    from_url,
     unsaved,
 )
 from granite_core.integrations.sqlalchemy import file_field
+from granite_core.integrations.sqlalchemy._greenlet import in_greenlet
 from granite_core.manager import MANAGER_KEY
 from tests.integration.sqlalchemy.test_transactions import given_document, the_document
 from tests.integration.sqlalchemy.world import QUARTER, Account, Base, Company, Document, World, make_world
+from tests.support.answers import ok, serving
 
 
 class Pipe(io.RawIOBase):
@@ -61,6 +67,45 @@ class TestUnsaved:
                 assert (document.file.original_filename, document.file.size) == ("note.txt", 5)
             assert not stream.closed
             world.check_laws()
+
+        world.run(scenario)
+
+    @pytest.mark.parametrize("kind", ["asynchronous", "iterator", "data", "url"])
+    def test_content_comes_from_elsewhere(self, world: World, kind: str) -> None:
+        async def chunks() -> AsyncIterator[bytes]:
+            yield b"hel"
+            yield b"lo"
+
+        def scenario() -> None:
+            with serving(ok(b"hello")) as server, world.session() as session:
+                rules = FetchRules(allow=["127.0.0.1"], ports=None)
+                source: Any = {
+                    "asynchronous": chunks(),
+                    "iterator": iter([b"hel", b"lo"]),
+                    "data": from_data_uri("data:,hello"),
+                    "url": from_url(f"http://127.0.0.1:{server.port}/note.txt", rules=rules),
+                }[kind]
+                document = Document(file=unsaved(source))
+                session.add(document)
+                if kind == "asynchronous" and not in_greenlet():
+                    with pytest.raises(TypeError, match="AsyncSession"):
+                        session.flush()
+                    return
+                session.commit()
+                assert world.manager.get(document.file) == b"hello"
+                assert document.file.original_filename == ("note.txt" if kind == "url" else None)
+            world.check_laws()
+
+        world.run(scenario)
+
+    def test_a_file_that_cannot_be_fetched_fails_its_flush_and_names_the_field(self, world: World) -> None:
+        def scenario() -> None:
+            with world.session() as session:
+                session.add(Document(file=unsaved(from_url("http://169.254.169.254/"))))
+                with pytest.raises(RemoteRefusedError) as caught:
+                    session.flush()
+                assert caught.value.field == "file"
+            assert world.stored() == set()
 
         world.run(scenario)
 
