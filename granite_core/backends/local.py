@@ -656,13 +656,14 @@ def _entries(folder: int, path: str, prefix: str, after: str, temporary: bool) -
     with os.scandir(folder) as entries:
         for entry in entries:
             name = entry.name
-            if name.startswith(RESERVED_PREFIX):
-                if temporary and name.startswith((TEMPORARY_PREFIX, PART_PREFIX)):
-                    names.append(name)
+            if not temporary and name.startswith(RESERVED_PREFIX):
                 continue
             if entry.is_dir(follow_symlinks=False):
                 name += "/"
-            elif temporary or not entry.is_file(follow_symlinks=False):
+            elif temporary:
+                if not name.startswith((TEMPORARY_PREFIX, PART_PREFIX)):
+                    continue
+            elif not entry.is_file(follow_symlinks=False):
                 continue
             names.append(name)
     if temporary:

@@ -131,7 +131,7 @@ class World:
         pool: Any = self.async_engine.pool
         if pool.checkedout():
             gc.collect()  # SQLAlchemy leaves a connection whose ROLLBACK failed to the garbage collector
-            await asyncio.sleep(0)
+            await asyncio.sleep(0.1)  # a driver's thread tells this loop that it has ended
         await self.async_engine.dispose()
 
     def session(self) -> Session:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from granite_core.backends.local import LocalStorageBackend
+from granite_core.backends.local import TEMPORARY_PREFIX, LocalStorageBackend
 from granite_core.errors import (
     AccessDeniedError,
     BackendError,
@@ -23,6 +23,7 @@ from granite_core.errors import (
     StorageError,
     StorageFullError,
 )
+from granite_core.gc.marker import MARKER_KEY
 
 HOUR = timedelta(hours=1)
 
@@ -387,6 +388,15 @@ class TestListing:
 
 
 class TestUnfinished:
+    def test_files_beside_names_of_our_own_are_cleared_too(self, backend: LocalStorageBackend, root: Path) -> None:
+        backend.put_bytes(MARKER_KEY, b"whose store this is")
+        left = (root / MARKER_KEY).with_name(f"{TEMPORARY_PREFIX}0123")
+        left.write_bytes(b"half")
+        os.utime(left, (1, 1))
+        assert backend.clear_unfinished(HOUR) == 1
+        assert not left.exists()
+        assert backend.get(MARKER_KEY) == b"whose store this is"
+
     def test_files_are_cleared_when_they_are_old(self, backend: LocalStorageBackend, root: Path) -> None:
         backend.put_bytes("a/kept", b"x")
         dead, alive = backend.open_writer("a/dead/1"), backend.open_writer("a/alive")
