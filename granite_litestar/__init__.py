@@ -1,5 +1,7 @@
 """Granite for Litestar: files uploaded, attached and served by an application's own routes."""
 
+from granite_litestar._request_tokens import RequestTokens, SyncRequestTokens
+from granite_litestar._token_desk import TokenConfig
 from granite_litestar._views import FileView, file_view, item_id
 from granite_litestar.config import GraniteConfig
 from granite_litestar.downloads import FileRoute
@@ -11,12 +13,13 @@ from granite_litestar.exceptions import (
     UploadInterruptedError,
     exception_handlers,
 )
-from granite_litestar.forms import FormLimits, MultipartBody, StreamingUploads, Upload, UploadDTO
+from granite_litestar.forms import FormLimits, MultipartBody, StreamingUploads, TokenRules, Upload, UploadDTO
 from granite_litestar.openapi import DownloadOperation
 from granite_litestar.plugin import GranitePlugin
 from granite_litestar.responses import FileDownload
 from granite_litestar.resumable import ResumableUploads
 from granite_litestar.scheduling import CollectorRunner
+from granite_litestar.staged_uploads import StagedUploads
 from granite_litestar.upload_routes import PreconditionFailedError, RawUpload, UploadRoute
 from granite_litestar.upload_sessions import finished_upload, uploads_of
 
@@ -35,8 +38,13 @@ __all__ = [
     "MultipartBody",
     "PreconditionFailedError",
     "RawUpload",
+    "RequestTokens",
     "ResumableUploads",
+    "StagedUploads",
     "StreamingUploads",
+    "SyncRequestTokens",
+    "TokenConfig",
+    "TokenRules",
     "UnsupportedBodyError",
     "Upload",
     "UploadDTO",

@@ -1,37 +1,47 @@
-"""What a form may hold, decided once at start-up, and what one form did hold. Pure: no I/O."""
+"""What a form may hold, decided once at start-up. Pure: no I/O."""
 
 from __future__ import annotations
 
 import datetime as dt
-import re
 import typing
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from types import UnionType
-from typing import Annotated, Any, ClassVar, Final, Literal, Union, dataclass_transform, get_args, get_origin
+from typing import Annotated, Any, ClassVar, Final, Union, dataclass_transform, get_args, get_origin
 
 import msgspec
 
-from granite_core import ConfigurationError, ContentTooLargeError, StagedFile, StoredObjectRef, ValidationFailedError
-from granite_litestar.exceptions import FieldError
-from granite_litestar.multipart import FormLimits, PartHead
+from granite_core import ConfigurationError, StagedFile, StoredObjectRef
+from granite_litestar.multipart import FormLimits
 
-__all__ = ["FileField", "FormDraft", "FormPlan", "TextField", "Upload", "UploadDTO", "plan_form", "storage_key_of"]
+__all__ = [
+    "FileField",
+    "FormPlan",
+    "TextField",
+    "TokenRules",
+    "Upload",
+    "UploadDTO",
+    "plan_form",
+    "purpose_of",
+    "storage_key_of",
+]
 
 MAX_FILES: Final = 100
 """How many files a list field takes unless it says otherwise."""
 
-JSON: Final = "application/json"
 
-# Charsets that keep ASCII as it is: others could hide a boundary in what is written out again.
-_CHARSETS: Final = {"utf-8": "utf-8", "utf8": "utf-8", "us-ascii": "utf-8", "iso-8859-1": "latin-1"}
+@dataclass(frozen=True, slots=True)
+class TokenRules:
+    """Which tokens a field takes in place of a file.
 
-# Fields that frameworks and browsers add: never unknown (RFC 7578 section 4.6; Litestar's CSRF protection).
-_ADDED_FIELDS: Final = ("_charset_", "_csrf_token")
+    Args:
+        purpose: What they must have been given for beside the field's policy: a name, or a mapped attribute. None: any
+            token without a purpose.
+        once: Whether the row that gets the file ends the token; otherwise it is good until it expires.
+    """
 
-_WITHOUT_SECONDS: Final = re.compile(r"(\d{4,}-\d\d-\d\d[T ])?\d\d:\d\d\Z", re.ASCII)
-
-_WORDS_FOR_BOOL: Final = {"on": "true", "yes": "true", "off": "false", "no": "false"}
+    purpose: object = None
+    once: bool = True
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -42,11 +52,13 @@ class Upload:
         target: The ``storage_key`` of a policy, or the mapped attribute of a file field, whose policy is used.
         max_count: Most files that a list field takes.
         description: What the API documentation says of the field.
+        tokens: Whether the field takes the token of a file that was uploaded before, and which; see ``TokenRules``.
     """
 
     target: object
     max_count: int = MAX_FILES
     description: str | None = None
+    tokens: bool | TokenRules = False
 
 
 class _UploadDTOMeta(msgspec.StructMeta):
@@ -67,9 +79,12 @@ class UploadDTO(msgspec.Struct, metaclass=_UploadDTOMeta):
 
     Attributes:
         __form_limits__: What a form of this class may cost beside its files; None for the plugin's setting.
+        __keep_files__: Whether the files of a form that does not validate are kept for a while, and the refusal tells
+            their tokens, so that the form can be shown again; those of fields that take tokens.
     """
 
     __form_limits__: ClassVar[FormLimits | None] = None
+    __keep_files__: ClassVar[bool] = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +128,8 @@ class FileField:
         storage_key: The policy its files are stored under.
         max_count: How many files it takes.
         description: What the API documentation says of it.
+        target: What the declaration names: the policy, or the mapped attribute.
+        tokens: Which tokens it takes in place of a file; None for none.
     """
 
     name: str
@@ -124,6 +141,8 @@ class FileField:
     storage_key: str
     max_count: int
     description: str | None
+    target: object = None
+    tokens: TokenRules | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,16 +154,28 @@ class FormPlan:
         fields: Its fields by their name in the form, in the order they are declared.
         limits: What it may cost beside its files.
         forbid_unknown: Whether a field that is not declared is an error.
+        keeps_files: Whether the files of a form that does not validate are kept for a while.
     """
 
     dto: type[UploadDTO]
     fields: Mapping[str, TextField | FileField]
     limits: FormLimits
     forbid_unknown: bool
+    keeps_files: bool = False
 
     def files(self) -> Iterator[FileField]:
         """Yield the file fields."""
         return (each for each in self.fields.values() if isinstance(each, FileField))
+
+    @property
+    def takes_tokens(self) -> bool:
+        """Whether a field takes tokens."""
+        return any(each.tokens is not None for each in self.files())
+
+    @property
+    def takes_json(self) -> bool:
+        """Whether it can come as JSON: every file that must be there may be a token."""
+        return self.takes_tokens and all(each.tokens is not None or not each.required for each in self.files())
 
 
 def plan_form(dto: type[UploadDTO], *, limits: FormLimits, namespace: Mapping[str, Any] | None = None) -> FormPlan:
@@ -174,12 +205,18 @@ def plan_form(dto: type[UploadDTO], *, limits: FormLimits, namespace: Mapping[st
         fields[name] = _plan_field(dto, attribute, name, hints[attribute], required)
     if not any(isinstance(each, FileField) for each in fields.values()):
         raise ConfigurationError(f"{dto.__name__} has no file: give it a field Annotated[StagedFile, Upload(…)]")
-    return FormPlan(
+    plan = FormPlan(
         dto=dto,
         fields=fields,
         limits=dto.__form_limits__ or limits,
         forbid_unknown=dto.__struct_config__.forbid_unknown_fields,
+        keeps_files=dto.__keep_files__,
     )
+    if plan.keeps_files and not plan.takes_tokens:
+        raise ConfigurationError(
+            f"{dto.__name__}: __keep_files__ needs a field that takes tokens: Upload(…, tokens=True)"
+        )
+    return plan
 
 
 def _plan_field(dto: type, attribute: str, name: str, hint: Any, required: bool) -> TextField | FileField:
@@ -217,7 +254,31 @@ def _plan_field(dto: type, attribute: str, name: str, hint: Any, required: bool)
         storage_key=storage_key_of(marker.target, where=where),
         max_count=marker.max_count if many else 1,
         description=marker.description,
+        target=marker.target,
+        tokens=_token_rules(marker.tokens),
     )
+
+
+def _token_rules(tokens: bool | TokenRules) -> TokenRules | None:
+    if isinstance(tokens, TokenRules):
+        purpose_of(tokens.purpose)
+        return tokens
+    return TokenRules() if tokens else None
+
+
+def purpose_of(purpose: object) -> str:
+    """Return the text that a purpose stands for: nothing, a name, or a mapped attribute.
+
+    Raises:
+        ConfigurationError: It is none of these.
+    """
+    if purpose is None or isinstance(purpose, str):
+        return purpose or ""
+    owner, key = getattr(purpose, "class_", None), getattr(purpose, "key", None)
+    if owner is None or not isinstance(key, str):
+        raise ConfigurationError(f"the purpose of a token is a name or a mapped attribute, not {purpose!r}")
+    # The table, not the class: a token lives longer than a refactoring.
+    return f"{getattr(owner, '__table__', owner.__name__)}.{key}"
 
 
 def storage_key_of(target: object, *, where: str) -> str:
@@ -272,193 +333,3 @@ def _is_list(hint: Any) -> bool:
     if get_origin(hint) in (Annotated, Union, UnionType):
         return any(_is_list(each) for each in _inner(hint))
     return (get_origin(hint) or hint) in (list, set, tuple, frozenset)
-
-
-Fate = Literal["store", "text", "ignore"]
-
-
-@dataclass(slots=True)
-class FormDraft:
-    """A form while it arrives: what came so far, and everything that is wrong with it.
-
-    Args:
-        plan: What it may hold.
-        dec_hook: Converts to types that msgspec does not know; called with the type and the value.
-    """
-
-    plan: FormPlan
-    dec_hook: Callable[[type, Any], Any] | None = None
-    errors: list[FieldError] = field(default_factory=list)
-    texts: list[tuple[str, str]] = field(default_factory=list)
-    """The text fields as they came, unknown ones too: what else reads the form finds them there."""
-    _values: dict[str, Any] = field(default_factory=dict)
-    _lists: dict[str, list[Any]] = field(default_factory=dict)
-    _seen: dict[str, int] = field(default_factory=dict)
-    _passed_over: set[str] = field(default_factory=set)
-    _text_size: int = 0
-    _ignored: int = 0
-
-    def fate_of(self, head: PartHead) -> Fate:
-        """Decide what becomes of a part, noting what is wrong with it."""
-        spec = self.plan.fields.get(head.name)
-        plain = head.content_type in (None, "text/plain")
-        if spec is None:
-            if self.plan.forbid_unknown and head.name not in _ADDED_FIELDS:
-                self._wrong(head.name, "unknown", "this field is not known")
-            return "text" if head.filename is None and plain else "ignore"
-        if isinstance(spec, FileField):
-            # Whether an unnamed part without a type is a file that was forgotten shows in whether it has bytes.
-            return "store"
-        if head.filename is not None and head.content_type != JSON:
-            if head.filename:
-                self._wrong(head.name, "not_text", "text is expected, not a file")
-            return "ignore"
-        return "text"
-
-    def admit_file(self, spec: FileField, head: PartHead) -> bool:
-        """Decide, at the first byte of a file, whether it is worth storing, noting why not."""
-        if head.filename is None and head.content_type in (None, "text/plain"):
-            self._wrong(spec.name, "not_a_file", "a file is expected, not text")
-            return False
-        count = self._seen[spec.name] = self._seen.get(spec.name, 0) + 1
-        if count > spec.max_count:
-            if spec.many:
-                message = f"at most {spec.max_count} files are taken"
-                if count == spec.max_count + 1:
-                    self._wrong(spec.name, "too_many", message, limit=spec.max_count, value=count)
-            elif count == 2:
-                self._wrong(spec.name, "duplicate", "only one file is taken")
-            return False
-        # A form that is not valid already is only read on to tell all that is wrong with it.
-        if self.errors:
-            self._passed_over.add(spec.name)
-        return not self.errors
-
-    def add_file(self, spec: FileField, staged: StagedFile) -> None:
-        """Take a file that was stored."""
-        if spec.many:
-            self._lists.setdefault(spec.name, []).append(staged)
-        else:
-            self._values[spec.attribute] = staged
-
-    def refuse_file(self, spec: FileField, error: ValidationFailedError) -> None:
-        """Note that a validator refused a file, which is gone again."""
-        self._wrong(spec.name, error.code, error.reason, limit=error.limit, value=error.value)
-
-    def admit_text(self, name: str, size: int, added: int) -> None:
-        """Count the bytes of a text field.
-
-        Args:
-            name: Its name.
-            size: Its bytes so far.
-            added: How many of them are new.
-
-        Raises:
-            ContentTooLargeError: The field, or all text together, is over its limit.
-        """
-        self._text_size += added
-        for limit, value in (
-            (self.plan.limits.max_field_size, size),
-            (self.plan.limits.max_text_size, self._text_size),
-        ):
-            if value > limit:
-                raise _too_large(name, limit, value)
-
-    def add_text(self, head: PartHead, data: bytes) -> None:
-        """Take a whole text field, and convert it where it stands alone."""
-        try:
-            text = data.decode(_CHARSETS.get(head.charset or "utf-8", "utf-8"))
-        except UnicodeDecodeError:
-            self._wrong(head.name, "invalid", "this is not text in UTF-8")
-            return
-        self.texts.append((head.name, text))
-        spec = self.plan.fields.get(head.name)
-        if not isinstance(spec, TextField):
-            return
-        self._seen[spec.name] = self._seen.get(spec.name, 0) + 1
-        value: Any = text
-        if head.content_type == JSON:
-            try:
-                value = msgspec.json.decode(text)
-            except (msgspec.DecodeError, RecursionError):
-                self._wrong(spec.name, "invalid", "this is not JSON, or too deep")
-                return
-        if spec.many:
-            items = value if isinstance(value, list) else [value]
-            prepared = [_prepared(spec, item) for item in items]
-            self._lists.setdefault(spec.name, []).extend(each for each in prepared if each != "" or spec.holds_text)
-        elif self._seen[spec.name] == 1:
-            self._convert_text(spec, value)
-        elif self._seen[spec.name] == 2:
-            self._wrong(spec.name, "duplicate", "only one value is taken")
-
-    def ignore(self, name: str, added: int) -> bool:
-        """Count bytes that are thrown away. False when it is time to stop reading and tell what is wrong.
-
-        Raises:
-            ContentTooLargeError: Too many, with nothing else wrong.
-        """
-        self._ignored += added
-        if self._ignored <= self.plan.limits.max_ignored_size:
-            return True
-        if self.errors:
-            return False
-        raise _too_large(name or "form", self.plan.limits.max_ignored_size, self._ignored)
-
-    def finish(self) -> None:
-        """Note what is missing and convert what is only known at the end."""
-        wrong = {error.field for error in self.errors}
-        for spec in self.plan.fields.values():
-            if self._lists.get(spec.name):
-                self._convert(spec, self._lists[spec.name])
-            elif spec.attribute in self._values or spec.name in wrong or spec.name in self._passed_over:
-                continue
-            elif spec.required:
-                self._wrong(spec.name, "required", "this field is required")
-            elif spec.absent_is_none:
-                self._values[spec.attribute] = None
-        order = {name: index for index, name in enumerate(self.plan.fields)}
-        self.errors.sort(key=lambda error: order.get(error.field, len(order)))
-
-    def build(self) -> UploadDTO | None:
-        """Return what the form became, or None where something is wrong with it."""
-        if self.errors:
-            return None
-        try:
-            return self.plan.dto(**self._values)
-        except (ValueError, TypeError) as error:
-            # What a __post_init__ found wrong with the fields together.
-            self._wrong("", "invalid", str(error))
-            return None
-
-    def _convert_text(self, spec: TextField, value: Any) -> None:
-        prepared = _prepared(spec, value)
-        if prepared == "" and not spec.holds_text:
-            # An input that was left empty: absent, since nothing else can be meant.
-            return
-        self._convert(spec, prepared)
-
-    def _convert(self, spec: TextField | FileField, value: Any) -> None:
-        try:
-            self._values[spec.attribute] = msgspec.convert(value, spec.type, strict=False, dec_hook=self.dec_hook)
-        except (msgspec.ValidationError, ValueError, TypeError, RecursionError) as error:
-            message = str(error).partition(" - at ")[0].replace("`", "")
-            self._wrong(spec.name, "invalid", message)
-
-    def _wrong(self, name: str, code: str, message: str, *, limit: object = None, value: object = None) -> None:
-        self.errors.append(FieldError(name, code, message, limit=limit, value=value))
-
-
-def _prepared(spec: TextField, value: Any) -> Any:
-    """What HTML calls a value, as msgspec wants it."""
-    if spec.holds_bool and isinstance(value, str):
-        return _WORDS_FOR_BOOL.get(value.lower(), value)
-    if spec.holds_time and isinstance(value, str) and _WITHOUT_SECONDS.match(value):
-        return f"{value}:00"
-    return value
-
-
-def _too_large(name: str, limit: int, value: int) -> ContentTooLargeError:
-    return ContentTooLargeError(
-        f"{name}: more than the {limit} bytes allowed", operation="put", field=name, limit=limit, value=value
-    )

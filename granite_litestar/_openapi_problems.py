@@ -11,6 +11,7 @@ from litestar.openapi.datastructures import ResponseSpec
 from litestar.openapi.spec import OpenAPIType
 from msgspec import UNSET, Meta, UnsetType
 
+from granite_core.uploads import StagedToken
 from granite_litestar._openapi_parts import header
 
 if TYPE_CHECKING:
@@ -83,6 +84,10 @@ class FormProblem(msgspec.Struct):
     status_code: Literal[422]
     detail: _Detail
     extra: list[FieldProblem]
+    staged: Annotated[
+        dict[str, list[StagedToken]] | UnsetType,
+        Meta(description="Tokens of the files that are kept, by field: hand them in with the form's next try."),
+    ] = UNSET
 
 
 _SECONDS: Final = "Seconds after which to try again (RFC 9110, section 10.2.3)."

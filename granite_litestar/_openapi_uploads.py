@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable, Sequence
 from functools import partial
 from types import UnionType
 from typing import TYPE_CHECKING, Annotated, Any, Final, Union, get_args, get_origin
@@ -26,6 +27,7 @@ from litestar.typing import FieldDefinition
 from msgspec import Meta
 
 from granite_core import AsyncStorageManager, StoragePolicy, StoredObjectRef
+from granite_core.signing import MAX_TOKEN_CHARACTERS
 from granite_litestar._form_plan import FileField, FormPlan, TextField
 from granite_litestar._openapi_parts import (
     EXAMPLE_TAG,
@@ -49,10 +51,12 @@ __all__ = [
     "body_schema",
     "describe_upload",
     "describe_upload_route",
+    "json_schema",
     "upload_route_answers",
 ]
 
 BINARY: Final = "application/octet-stream"
+FORM: Final = "multipart/form-data"
 JSON: Final = "application/json"
 
 
@@ -106,7 +110,14 @@ _OF_RAW_BODIES: Final = (
 
 
 # --------------------------------------------------------------------------------------------------------- operations
-def describe_upload(handler: HTTPRouteHandler, plan: FormPlan | RawBodyPlan, manager: AsyncStorageManager) -> None:
+def describe_upload(
+    handler: HTTPRouteHandler,
+    plan: FormPlan | RawBodyPlan,
+    manager: AsyncStorageManager,
+    *,
+    form_part: str | None = None,
+    find_json: Callable[[], Schema | None] = lambda: None,
+) -> None:
     """Have the API's description tell of a handler's upload: types, limits, refusals.
 
     What the handler itself says of its statuses stays.
@@ -115,25 +126,40 @@ def describe_upload(handler: HTTPRouteHandler, plan: FormPlan | RawBodyPlan, man
         handler: As it was registered.
         plan: What it takes in.
         manager: Knows the policies.
+        form_part: Where it takes the file of a raw body in a form too: the name of its part.
+        find_json: Returns the schema of the same as JSON, once it is known; None where it does not come as JSON.
     """
-    problems = upload_problems(form=isinstance(plan, FormPlan))
+    problems = upload_problems(form=isinstance(plan, FormPlan) or form_part is not None)
     handler.responses = raised(handler.raises or ()) | problems | dict(handler.responses or {})
     media_type = str(getattr(handler.media_type, "value", handler.media_type)) or JSON
-    amend = partial(_amend, plan=plan, manager=manager, media_type=media_type)
+    amend = partial(_amend, plan=plan, manager=manager, media_type=media_type, form_part=form_part, find_json=find_json)
     handler.operation_class = amended(handler.operation_class, amend)
 
 
 def _amend(
-    operation: Operation, *, plan: FormPlan | RawBodyPlan, manager: AsyncStorageManager, media_type: str
+    operation: Operation,
+    *,
+    plan: FormPlan | RawBodyPlan,
+    manager: AsyncStorageManager,
+    media_type: str,
+    form_part: str | None,
+    find_json: Callable[[], Schema | None],
 ) -> None:
     if isinstance(operation.request_body, RequestBody):
         content = operation.request_body.content
         if isinstance(plan, FormPlan):
-            for each in content.values():
-                each.encoding = _encodings(plan, manager)
+            for name, each in content.items():
+                each.encoding = _encodings(plan, manager) if name != JSON else None
+            if (as_json := find_json()) is not None:
+                content.setdefault(JSON, OpenAPIMediaType(schema=as_json))
         else:
-            _offer_types(content, manager.get_policy(plan.storage_key))
+            policy = manager.get_policy(plan.storage_key)
+            _offer_types(content, policy)
             add_parameters(operation, _OF_RAW_BODIES)
+            if form_part is not None:
+                properties: dict[str, Schema | Reference] = {form_part: _file_schema(policy, plan.description, BINARY)}
+                form = Schema(type=OpenAPIType.OBJECT, required=[form_part], properties=properties)
+                content[FORM] = OpenAPIMediaType(schema=form)
     operation.responses = dict(sorted((operation.responses or {}).items()))
     for status, response in operation.responses.items():
         add_headers(response, PROBLEM_HEADERS.get(status, {}))
@@ -155,12 +181,17 @@ def _encodings(form: FormPlan, manager: AsyncStorageManager) -> dict[str, Encodi
     # `allowReserved`, which Litestar would always write, must not be there: they make contentType void.
     return {
         spec.name: Encoding(
-            content_type=", ".join(manager.get_policy(spec.storage_key).content_types or ("*/*",)),
+            content_type=", ".join(_types_of(spec, manager)),
             explode=None,  # type: ignore[arg-type] # see above
             allow_reserved=None,  # type: ignore[arg-type] # see above
         )
         for spec in form.files()
     }
+
+
+def _types_of(spec: FileField, manager: AsyncStorageManager) -> Sequence[str]:
+    types = list(manager.get_policy(spec.storage_key).content_types or ("*/*",))
+    return [*types, "text/plain"] if spec.tokens is not None and "*/*" not in types else types
 
 
 # ------------------------------------------------------------------------------------------------------------- bodies
@@ -195,6 +226,40 @@ def body_schema(
     return registry.get_reference_for_field_definition(definition) or schema
 
 
+def json_schema(plan: FormPlan, schema_creator: SchemaCreator) -> Schema:
+    """Return the schema of a form as JSON, with tokens in the place of its files.
+
+    Args:
+        plan: What is taken in.
+        schema_creator: Litestar's, for the types of texts.
+    """
+    defaults = {each.encode_name: each.default for each in msgspec.structs.fields(plan.dto)}
+    properties: dict[str, Schema | Reference] = {}
+    for name, spec in plan.fields.items():
+        if isinstance(spec, TextField):
+            properties[name] = _text_schema(spec, defaults[name], schema_creator)
+        elif spec.tokens is not None:
+            properties[name] = _listed(spec, _token_schema(spec.description))
+    return Schema(
+        type=OpenAPIType.OBJECT,
+        title=f"{plan.dto.__name__} as JSON",
+        description=_form_description(plan),
+        required=[name for name in properties if plan.fields[name].required] or None,
+        additional_properties=False if plan.forbid_unknown else None,
+        properties=properties,
+    )
+
+
+def _token_schema(description: str | None = None) -> Schema:
+    told = "Token of a file that was uploaded before"
+    return Schema(
+        type=OpenAPIType.STRING,
+        pattern="^[A-Za-z0-9_-]*$",
+        max_length=MAX_TOKEN_CHARACTERS,
+        description=f"{description.rstrip('.')}. {told}" if description else told,
+    )
+
+
 def _file_schema(policy: StoragePolicy, description: str | None, media_type: str | None = None) -> Schema:
     rules = []
     if policy.max_size is not None:
@@ -216,6 +281,12 @@ def _files_schema(spec: FileField, manager: AsyncStorageManager) -> Schema:
     types = tuple(policy.content_types or ())
     exact = len(types) == 1 and "*" not in types[0]
     schema = _file_schema(policy, spec.description, types[0] if exact else BINARY)
+    if spec.tokens is not None:
+        schema = Schema(any_of=[schema, _token_schema()], description=spec.description)
+    return _listed(spec, schema)
+
+
+def _listed(spec: FileField, schema: Schema) -> Schema:
     if not spec.many:
         return schema
     listed = Schema(type=OpenAPIType.ARRAY, items=schema, max_items=spec.max_count)

@@ -76,6 +76,14 @@ class RawBodyPlan:
     max_body: int | None
     description: str | None
 
+    @property
+    def described(self) -> RawBodyPlan:
+        """What the API's description tells of."""
+        return self
+
+    def adapt(self, upload: UploadRequest) -> None:
+        """Nothing to change."""
+
     async def read(self, upload: UploadRequest) -> bytes:
         """Stage the body, and return a stand-in for it."""
         _refuse_foreign(upload)

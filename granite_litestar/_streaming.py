@@ -30,11 +30,20 @@ from granite_core.logs import describe_error, extra_of
 from granite_litestar.exceptions import MalformedBodyError, UnsupportedBodyError, UploadInterruptedError
 
 if TYPE_CHECKING:
-    from litestar.connection import ASGIConnection
+    from litestar.connection import ASGIConnection, Request
     from litestar.handlers import HTTPRouteHandler
     from litestar.types import ASGIApp, HTTPReceiveMessage, HTTPScope, Receive, Scope, Send
 
-__all__ = ["PLAN_KEY", "BodyPlan", "FileSink", "UploadContext", "UploadMiddleware", "UploadRequest", "upload_of"]
+__all__ = [
+    "PLAN_KEY",
+    "BodyPlan",
+    "FileSink",
+    "UploadContext",
+    "UploadMiddleware",
+    "UploadRequest",
+    "result_of",
+    "upload_of",
+]
 
 logger = logging.getLogger("granite.uploads")
 
@@ -58,6 +67,9 @@ class BodyPlan(Protocol):
     @property
     def max_body(self) -> int | None:
         """Largest body in bytes; None where nothing limits it."""
+
+    def adapt(self, upload: UploadRequest) -> None:
+        """Change what the application sees of the request, before it sees any."""
 
     async def read(self, upload: UploadRequest) -> bytes:
         """Take the body in, staging files with ``upload``, and return the stand-in that Litestar reads.
@@ -97,6 +109,8 @@ class UploadRequest:
         """What the body became; set by the plan."""
         self.context: Mapping[str, str] = {}
         """Values for the names in policies' ``key_template``; known before the first byte is read."""
+        self.stand_in_boundary = ""
+        """Boundary of a form that stands in for a body that was none."""
         self._find_context = find_context
         self._receive = receive
         self._warned = warned
@@ -133,9 +147,13 @@ class UploadRequest:
 
     async def _take_context(self) -> None:
         if self._find_context is not None:
-            handler = cast("HTTPRouteHandler", self.scope["route_handler"])
-            found = self._find_context(handler.resolve_request_class()(self.scope))
+            found = self._find_context(self.connection())
             self.context = await found if inspect.isawaitable(found) else found
+
+    def connection(self) -> Request[Any, Any, Any]:
+        """Return the request as the handler's class of it."""
+        handler = cast("HTTPRouteHandler", self.scope["route_handler"])
+        return handler.resolve_request_class()(self.scope)
 
     def _refuse_early(self) -> None:
         """Refuse what the head of the request shows already, before a byte is asked for (and 100-continue sent)."""
@@ -306,6 +324,7 @@ class UploadMiddleware:
                 return
             upload = UploadRequest(plan, manager, scope, receive, warned, context)
             scope["state"][_STATE_KEY] = upload
+            plan.adapt(upload)
             try:
                 await app(scope, upload.receive, send)
             finally:
@@ -318,6 +337,12 @@ def upload_of(scope: Scope) -> UploadRequest:
     """Return the upload that the middleware put into a connection."""
     upload: UploadRequest = scope["state"][_STATE_KEY]
     return upload
+
+
+def result_of(scope: Scope) -> Any:
+    """Return what the upload of a connection became; None where there is none, or it is not read yet."""
+    upload = scope["state"].get(_STATE_KEY)
+    return upload.result if isinstance(upload, UploadRequest) else None
 
 
 def _headers(scope: HTTPScope) -> dict[str, str]:

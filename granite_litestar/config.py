@@ -15,8 +15,10 @@ if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncEngine
 
     from granite_litestar._streaming import UploadContext
+    from granite_litestar._token_desk import TokenConfig
     from granite_litestar.downloads import FileRoute
     from granite_litestar.resumable import ResumableUploads
+    from granite_litestar.staged_uploads import StagedUploads
     from granite_litestar.upload_routes import UploadRoute
 
 __all__ = ["DEFAULT_GC", "GraniteConfig"]
@@ -33,7 +35,9 @@ class GraniteConfig:
     Args:
         manager: Stores, opens and deletes; made by the application.
         downloads: The routes that serve files.
-        uploads: The routes that put a raw body into a row, and those of uploads that come in several requests.
+        uploads: The routes that put a raw body into a row, those of uploads that come in several requests, and those
+            that store a file for a form to come.
+        tokens: How tokens are given for files that wait for a form, and whom they belong to; None where there are none.
         gc: How the collector works in this application's workers; None where another process collects.
         engines: Databases the collector works in, as ``engine`` or ``(engine, metadata)``; by default those of
             ``SQLAlchemyPlugin``. A tenant's schema is an engine with a ``schema_translate_map``.
@@ -41,6 +45,7 @@ class GraniteConfig:
             ``SQLAlchemyPlugin``, of ``downloads`` and of ``uploads``.
         manager_dependency_key: Name under which handlers get the ``StorageManager``.
         async_manager_dependency_key: Name under which handlers get the ``AsyncStorageManager``.
+        tokens_dependency_key: Name under which handlers get the ``RequestTokens``, where there are tokens.
         form_limits: What upload forms may cost beside their files.
         offload: The web server that stands in front of the application, and sends the files of policies with
             ``delivery="offload"`` or ``"auto"``. Only where it does so for every request; see ``Offload``.
@@ -57,12 +62,14 @@ class GraniteConfig:
 
     manager: StorageManager
     downloads: Sequence[FileRoute] = ()
-    uploads: Sequence[UploadRoute | ResumableUploads] = ()
+    uploads: Sequence[UploadRoute | ResumableUploads | StagedUploads] = ()
+    tokens: TokenConfig | None = None
     gc: GCConfig | None = DEFAULT_GC
     engines: Sequence[AnyEngine | tuple[AnyEngine, MetaData]] = ()
     models: Sequence[Any] = ()
     manager_dependency_key: str = "storage"
     async_manager_dependency_key: str = "files"
+    tokens_dependency_key: str = "file_tokens"
     form_limits: FormLimits = field(default_factory=FormLimits)
     context: UploadContext | None = None
     offload: Offload | None = None
@@ -74,7 +81,7 @@ class GraniteConfig:
                 f"GraniteConfig(manager=…) takes a StorageManager, not {type(self.manager).__name__}; the asynchronous "
                 "one is made from it"
             )
-        for name in (self.manager_dependency_key, self.async_manager_dependency_key):
+        for name in (self.manager_dependency_key, self.async_manager_dependency_key, self.tokens_dependency_key):
             if not name.isidentifier():
                 raise ConfigurationError(f"a dependency key must be a Python name, not {name!r}", value=name)
         if self.manager_dependency_key == self.async_manager_dependency_key:

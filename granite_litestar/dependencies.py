@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from litestar import Request
 from litestar.di import Provide
 
 from granite_core import AsyncStorageManager, ConfigurationError, StorageManager
+from granite_litestar._request_tokens import RequestTokens, tokens_of
+from granite_litestar._token_desk import TokenDesk
 
 if TYPE_CHECKING:
     from litestar.config.app import AppConfig
 
-__all__ = ["provide_managers"]
+__all__ = ["provide_managers", "provide_tokens"]
 
 
 def provide_managers(
@@ -35,13 +38,37 @@ def provide_managers(
     def provide_async_manager() -> AsyncStorageManager:
         return async_manager
 
-    for key, provider in ((sync_key, provide_manager), (aio_key, provide_async_manager)):
-        if key in app_config.dependencies:
-            raise ConfigurationError(
-                f"the application has a dependency {key!r} already: choose another manager_dependency_key or "
-                "async_manager_dependency_key in GraniteConfig",
-                value=key,
-            )
-        app_config.dependencies[key] = Provide(provider, sync_to_thread=False)
+    for name, key, provider in (
+        ("manager_dependency_key", sync_key, provide_manager),
+        ("async_manager_dependency_key", aio_key, provide_async_manager),
+    ):
+        _provide(app_config, name, key, Provide(provider, sync_to_thread=False))
     app_config.signature_namespace.setdefault("StorageManager", StorageManager)
     app_config.signature_namespace.setdefault("AsyncStorageManager", AsyncStorageManager)
+
+
+def provide_tokens(app_config: AppConfig, key: str, desk: TokenDesk) -> None:
+    """Register the tokens of a request as a dependency of an application that is being made.
+
+    Args:
+        app_config: The application's configuration.
+        key: Name of the dependency.
+        desk: The application's tokens.
+
+    Raises:
+        ConfigurationError: The application has a dependency of that name already.
+    """
+
+    async def provide_request_tokens(request: Request[Any, Any, Any]) -> RequestTokens:
+        return await tokens_of(desk, request)
+
+    _provide(app_config, "tokens_dependency_key", key, Provide(provide_request_tokens))
+    app_config.signature_namespace.setdefault("RequestTokens", RequestTokens)
+
+
+def _provide(app_config: AppConfig, setting: str, key: str, provider: Provide) -> None:
+    if key in app_config.dependencies:
+        raise ConfigurationError(
+            f"the application has a dependency {key!r} already: choose another {setting} in GraniteConfig", value=key
+        )
+    app_config.dependencies[key] = provider

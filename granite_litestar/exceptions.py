@@ -50,6 +50,8 @@ if TYPE_CHECKING:
     from litestar.response import Response
     from litestar.types import ExceptionHandler
 
+    from granite_core.uploads import StagedToken
+
 __all__ = [
     "FieldError",
     "FormValidationError",
@@ -105,7 +107,8 @@ class FieldError:
     Args:
         field: The field's name in the form; empty where the form as a whole is wrong.
         code: A stable name of the kind of error: ``required``, ``invalid``, ``duplicate``, ``too_many``,
-            ``not_a_file``, ``not_text``, ``unknown``; for what a policy's validator refused, the code of its error.
+            ``not_a_file``, ``not_text``, ``token_refused``, ``unknown``; for what a policy's validator refused, the
+            code of its error.
         message: What a person can be told.
         limit: The limit that was passed, where there is one.
         value: The value that passed it.
@@ -131,11 +134,20 @@ class FormValidationError(HTTPException):
 
     status_code = HTTPStatus.UNPROCESSABLE_ENTITY
 
-    def __init__(self, errors: Sequence[FieldError]) -> None:
+    def __init__(
+        self,
+        errors: Sequence[FieldError],
+        *,
+        staged: Mapping[str, Sequence[StagedToken]] | None = None,
+        texts: Sequence[tuple[str, str]] = (),
+    ) -> None:
         """Name what is wrong.
 
         Args:
             errors: At least one.
+            staged: Tokens of the files that are kept, by the name of their field. The answer tells them as ``staged``.
+            texts: The texts that came, with the names of their fields, for a handler that shows the form again. No
+                answer tells them by itself.
         """
         names = ", ".join(dict.fromkeys(error.field for error in errors if error.field))
         super().__init__(
@@ -143,6 +155,8 @@ class FormValidationError(HTTPException):
             extra=[error.to_dict() for error in errors],
         )
         self.errors = tuple(errors)
+        self.staged = dict(staged or {})
+        self.texts = tuple(texts)
 
 
 class MalformedBodyError(ClientException):

@@ -8,12 +8,11 @@ let go when the request ends. Nothing is spooled to memory or to a temporary fil
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Final
+from collections.abc import Mapping, MutableMapping
+from functools import partial
+from typing import TYPE_CHECKING, Any, ClassVar, Final, TypeAlias
 
 from litestar import Litestar
-from litestar.connection import Request
 from litestar.dto import AbstractDTO
 from litestar.enums import RequestEncodingType
 from litestar.handlers import HTTPRouteHandler
@@ -22,20 +21,18 @@ from litestar.plugins import ReceiveRoutePlugin, SerializationPlugin
 from litestar.routes import HTTPRoute
 from litestar.types import Empty
 
-from granite_core import AsyncStorageManager, ConfigurationError, StagedFile, ValidationFailedError
-from granite_litestar._form_plan import FileField, FormDraft, FormPlan, Upload, UploadDTO, plan_form
-from granite_litestar._openapi_uploads import body_schema, describe_upload
+from granite_core import AsyncStorageManager, ConfigurationError, StagedFile
+from granite_litestar._either_body import EitherBodyPlan, EitherUpload
+from granite_litestar._form_body import FormBodyPlan
+from granite_litestar._form_draft import FormDraft
+from granite_litestar._form_plan import FormPlan, TokenRules, Upload, UploadDTO, plan_form
+from granite_litestar._form_refusals import refusal_handlers
+from granite_litestar._openapi_uploads import body_schema, describe_upload, json_schema
 from granite_litestar._raw_body import RawBodyPlan, RawUpload, plan_raw_body
-from granite_litestar._streaming import (
-    PLAN_KEY,
-    FileSink,
-    UploadContext,
-    UploadMiddleware,
-    UploadRequest,
-    upload_of,
-)
-from granite_litestar.exceptions import FormValidationError, UnsupportedBodyError
-from granite_litestar.multipart import MAX_HEADER_BYTES, FormLimits, MultipartDecoder, PartHead, encode_text_parts
+from granite_litestar._streaming import PLAN_KEY, UploadContext, UploadMiddleware, upload_of
+from granite_litestar._token_desk import TokenDesk
+from granite_litestar.exceptions import FormValidationError
+from granite_litestar.multipart import MAX_HEADER_BYTES, FormLimits
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -47,7 +44,9 @@ if TYPE_CHECKING:
     from litestar.routes import BaseRoute
     from litestar.typing import FieldDefinition
 
-__all__ = ["FormLimits", "MultipartBody", "StreamingUploads", "Upload", "UploadDTO"]
+__all__ = ["FormLimits", "MultipartBody", "StreamingUploads", "TokenRules", "Upload", "UploadDTO"]
+
+AnyBodyPlan: TypeAlias = FormBodyPlan | RawBodyPlan | EitherBodyPlan
 
 _LITESTARS_OWN_LIMIT: Final = inspect.signature(Litestar.__init__).parameters["request_max_body_size"].default
 
@@ -59,20 +58,29 @@ class StreamingUploads(ReceiveRoutePlugin, SerializationPlugin):
         manager: Stores the files.
         limits: What forms may cost beside their files, where a form does not say.
         context: Gives values for the names in policies' ``key_template``; see ``GraniteConfig``.
+        desk: The application's tokens; None where forms take none.
     """
 
     def __init__(
-        self, manager: AsyncStorageManager, limits: FormLimits | None = None, context: UploadContext | None = None
+        self,
+        manager: AsyncStorageManager,
+        limits: FormLimits | None = None,
+        context: UploadContext | None = None,
+        desk: TokenDesk | None = None,
     ) -> None:
         self._manager = manager
         self._context = context
+        self._desk = desk
         self._limits = limits or FormLimits()
-        self._plans: dict[str, FormBodyPlan | RawBodyPlan] = {}
+        self._plans: dict[str, AnyBodyPlan] = {}
+        self._json_schemas: dict[str, Schema] = {}
 
     def install(self, app_config: AppConfig) -> None:
         """Add this plugin and its middleware, outermost, to an application that is being made."""
         app_config.plugins.append(self)
         app_config.middleware.insert(0, UploadMiddleware(self._manager, self._context))
+        for error, handler in refusal_handlers().items():
+            app_config.exception_handlers.setdefault(error, handler)
 
     def receive_route(self, route: BaseRoute) -> None:
         """Plan the bodies of every handler of a route that takes uploads.
@@ -101,19 +109,46 @@ class StreamingUploads(ReceiveRoutePlugin, SerializationPlugin):
         handler.opt[PLAN_KEY] = self._plans[handler.handler_id] = plan
         # The body is counted where it is read, with an answer that names the limit; what Litestar sees is a stand-in.
         handler.request_max_body_size = None
-        describe_upload(handler, plan.form if isinstance(plan, FormBodyPlan) else plan, self._manager)
+        form_part = plan.raw.field if isinstance(plan, EitherBodyPlan) else None
+        find_json = partial(self._json_schemas.get, handler.handler_id)
+        describe_upload(handler, plan.described, self._manager, form_part=form_part, find_json=find_json)
 
-    def _plan(self, handler: HTTPRouteHandler, definition: FieldDefinition) -> FormBodyPlan | RawBodyPlan:
+    def _plan(self, handler: HTTPRouteHandler, definition: FieldDefinition) -> AnyBodyPlan:
         limit = _limit_of_layers(handler)
         kwarg = definition.kwarg_definition
         if isinstance(kwarg, RawUpload):
             if definition.annotation is not StagedFile:
                 raise ConfigurationError(f"{handler}: RawUpload(…) goes with StagedFile: Annotated[StagedFile, …]")
-            return plan_raw_body(kwarg, self._manager, where=str(handler), max_body=limit)
-        if not isinstance(kwarg, BodyKwarg) or kwarg.media_type != RequestEncodingType.MULTI_PART:
+            raw = plan_raw_body(kwarg, self._manager, where=str(handler), max_body=limit)
+            if not isinstance(kwarg, EitherUpload):
+                return raw
+            form = self._plan_form(handler, kwarg.form(), handler.app.multipart_form_part_limit, limit)
+            return EitherBodyPlan(raw, form)
+        forms = RequestEncodingType.MULTI_PART, RequestEncodingType.JSON
+        if not isinstance(kwarg, BodyKwarg) or kwarg.media_type not in forms:
             raise ConfigurationError(f"{handler}: declare data as MultipartBody[{definition.annotation.__name__}]")
-        form = plan_form(definition.annotation, limits=self._limits, namespace=handler.resolve_signature_namespace())
         of_litestar = kwarg.multipart_form_part_limit or handler.app.multipart_form_part_limit
+        return self._plan_form(
+            handler, definition.annotation, of_litestar, limit, json=kwarg.media_type == RequestEncodingType.JSON
+        )
+
+    def _plan_form(
+        self, handler: HTTPRouteHandler, dto: type[UploadDTO], of_litestar: int, limit: Any, *, json: bool = False
+    ) -> FormBodyPlan:
+        form = plan_form(dto, limits=self._limits, namespace=handler.resolve_signature_namespace())
+        if form.takes_tokens and self._desk is None:
+            raise ConfigurationError(
+                f"{handler}: {dto.__name__} takes tokens, and nothing says whom they belong to: "
+                "GraniteConfig(tokens=TokenConfig(subject=…))"
+            )
+        if json and not form.takes_json:
+            raise ConfigurationError(
+                f"{handler}: declare data as MultipartBody[{dto.__name__}]: as JSON only tokens stand for its files, "
+                "and one that must be there takes none"
+            )
+        for spec in form.files():
+            if spec.tokens is not None and self._desk is not None:
+                self._desk.expect(spec.target, f"{handler}: {dto.__name__}.{spec.attribute}")
         parts = of_litestar if form.limits.max_parts is None else form.limits.max_parts
         computed = _largest_body(form, self._manager, parts, where=str(handler))
         return FormBodyPlan(
@@ -121,6 +156,8 @@ class StreamingUploads(ReceiveRoutePlugin, SerializationPlugin):
             max_parts=parts,
             max_body=computed if limit is Empty else limit,
             shown_parts=min(of_litestar, handler.app.multipart_form_part_limit),
+            desk=self._desk if form.takes_tokens else None,
+            declared="json" if json else "form",
         )
 
     def supports_type(self, field_definition: FieldDefinition) -> bool:
@@ -134,112 +171,17 @@ class StreamingUploads(ReceiveRoutePlugin, SerializationPlugin):
             # a form, and Litestar offers no place to add one.
             marker = BodyKwarg(media_type=RequestEncodingType.MULTI_PART)
             object.__setattr__(field_definition, "kwarg_definition", marker)
-        return type("StreamedUpload", (_StreamedDTO,), {"plans": self._plans, "manager": self._manager})
-
-
-@dataclass(frozen=True, slots=True)
-class FormBodyPlan:
-    """Takes a form in while it arrives.
-
-    Args:
-        form: What it may hold.
-        max_parts: How many parts it may have.
-        max_body: Its largest size in bytes, where there is one.
-        shown_parts: How many texts the stand-in may have, since Litestar limits the parts of a form too.
-    """
-
-    form: FormPlan
-    max_parts: int
-    max_body: int | None
-    shown_parts: int
-
-    async def read(self, upload: UploadRequest) -> bytes:
-        """Stage the files, keep the texts, and return the form with the texts alone."""
-        boundary = _boundary(upload)
-        draft = FormDraft(self.form, upload.scope["route_handler"].default_deserializer)
-        decoder = MultipartDecoder(boundary, max_parts=self.max_parts)
-        part: _Part | None = None
-        try:
-            while (data := await upload.next_chunk()) is not None:
-                for event in decoder.feed(data):
-                    if isinstance(event, PartHead):
-                        part = _Part(event, draft, upload)
-                    elif part is not None:
-                        await (part.end() if event is None else part.write(event))
-            decoder.close()
-        except BaseException:
-            if part is not None:
-                await part.abort()
-            raise
-        draft.finish()
-        upload.result = draft
-        return encode_text_parts(boundary, draft.texts[: self.shown_parts])
-
-
-class _Part:
-    """One part of a form on its way in."""
-
-    __slots__ = ("_draft", "_fate", "_file", "_head", "_size", "_spec", "_text", "_upload")
-
-    def __init__(self, head: PartHead, draft: FormDraft, upload: UploadRequest) -> None:
-        self._head = head
-        self._draft = draft
-        self._upload = upload
-        self._fate = draft.fate_of(head)
-        self._spec = draft.plan.fields.get(head.name)
-        self._text = bytearray()
-        self._size = 0
-        self._file: FileSink | None = None
-
-    async def write(self, data: bytes) -> None:
-        self._size += len(data)
-        if self._fate == "text":
-            self._draft.admit_text(self._head.name, self._size, len(data))
-            self._text += data
-            return
-        if self._fate == "store" and self._file is None:
-            self._open()
-        if self._file is not None:
-            await self._file.write(data)
-        elif not self._draft.ignore(self._head.name, len(data)):
-            raise FormValidationError(self._draft.errors)
-
-    async def end(self) -> None:
-        if self._fate == "text":
-            self._draft.add_text(self._head, bytes(self._text))
-        elif self._fate == "store" and self._file is None and self._head.filename:
-            # An empty file. One without a name is a browser's file input that was left empty: absence.
-            self._open()
-        if self._file is not None and isinstance(self._spec, FileField):
-            try:
-                staged = await self._file.commit()
-            except ValidationFailedError as error:
-                self._draft.refuse_file(self._spec, error)
-            else:
-                self._draft.add_file(self._spec, staged)
-
-    async def abort(self) -> None:
-        if self._file is not None:
-            await self._file.abort()
-
-    def _open(self) -> None:
-        if not isinstance(self._spec, FileField) or not self._draft.admit_file(self._spec, self._head):
-            self._fate = "ignore"
-            return
-        self._file = FileSink(
-            self._upload,
-            self._spec.storage_key,
-            filename=self._head.filename,
-            content_type=self._head.content_type,
-            field=self._spec.name,
-        )
+        shared = {"plans": self._plans, "manager": self._manager, "json_schemas": self._json_schemas}
+        return type("StreamedUpload", (_StreamedDTO,), shared)
 
 
 class _StreamedDTO(AbstractDTO[Any]):
     """Hands the handler what the middleware has staged."""
 
-    plans: ClassVar[Mapping[str, FormBodyPlan | RawBodyPlan]]
+    plans: ClassVar[Mapping[str, AnyBodyPlan]]
     manager: ClassVar[AsyncStorageManager]
+    json_schemas: ClassVar[MutableMapping[str, Schema]]
+    """What is described beside the forms, once it is known."""
 
     def decode_builtins(self, value: dict[str, Any]) -> Any:
         return self._decode()
@@ -253,7 +195,7 @@ class _StreamedDTO(AbstractDTO[Any]):
             return result
         built = result.build()
         if built is None:
-            raise FormValidationError(result.errors)
+            raise FormValidationError(result.errors, staged=result.kept, texts=result.texts)
         return built
 
     @classmethod
@@ -274,7 +216,11 @@ class _StreamedDTO(AbstractDTO[Any]):
     ) -> Reference | Schema:
         """Describe the body in the API documentation."""
         plan = cls.plans[handler_id]
-        return body_schema(plan.form if isinstance(plan, FormBodyPlan) else plan, cls.manager, schema_creator)
+        if isinstance(plan, FormBodyPlan) and plan.form.takes_json:
+            cls.json_schemas[handler_id] = as_json = json_schema(plan.form, schema_creator)
+            if plan.declared == "json":
+                return as_json
+        return body_schema(plan.described, cls.manager, schema_creator)
 
     @classmethod
     def generate_field_definitions(cls, model_type: type[Any]) -> Generator[DTOFieldDefinition]:  # noqa: ARG003
@@ -287,18 +233,6 @@ class _StreamedDTO(AbstractDTO[Any]):
 
 def _is_upload_dto(annotation: Any) -> bool:
     return isinstance(annotation, type) and issubclass(annotation, UploadDTO)
-
-
-def _boundary(upload: UploadRequest) -> bytes:
-    """The boundary as Litestar reads it too, since it parses the stand-in."""
-    content_type, options = Request[Any, Any, Any](upload.scope).content_type
-    if content_type != RequestEncodingType.MULTI_PART:
-        raise UnsupportedBodyError(
-            detail=f"A multipart/form-data body is expected, not {content_type or 'one without a Content-Type'}",
-            headers={"Accept-Post": "multipart/form-data"},
-            extra={"code": "not_a_form", "limit": ["multipart/form-data"], "value": content_type},
-        )
-    return options.get("boundary", "").encode()
 
 
 def _limit_of_layers(handler: HTTPRouteHandler) -> Any:

@@ -29,14 +29,16 @@ from granite_litestar._middleware import compression_opt_key, exempt_from_compre
 from granite_litestar._openapi_uploads import FileSchemaPlugin
 from granite_litestar._pathsend import PathSendMiddleware
 from granite_litestar._state import MANAGER_STATE_KEY, OFFLOAD_STATE_KEY
+from granite_litestar._token_desk import TokenDesk
 from granite_litestar._views import file_view
 from granite_litestar.config import DEFAULT_GC, GraniteConfig
-from granite_litestar.dependencies import provide_managers
+from granite_litestar.dependencies import provide_managers, provide_tokens
 from granite_litestar.downloads import build_handlers
 from granite_litestar.exceptions import exception_handlers
 from granite_litestar.forms import StreamingUploads
 from granite_litestar.links import LinkRoute
 from granite_litestar.resumable import ResumableUploads, admit_resumable_uploads, build_resumable_handlers
+from granite_litestar.staged_uploads import StagedUploads, build_staged_handlers
 from granite_litestar.upload_routes import UploadRoute, build_upload_handlers
 from granite_litestar.upload_sessions import UPLOADS_STATE_KEY, UploadSessions
 
@@ -100,11 +102,18 @@ class GranitePlugin(InitPlugin, ReceiveRoutePlugin, CLIPlugin):
         for error, handler in exception_handlers().items():
             app_config.exception_handlers.setdefault(error, handler)
         app_config.plugins.append(FileSchemaPlugin())
-        StreamingUploads(self.manager, config.form_limits, config.context).install(app_config)
+        sessions = UploadSessions(config.manager, config.engines, lambda: self._found)
+        app_config.state[UPLOADS_STATE_KEY] = sessions
+        app_config.plugins.append(sessions)
+        desk = TokenDesk(config.manager, config.tokens, sessions) if config.tokens is not None else None
+        StreamingUploads(self.manager, config.form_limits, config.context, desk).install(app_config)
         if config.pathsend:
             app_config.middleware.insert(0, PathSendMiddleware())
 
         app_config.on_startup.append(self._check_backends)
+        if desk is not None:
+            app_config.on_startup.append(desk.check)
+            provide_tokens(app_config, config.tokens_dependency_key, desk)
         self._collect(app_config, metadatas)
 
         exempt_from_compression(app_config)
@@ -118,10 +127,12 @@ class GranitePlugin(InitPlugin, ReceiveRoutePlugin, CLIPlugin):
             app_config.route_handlers.append(link_handler)
         into_rows = [each for each in config.uploads if isinstance(each, UploadRoute)]
         app_config.route_handlers.extend(build_upload_handlers(into_rows))
-        self._resume(app_config, [each for each in config.uploads if isinstance(each, ResumableUploads)])
+        staged = [each for each in config.uploads if isinstance(each, StagedUploads)]
+        app_config.route_handlers.extend(build_staged_handlers(staged, desk))
+        self._resume(app_config, sessions, [each for each in config.uploads if isinstance(each, ResumableUploads)])
         return app_config
 
-    def _resume(self, app_config: AppConfig, routes: Sequence[ResumableUploads]) -> None:
+    def _resume(self, app_config: AppConfig, sessions: UploadSessions, routes: Sequence[ResumableUploads]) -> None:
         """Mount the uploads that come in several requests."""
         for route in routes:
             self.config.manager.get_policy(route.storage_key)
@@ -129,9 +140,6 @@ class GranitePlugin(InitPlugin, ReceiveRoutePlugin, CLIPlugin):
             raise ConfigurationError(
                 "resumable uploads hand out sealed tokens: StorageManager(..., urls=UrlSettings(secrets=[...]))"
             )
-        sessions = UploadSessions(self.config.manager, self.config.engines, lambda: self._found)
-        app_config.state[UPLOADS_STATE_KEY] = sessions
-        app_config.plugins.append(sessions)
         admit_resumable_uploads(app_config, routes)
         app_config.route_handlers.extend(
             build_resumable_handlers(routes, lambda route: sessions.get(route.storage_key, route.settings))

@@ -42,7 +42,7 @@ class UploadSessions(InitPlugin):
         self._engines = engines
         self._metadatas = metadatas
         self._configs: Callable[[], Sequence[Any]] = tuple
-        self._known: dict[tuple[str, UploadSettings], AsyncUploads] = {}
+        self._known: dict[tuple[str, UploadSettings, MetaData | None], AsyncUploads] = {}
 
     def on_app_init(self, app_config: AppConfig) -> AppConfig:
         """Remember where the application's databases are."""
@@ -50,27 +50,31 @@ class UploadSessions(InitPlugin):
         self._configs = lambda: list(alchemy_configs(list(plugins)))
         return app_config
 
-    def get(self, storage_key: str, settings: UploadSettings | None = None) -> AsyncUploads:
+    def get(
+        self, storage_key: str, settings: UploadSettings | None = None, *, metadata: MetaData | None = None
+    ) -> AsyncUploads:
         """Return the uploads of a policy.
 
         Args:
             storage_key: The policy.
             settings: How long things may take.
+            metadata: That of the row which gets the file, where it is known.
 
         Raises:
             ConfigurationError: There is no database, or it cannot be told which one.
         """
         settings = settings or UploadSettings()
-        known = self._known.get((storage_key, settings))
+        known = self._known.get((storage_key, settings, metadata))
         if known is None:
-            engine, metadata = self._place(storage_key)
-            ledger = SQLAlchemyUploadLedger(engine, metadata)
+            ledger = SQLAlchemyUploadLedger(*self._place(storage_key, metadata))
             known = AsyncUploads(Uploads(self._manager, ledger, settings))
-            self._known[storage_key, settings] = known
+            self._known[storage_key, settings, metadata] = known
         return known
 
-    def _place(self, storage_key: str) -> tuple[Any, MetaData]:
+    def _place(self, storage_key: str, metadata: MetaData | None) -> tuple[Any, MetaData]:
         places = find_databases(self._engines, self._metadatas(), self._configs())
+        if metadata is not None:
+            places = [place for place in places if place[1] is metadata] or places
         named = [
             place
             for place in places

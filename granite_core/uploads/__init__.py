@@ -25,17 +25,21 @@ from granite_core.uploads.aio import AsyncReception, AsyncUploads
 from granite_core.uploads.ports import UploadLedger
 from granite_core.uploads.sessions import EndedUpload, NewUpload, Progress, UploadSession, UploadStatus
 from granite_core.uploads.settings import UploadSettings
+from granite_core.uploads.staged import AsyncStagedTokens, StagedToken, StagedTokens
 from granite_core.uploads.tokens import UploadTokens
 from granite_core.uploads.uploads import PARTIAL, Reception, Uploads
 
 __all__ = [
     "PARTIAL",
     "AsyncReception",
+    "AsyncStagedTokens",
     "AsyncUploads",
     "EndedUpload",
     "NewUpload",
     "Progress",
     "Reception",
+    "StagedToken",
+    "StagedTokens",
     "UploadLedger",
     "UploadSession",
     "UploadSettings",

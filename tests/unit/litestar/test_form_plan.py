@@ -16,7 +16,8 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from granite_core import ConfigurationError, ContentTooLargeError, StagedFile, StoredObjectRef
 from granite_core.integrations.sqlalchemy import file_field, files_field
-from granite_litestar._form_plan import FileField, FormDraft, TextField, Upload, UploadDTO, plan_form
+from granite_litestar._form_draft import FormDraft
+from granite_litestar._form_plan import FileField, TextField, Upload, UploadDTO, plan_form
 from granite_litestar.multipart import FormLimits, PartHead
 
 LIMITS = FormLimits()
