@@ -146,7 +146,8 @@ class Sweep(Run):
 
     def placed(self, each: Tombstone) -> Tombstone:
         """The tombstone with the key of the backend that holds its object."""
-        return replace(each, backend=self.manager.backend_key_of(each.backend, each.storage_key, each.location))
+        key = self.manager.backend_key_of(each.backend, each.storage_key, each.location)
+        return each if key == each.backend else replace(each, backend=key)
 
     def held(self, look: Look, locations: Collection[str]) -> set[str]:
         """What rows hold, and what is referred to from elsewhere."""

@@ -37,8 +37,8 @@ class GCConfig:
     reconcile_every: timedelta = timedelta(days=1)
     max_share: float = 0.5
     always_allowed: int = 100
-    batch_size: int = 200
-    page_size: int = 1000
+    batch_size: int = 1000
+    page_size: int = 5000
     rate_limit: float | None = None
     time_budget: timedelta | None = None
     lease_for: timedelta = timedelta(minutes=5)

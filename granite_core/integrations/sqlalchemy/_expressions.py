@@ -8,10 +8,12 @@ from typing import Any, Final
 import msgspec
 from sqlalchemy import (
     Column,
+    ColumnElement,
     FromClause,
     Select,
     String,
     Text,
+    any_,
     bindparam,
     case,
     cast,
@@ -25,10 +27,22 @@ from sqlalchemy.sql.functions import FunctionElement
 
 from granite_core.integrations.sqlalchemy.types import StoredObjectRefListType
 
-__all__ = ["WANTED", "element_in", "location_in", "one_that_holds", "packed", "ref_location", "wanted_in"]
+__all__ = [
+    "WANTED",
+    "among",
+    "at_once",
+    "element_in",
+    "location_in",
+    "one_that_holds",
+    "packed",
+    "ref_location",
+    "wanted_in",
+]
 
 WANTED: Final = "wanted"
 """Name of the parameter that ``packed`` gives the value of."""
+
+_PACKING: Final = ("postgresql", "sqlite")
 
 _ARROWS_SINCE: Final = (3, 38, 0)
 
@@ -72,7 +86,9 @@ def location_in(column: Column[Any], dialect: str) -> Any:
     element = element_in(column, dialect)
     if element is None:
         return None
-    return element.op("->>")("location") if dialect == "postgresql" else func.json_extract(element, "$.location")
+    if dialect == "postgresql":
+        return element.op("->>", return_type=String())("location")
+    return func.json_extract(element, "$.location", type_=String)
 
 
 def element_in(column: Column[Any], dialect: str) -> Any:
@@ -107,14 +123,30 @@ def wanted_in(dialect: str) -> FromClause | None:
     return None
 
 
-def packed(dialect: str, locations: Collection[str]) -> str:
-    """Return locations as one value."""
+def among(column: ColumnElement[Any], dialect: str) -> ColumnElement[bool]:
+    """Compare with many values, texts or numbers, in one parameter."""
+    if dialect == "postgresql":
+        return column == any_(cast(bindparam(WANTED, type_=Text()), ARRAY(column.type)))
     if dialect == "sqlite":
-        return msgspec.json.encode([*locations]).decode()
-    text = '","'.join(locations)
-    if "\\" in text or text.count('"') != 2 * (len(locations) - 1):
-        text = '","'.join(each.replace("\\", "\\\\").replace('"', '\\"') for each in locations)
-    return f'{{"{text}"}}' if locations else "{}"  # PostgreSQL, "Array Input and Output Syntax"
+        return column.in_(select(func.json_each(bindparam(WANTED, type_=Text())).table_valued("value").c.value))
+    return column.in_(bindparam(WANTED, expanding=True))
+
+
+def at_once(dialect: str) -> int:
+    """Return how many values go into the parameter: databases limit the length of an ``IN``."""
+    return 10_000 if dialect in _PACKING else 500
+
+
+def packed(dialect: str, values: Collection[str] | Collection[int]) -> object:
+    """Return the value of the parameter."""
+    if dialect == "sqlite":
+        return msgspec.json.encode([*values]).decode()
+    if dialect != "postgresql":
+        return [*values]
+    text = '","'.join(map(str, values))
+    if "\\" in text or text.count('"') != 2 * (len(values) - 1):
+        text = '","'.join(str(each).replace("\\", "\\\\").replace('"', '\\"') for each in values)
+    return f'{{"{text}"}}' if values else "{}"  # PostgreSQL, "Array Input and Output Syntax"
 
 
 def one_that_holds(column: Column[Any], location: Any, dialect: str) -> Select[Any]:

@@ -8,8 +8,15 @@ from typing import Any, Final
 from sqlalchemy import Column, Connection, FromClause, Select, Table, literal, select
 
 from granite_core.gc.ports import chunks
-from granite_core.integrations.sqlalchemy._expressions import WANTED, one_that_holds, packed, wanted_in
-from granite_core.integrations.sqlalchemy.references import LOOK_UP_BATCH, find_held
+from granite_core.integrations.sqlalchemy._expressions import (
+    WANTED,
+    among,
+    at_once,
+    one_that_holds,
+    packed,
+    wanted_in,
+)
+from granite_core.integrations.sqlalchemy.references import find_held
 
 __all__ = ["find_loose"]
 
@@ -69,7 +76,8 @@ def _find_by_lists(
 ) -> set[str]:
     left = set(locations) - find_held(connection, columns, locations, {})
     if tombstone is not None:
-        t = tombstone.c.location
-        for some in chunks(sorted(left), LOOK_UP_BATCH):
-            left.difference_update(connection.scalars(select(t).where(t.in_(some))))
+        dialect, t = connection.dialect.name, tombstone.c.location
+        for some in chunks(sorted(left), at_once(dialect)):
+            found = connection.scalars(select(t).where(among(t, dialect)), {WANTED: packed(dialect, some)})
+            left.difference_update(found)
     return left

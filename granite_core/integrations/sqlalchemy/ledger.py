@@ -24,6 +24,7 @@ from granite_core.gc.ports import Batch, Look, RowId, chunks
 from granite_core.integrations.sqlalchemy._calls import Calls
 from granite_core.integrations.sqlalchemy._database import AnyEngine, Database
 from granite_core.integrations.sqlalchemy._diagnosis import Diagnosis
+from granite_core.integrations.sqlalchemy._expressions import WANTED, among, at_once, packed
 from granite_core.integrations.sqlalchemy._graces import forget_longer, longest_grace, record_grace
 from granite_core.integrations.sqlalchemy._greenlet import in_greenlet
 from granite_core.integrations.sqlalchemy._loose import find_loose
@@ -40,9 +41,6 @@ __all__ = ["SQLAlchemyLedger"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
-
-_IN: Final = 500
-"""So many values go into one IN: databases limit it."""
 
 _Seen: TypeAlias = "tuple[list[Any], frozenset[str], int]"
 """The tombstones of some locations, those that a row holds, and the longest grace that was written down."""
@@ -225,13 +223,15 @@ class SQLAlchemyLedger(RowFiles, Diagnosis, Calls):
         t = self._tables(database).tombstone
         # A younger tombstone of the same object is found by the look; then these are dropped, and that one decides.
         query = select(t.c.id, t.c.location).where(*_due(t, grace, until)).order_by(t.c.written_at, t.c.id).limit(limit)
-        if self._all[database].engine.dialect.name in _SKIP_LOCKED:
+        dialect = self._all[database].engine.dialect.name
+        if dialect in _SKIP_LOCKED:
             query = query.with_for_update(skip_locked=True)
 
         def step(connection: Connection) -> Batch:
             rows = connection.execute(query).all()
-            for ids in chunks((row.id for row in rows), _IN):
-                connection.execute(t.update().where(t.c.id.in_(ids)).values(retry_at=db_now() + hold))
+            for ids in chunks((row.id for row in rows), at_once(dialect)):
+                ours = t.update().where(among(t.c.id, dialect)).values(retry_at=db_now() + hold)
+                connection.execute(ours, {WANTED: packed(dialect, ids)})
             return _batch(rows)
 
         return self._all[database].write(step)
@@ -278,9 +278,10 @@ class SQLAlchemyLedger(RowFiles, Diagnosis, Calls):
     def drop(self, rows: Collection[RowId]) -> None:
         """Remove tombstones."""
         for number, ids in _by_database(rows).items():
-            t = self._tables(number).tombstone
-            for some in chunks(sorted(ids), _IN):
-                self._all[number].write(partial(_execute, t.delete().where(t.c.id.in_(some)), None))
+            t, dialect = self._tables(number).tombstone, self._all[number].engine.dialect.name
+            for some in chunks(sorted(ids), at_once(dialect)):
+                statement = t.delete().where(among(t.c.id, dialect))
+                self._all[number].write(partial(_execute, statement, {WANTED: packed(dialect, some)}))
 
     def postpone(self, rows: Collection[tuple[RowId, int]]) -> None:
         """Count a failed attempt on tombstones, and retry each after its delay."""
@@ -520,9 +521,10 @@ def _batch(rows: Sequence[Any]) -> Batch:
 def _tombstones(database: Database, locations: Collection[str], connection: Connection) -> list[Any]:
     rows: list[Any] = []
     if database.tables is not None:
-        t = database.tables.tombstone
-        for some in chunks(sorted(locations), _IN):
-            rows += connection.execute(select(t).where(t.c.location.in_(some), t.c.run.is_(None))).all()
+        t, dialect = database.tables.tombstone, connection.dialect.name
+        query = select(t).where(among(t.c.location, dialect), t.c.run.is_(None))
+        for some in chunks(sorted(locations), at_once(dialect)):
+            rows += connection.execute(query, {WANTED: packed(dialect, some)}).all()
     return rows
 
 

@@ -12,6 +12,8 @@ from sqlalchemy.orm import Mapper, Session
 from granite_core.errors import ConfigurationError
 from granite_core.integrations.sqlalchemy._expressions import (
     WANTED,
+    among,
+    at_once,
     element_in,
     location_in,
     one_that_holds,
@@ -39,12 +41,9 @@ __all__ = [
 ]
 
 LOOK_UP_BATCH: Final = 500
-"""So many values go into one IN, and rows come at a time."""
+"""So many rows come at a time, and values go into an IN that is written by hand."""
 OWN_KEY: Final = "granite_own"
 """What the ``info`` of a file column in a table of Granite's own says."""
-
-_PACKED_BATCH: Final = 10_000
-"""So many locations go into one parameter, where they do."""
 
 
 class Question(Protocol):
@@ -111,7 +110,7 @@ def find_held(
     """
     dialect = connection.dialect.name
     held: set[str] = set()
-    for batch in _batches(sorted(locations), LOOK_UP_BATCH if wanted_in(dialect) is None else _PACKED_BATCH):
+    for batch in _batches(sorted(locations), at_once(dialect)):
         for column in columns:
             wanted = [location for location in batch if location not in held]
             if not wanted:
@@ -165,18 +164,14 @@ def _held_in(
         yield from _held_in_scan(connection, column, frozenset(wanted), options, question)
         return
     query: Select[Any]
-    if rows is None:
-        query = select(location).select_from(column.table).where(location.in_(wanted)).distinct()
-    elif by_index:
+    if rows is not None and by_index:
         each = rows.c.location
         query = select(each).where(one_that_holds(column, each, dialect).correlate(rows).exists())
     else:
-        among = location.in_(select(rows.c.location))
-        query = select(location).select_from(column.table).where(among).distinct()
+        query = select(location).select_from(column.table).where(among(location, dialect)).distinct()
     if question is not None:
         query = query.add_columns(question.column)
-    parameters = None if rows is None else {WANTED: packed(dialect, wanted)}
-    for row in connection.execute(query, parameters, execution_options=options):
+    for row in connection.execute(query, {WANTED: packed(dialect, wanted)}, execution_options=options):
         if question is not None:
             question.answer(row[1])
         yield row[0]
