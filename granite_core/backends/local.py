@@ -14,6 +14,7 @@ import secrets
 import stat as stat_module
 import threading
 import time
+from bisect import bisect
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
@@ -84,6 +85,7 @@ class LocalStorageBackend(StorageBackend):
     capabilities = frozenset(
         {
             Capability.ATOMIC_CREATE,
+            Capability.KEY_LISTING,
             Capability.LOCAL_PATH,
             Capability.RESUMABLE_WRITES,
             Capability.SERVER_SIDE_COPY,
@@ -186,17 +188,31 @@ class LocalStorageBackend(StorageBackend):
 
     def list_objects(self, *, prefix: str = "", start_after: str | None = None) -> Iterator[ObjectStat]:
         """Walk the folders in byte order of whole keys, entering only those that can hold a key wanted."""
-        # Code points sort as their UTF-8 bytes do, so strings are compared as they are.
-        after = start_after or ""
-        before = self._root_inode()
-        try:
-            for path, folder, name in self._walk(prefix, after):
+        for path, folder, names in self._list(prefix, start_after):
+            for name in names:
                 try:
                     status = os.stat(name, dir_fd=folder, follow_symlinks=False)
                 except FileNotFoundError:
                     continue  # deleted since the folder was read
+                except OSError as error:
+                    raise failure(error, "list", prefix, absent=False) from error
                 if stat_module.S_ISREG(status.st_mode):
                     yield _object_stat(path + name, status)
+
+    def list_keys(self, *, prefix: str = "", start_after: str | None = None) -> Iterator[str]:
+        """Do as ``list_objects`` does, from what the folders say alone: no file is looked at."""
+        if type(self).list_objects is not LocalStorageBackend.list_objects:
+            yield from super().list_keys(prefix=prefix, start_after=start_after)  # who lists less says so there
+            return
+        for path, _, names in self._list(prefix, start_after):
+            for name in names:
+                yield path + name
+
+    def _list(self, prefix: str, start_after: str | None) -> Iterator[tuple[str, int, list[str]]]:
+        before = self._root_inode()
+        try:
+            # Code points sort as their UTF-8 bytes do, so strings are compared as they are.
+            yield from self._walk(prefix, start_after or "")
             if self._root_inode() != before:
                 raise OSError(errno.ESTALE, "the root folder was replaced while it was listed")
         except OSError as error:
@@ -251,14 +267,15 @@ class LocalStorageBackend(StorageBackend):
         """Remove the temporary files of writers that died, and those to which nobody will append any more."""
         before, cleared, emptied = time.time() - older_than.total_seconds(), 0, set()
         try:
-            for path, folder, name in self._walk("", "", temporary=True):
-                if path + owner_of_part(name) in keep:
-                    continue
-                with suppress(FileNotFoundError):  # its writer, or another process that clears, was faster
-                    if os.stat(name, dir_fd=folder, follow_symlinks=False).st_mtime < before:
-                        os.unlink(name, dir_fd=folder)
-                        cleared += 1
-                        emptied.add(path)
+            for path, folder, names in self._walk("", "", temporary=True):
+                for name in names:
+                    if path + owner_of_part(name) in keep:
+                        continue
+                    with suppress(FileNotFoundError):  # its writer, or another process that clears, was faster
+                        if os.stat(name, dir_fd=folder, follow_symlinks=False).st_mtime < before:
+                            os.unlink(name, dir_fd=folder)
+                            cleared += 1
+                            emptied.add(path)
         except OSError as error:
             raise failure(error, "clear", "", absent=False) from error
         for path in emptied:
@@ -392,8 +409,11 @@ class LocalStorageBackend(StorageBackend):
                     finally:
                         os.close(parent)
 
-    def _walk(self, prefix: str, after: str, *, temporary: bool = False) -> Iterator[tuple[str, int, str]]:
-        """Yield ``(folder path with its slash, folder descriptor, file name)`` in byte order of whole keys."""
+    def _walk(self, prefix: str, after: str, *, temporary: bool = False) -> Iterator[tuple[str, int, list[str]]]:
+        """Yield ``(folder path with its slash, folder descriptor, file names)`` in byte order of whole keys.
+
+        A folder is handed over in parts where others lie between its files.
+        """
         start = prefix.split("/")[:-1]
         if any(name in ("", ".", "..") or name.startswith(RESERVED_PREFIX) for name in start):
             return
@@ -403,21 +423,23 @@ class LocalStorageBackend(StorageBackend):
             if error.errno in ABSENT:
                 return
             raise
-        levels: list[tuple[str, int, Iterator[str] | None]] = [("".join(f"{name}/" for name in start), top, None)]
+        levels: list[tuple[str, int, Iterator[str | list[str]] | None]] = [
+            ("".join(f"{name}/" for name in start), top, None)
+        ]
         try:
             while levels:
                 path, folder, names = levels[-1]
                 if names is None:
-                    names = iter(_entries(folder, path, prefix, after, temporary))
+                    names = _entries(folder, path, prefix, after, temporary)
                     levels[-1] = (path, folder, names)
-                name = next(names, None)
-                if name is None:
+                found = next(names, None)
+                if found is None:
                     os.close(levels.pop()[1])
-                elif name.endswith("/"):
-                    with suppress(FileNotFoundError):  # pruned since its parent was read
-                        levels.append((path + name, os.open(name[:-1], _FOLDER, dir_fd=folder), None))
+                elif isinstance(found, list):
+                    yield path, folder, found
                 else:
-                    yield path, folder, name
+                    with suppress(FileNotFoundError):  # pruned since its parent was read
+                        levels.append((path + found, os.open(found[:-1], _FOLDER, dir_fd=folder), None))
         finally:
             for _, folder, _ in levels:
                 os.close(folder)
@@ -647,39 +669,59 @@ def _sync_folder(path: str) -> None:
         os.close(descriptor)
 
 
-def _entries(folder: int, path: str, prefix: str, after: str, temporary: bool) -> list[str]:
-    """Return the names in a folder that may lead to keys wanted, folders with a slash, in byte order of the keys.
+def _entries(folder: int, path: str, prefix: str, after: str, temporary: bool) -> Iterator[str | list[str]]:
+    """Yield what a folder holds that may lead to keys wanted: folders with a slash, and the files between them.
 
-    The slash counts in the order: ``a.txt`` comes before what is in ``a/``.
+    In byte order of the keys. The slash counts in it: ``a.txt`` comes before what is in ``a/``.
     """
-    names = []
+    files: list[str] = []
+    folders: list[str] = []
     with os.scandir(folder) as entries:
         for entry in entries:
             name = entry.name
             if not temporary and name.startswith(RESERVED_PREFIX):
                 continue
             if entry.is_dir(follow_symlinks=False):
-                name += "/"
+                folders.append(name + "/")
             elif temporary:
-                if not name.startswith((TEMPORARY_PREFIX, PART_PREFIX)):
-                    continue
-            elif not entry.is_file(follow_symlinks=False):
-                continue
-            names.append(name)
-    if temporary:
-        return names
+                if name.startswith((TEMPORARY_PREFIX, PART_PREFIX)):
+                    files.append(name)
+            elif entry.is_file(follow_symlinks=False):
+                files.append(name)
+    if not temporary:
+        files, folders = (_wanted(each, path, prefix, after) for each in (files, folders))
+    start = 0
+    for each in folders:
+        end = bisect(files, each, start)
+        if start < end:
+            yield files[start:end]
+        yield each
+        start = end
+    if start < len(files):
+        yield files[start:] if start else files
+
+
+def _wanted(names: list[str], path: str, prefix: str, after: str) -> list[str]:
+    """Return those that may lead to keys wanted, in order."""
     names.sort()
     if prefix and len(prefix) > len(path):
         rest = prefix[len(path) :]
         names = [each for each in names if each.startswith(rest) or (each[-1] == "/" and rest.startswith(each))]
     if after and path < after:
         names = [each for each in names if path + each > after or (each[-1] == "/" and after.startswith(path + each))]
+    together = "".join(names)  # as good as always they are all fine, which is seen at once
+    if _is_plain(together) and all(len(each) <= 200 for each in names):
+        return names
     return [each for each in names if _may_be_in_key(each)]
+
+
+def _is_plain(text: str) -> bool:
+    return text.isascii() and text.isprintable() and "\\" not in text
 
 
 def _may_be_in_key(name: str) -> bool:
     """Whether a foreign file's name could be part of a key at all."""
-    if name.isascii() and name.isprintable() and "\\" not in name and len(name) <= 200:
+    if _is_plain(name) and len(name) <= 200:
         return True
     try:
         validate_key(name.rstrip("/"))

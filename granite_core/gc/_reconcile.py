@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from itertools import islice
 from typing import TYPE_CHECKING
 
-from granite_core.backends.base import Capability, StorageBackend
-from granite_core.errors import CollectionRefusedError, StorageError
-from granite_core.gc._run import Run, milliseconds, next_page
+from granite_core.backends.base import Capability, ObjectStat, StorageBackend
+from granite_core.errors import CollectionRefusedError, ObjectNotFoundError, StorageError
+from granite_core.gc._run import Run, milliseconds
 from granite_core.gc.plan import (
     Note,
     RunState,
@@ -21,6 +23,7 @@ from granite_core.gc.plan import (
 from granite_core.gc.ports import LedgerBusyError
 from granite_core.gc.reports import MAX_DETAILS, BackendReconcile, ReconcileReport
 from granite_core.gc.status import reconcile_name
+from granite_core.keys import RESERVED_PREFIX, is_reserved
 
 if TYPE_CHECKING:
     from granite_core.gc.collector import Collector
@@ -52,6 +55,46 @@ class _Place:
             released=self.released,
             examples=tuple(self.examples),
         )
+
+
+class _Listing:
+    """The keys of a backend, in pages; its objects are looked at only where they are nobody's.
+
+    Where a listing tells sizes anyway they are kept for a page; where each would cost a look, as on a file system, the
+    few that are wanted are asked for.
+    """
+
+    def __init__(self, backend: StorageBackend, after: str | None) -> None:
+        self._backend = backend
+        self._keys: Iterator[str] | None = None
+        self._objects: Iterator[ObjectStat] = iter(())
+        self._page: list[ObjectStat] = []
+        if Capability.KEY_LISTING in backend.capabilities:
+            self._keys = backend.list_keys(start_after=after)
+        else:
+            self._objects = backend.list_objects(start_after=after)
+
+    def next_page(self, size: int) -> tuple[list[str], bool]:
+        """Return the next keys, without Granite's own, and whether the listing has ended."""
+        if self._keys is not None:
+            keys = list(islice(self._keys, size))
+        else:
+            self._page = list(islice(self._objects, size))
+            keys = [each.location for each in self._page]
+        at_end = len(keys) < size
+        if RESERVED_PREFIX in "/".join(keys):  # a listing shows none, and to ask of each by itself costs more
+            keys = [each for each in keys if not is_reserved(each)]
+        return keys, at_end
+
+    def look_at(self, wanted: Collection[str]) -> list[ObjectStat]:
+        """Return some objects of the page, in order; what is gone meanwhile is left out."""
+        if self._keys is None:
+            return [each for each in self._page if each.location in wanted]
+        found = []
+        for each in sorted(wanted):
+            with suppress(ObjectNotFoundError):
+                found.append(self._backend.stat(each))
+        return found
 
 
 class Reconcile(Run):
@@ -154,14 +197,16 @@ class Reconcile(Run):
 
     def list_place(self, place: _Place, name: str, backend: StorageBackend, kept: list[Note]) -> bool:
         """Note page by page; whether the end was reached. Memory holds one page."""
-        listing = backend.list_objects(start_after=place.state.after)
+        listing = _Listing(backend, place.state.after)
+        size = self.page_size()
         while not self.must_stop():
             began = time.monotonic()
-            page, at_end = self.ledger.call(backend, next_page, listing, self.config.page_size)
+            page, at_end = self.ledger.call(backend, listing.next_page, size)
             if page:
-                loose = self.ledger.loose([each.location for each in page])
+                loose = self.ledger.loose(page)
                 loose -= self.held_elsewhere(loose)
-                plan = plan_page(place.state, page, loose, place.key, self.retentions)
+                objects = self.ledger.call(backend, listing.look_at, loose) if loose else []
+                plan = plan_page(place.state, page, objects, place.key, self.retentions)
                 if self.dry_run:
                     pass
                 elif not self.ledger.durable:
@@ -179,6 +224,13 @@ class Reconcile(Run):
             self.pace(len(page), time.monotonic() - began)
         self.stopped = True
         return False
+
+    def page_size(self) -> int:
+        """So many objects at a time that the lease outlasts the wait which a rate limit asks for after them."""
+        if self.config.rate_limit is None:
+            return self.config.page_size
+        while_ours = self.config.rate_limit * self.config.lease_for.total_seconds() / 3
+        return max(1, min(self.config.page_size, int(while_ours)))
 
     def decide(self, place: _Place, name: str, kept: list[Note]) -> None:
         plan = plan_release(place.state, place.key, max_share=self.max_share, always_allowed=self.config.always_allowed)

@@ -25,7 +25,7 @@ from granite_core.gc.plan import (
     distinct_backends,
 )
 from granite_core.gc.reports import MAX_DETAILS, Problem, Progress
-from granite_core.keys import RESERVED_PREFIX, is_reserved
+from granite_core.keys import is_reserved
 from granite_core.logs import describe_error
 
 if TYPE_CHECKING:
@@ -202,7 +202,4 @@ def milliseconds(duration: timedelta) -> int:
 def next_page(listing: Iterator[ObjectStat], size: int) -> tuple[list[ObjectStat], bool]:
     """The next objects of a listing, without Granite's own, and whether it has ended."""
     page = list(islice(listing, size))
-    at_end = len(page) < size
-    if any(RESERVED_PREFIX in each.location for each in page):  # a listing shows none, and asking each costs more
-        page = [each for each in page if not is_reserved(each.location)]
-    return page, at_end
+    return [each for each in page if not is_reserved(each.location)], len(page) < size

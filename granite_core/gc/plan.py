@@ -210,8 +210,8 @@ class PagePlan:
 
 def plan_page(
     state: RunState,
-    page: Sequence[ObjectStat],
-    loose: Collection[str],
+    page: Sequence[str],
+    loose: Collection[ObjectStat],
     backend: str,
     retentions: Collection[tuple[str, int]] = (),
 ) -> PagePlan:
@@ -222,20 +222,19 @@ def plan_page(
 
     Args:
         state: Where the run stood before the page.
-        page: The objects, at least one.
-        loose: Locations that no row, upload or tombstone holds.
+        page: The keys that were listed, at least one.
+        loose: Those objects of them that no row, upload or tombstone holds.
         backend: ``backend_key`` for the notes.
         retentions: First characters of keys, and how many milliseconds longer than the grace such objects stay.
     """
-    found = [each for each in page if each.location in loose]
     return PagePlan(
-        tuple(Note(each.location, backend, retention=_retention_of(each.location, retentions)) for each in found),
+        tuple(Note(each.location, backend, retention=_retention_of(each.location, retentions)) for each in loose),
         replace(
             state,
-            after=page[-1].location,
+            after=page[-1],
             listed=state.listed + len(page),
-            noted=state.noted + len(found),
-            noted_bytes=state.noted_bytes + sum(each.known_size for each in found),
+            noted=state.noted + len(loose),
+            noted_bytes=state.noted_bytes + sum(each.known_size for each in loose),
         ),
     )
 

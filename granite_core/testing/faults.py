@@ -202,6 +202,12 @@ class FaultyBackend(StorageBackend):
         yield from self.inner.list_objects(prefix=prefix, start_after=start_after)
         _act(late)
 
+    def list_keys(self, *, prefix: str = "", start_after: str | None = None) -> Iterator[str]:
+        """List the inner backend's keys, as ``list_objects`` does its objects."""
+        late = self._count("list", prefix)
+        yield from self.inner.list_keys(prefix=prefix, start_after=start_after)
+        _act(late)
+
     def copy(self, source: str, target: str, *, options: WriteOptions = NO_OPTIONS) -> None:
         """Copy in the inner backend."""
         self._run("copy", source, lambda: self.inner.copy(source, target, options=options))

@@ -13,7 +13,7 @@ from typing import Any
 from sqlalchemy import Engine, create_engine, delete, insert, select, text
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
-from granite_core import MemoryStorageBackend, ObjectStat, StorageManager, StoragePolicy
+from granite_core import Capability, MemoryStorageBackend, ObjectStat, StorageManager, StoragePolicy
 from granite_core import StoredObjectRef as Ref
 from granite_core.gc import Collector
 from granite_core.integrations.sqlalchemy import SQLAlchemyLedger, db_now, file_field, tables_of
@@ -59,15 +59,23 @@ def ref(number: int) -> dict[str, Any]:
 
 
 class Listed(MemoryStorageBackend):
-    """A store of so many objects, made up while it is listed: what is measured is the comparison."""
+    """A store of so many objects, made up while it is listed: what is measured is the comparison.
+
+    It names them by their keys alone, as folders do, and as the alternative's store does here.
+    """
+
+    capabilities = MemoryStorageBackend.capabilities | {Capability.KEY_LISTING}
 
     def __init__(self, count: int) -> None:
         super().__init__()
         self.count = count
 
-    def list_objects(self, *, prefix: str = "", start_after: str | None = None) -> Iterator[ObjectStat]:
+    def list_keys(self, *, prefix: str = "", start_after: str | None = None) -> Iterator[str]:
         first = int(start_after[-30:-4]) + 1 if start_after else 0
-        return (ObjectStat(key(number), 100, NOW, None) for number in range(first, self.count))
+        return (key(number) for number in range(first, self.count))
+
+    def stat(self, location: str) -> ObjectStat:
+        return ObjectStat(location, 100, NOW)
 
 
 # ---------------------------------------------------------------------------------------------------------- database

@@ -167,8 +167,9 @@ def sweep_verdict(due: tuple[bool, ...], held: bool) -> Verdict | None:
 def compare(listed: int, accounted: int, objects: int = 8) -> int:
     """Which objects a reconcile notes, as bits: those that were listed and that nothing accounts for."""
     names = [str(position) for position in range(objects)]
-    page = [ObjectStat(name, 1, _EVER) for position, name in enumerate(names) if listed >> position & 1]
-    loose = {name for position, name in enumerate(names) if not accounted >> position & 1}
+    page = [name for position, name in enumerate(names) if listed >> position & 1]
+    known = {name for position, name in enumerate(names) if accounted >> position & 1}
+    loose = [ObjectStat(name, 1, _EVER) for name in page if name not in known]
     plan = plan_page(RunState("run"), page, loose, "main")
     released = plan_release(plan.state, "main", max_share=0.5, always_allowed=objects).release
     return sum(1 << int(note.location) for note in plan.notes) if released else 0

@@ -42,7 +42,9 @@ class BackendTests:
     @staticmethod
     def keys(backend: StorageBackend, prefix: str = "", start_after: str | None = None) -> list[str]:
         """Return the keys that a listing yields, in its order."""
-        return [each.location for each in backend.list_objects(prefix=prefix, start_after=start_after)]
+        found = [each.location for each in backend.list_objects(prefix=prefix, start_after=start_after)]
+        assert list(backend.list_keys(prefix=prefix, start_after=start_after)) == found
+        return found
 
 
 def noise(size: int, seed: int = 0) -> bytes:

@@ -15,6 +15,7 @@ from sqlalchemy import delete, insert
 
 from granite_core import BackendUnavailableError, CollectionRefusedError, ConfigurationError, MemoryStorageBackend
 from granite_core.backends.base import ObjectStat
+from granite_core.gc import Progress
 from granite_core.gc.marker import MARKER_KEY
 from granite_core.integrations.sqlalchemy import SQLAlchemyLedger
 from tests.integration.sqlalchemy.collecting import (
@@ -319,6 +320,16 @@ class TestCost:
 
         world.run(scenario)
 
+    def test_a_page_under_a_rate_limit_is_over_before_the_lease(self, world: World) -> None:
+        def scenario() -> None:
+            store(world, *(f"lost/{number:02d}" for number in range(25)))
+            told: list[Progress] = []
+            slow = collector(world, rate_limit=100, lease_for=timedelta(seconds=0.3))
+            slow.reconcile(progress=told.append)
+            assert [each.done for each in told] == [10, 20, 25]
+
+        world.run(scenario)
+
     def test_memory_does_not_grow_with_the_store(self, world: World) -> None:
         held = 0
 
@@ -338,7 +349,7 @@ class TestCost:
         def peak(size: int) -> int:
             huge.size = size
             tracemalloc.start()
-            report = reconcile(world, max_share=1)
+            report = reconcile(world, {"page_size": 1000}, max_share=1)
             _, top = tracemalloc.get_traced_memory()
             tracemalloc.stop()
             assert report.listed == size

@@ -99,18 +99,18 @@ class TestSweep:
 
 
 class TestReconcile:
-    def page(self, *locations: str) -> list[ObjectStat]:
+    def objects(self, *locations: str) -> list[ObjectStat]:
         return [ObjectStat(each, 10, datetime(2026, 1, 1, tzinfo=UTC)) for each in locations]
 
     def test_a_page_notes_what_nobody_accounts_for_and_counts(self) -> None:
-        plan = plan_page(RunState("r", "0", 5, 1, 7), self.page("a", "b", "c"), {"a", "c"}, "main")
+        plan = plan_page(RunState("r", "0", 5, 1, 7), ["a", "b", "c"], self.objects("a", "c"), "main")
         assert [each.location for each in plan.notes] == ["a", "c"]
         assert plan.state == RunState("r", "c", 8, 3, 27)
 
     def test_a_note_has_the_longest_retention_of_the_policies_whose_keys_begin_alike(self) -> None:
         retentions = [("", 1), ("docs/", 5), ("docs/a/", 3), ("other/", 9)]
-        page = self.page("docs/a/1", "docs2/1", "other/1")
-        plan = plan_page(RunState("r"), page, {each.location for each in page}, "main", retentions)
+        page = ["docs/a/1", "docs2/1", "other/1"]
+        plan = plan_page(RunState("r"), page, self.objects(*page), "main", retentions)
         assert [each.retention for each in plan.notes] == [5, 1, 9]
 
     @pytest.mark.parametrize(("noted", "released"), [(50, True), (51, False), (10, True), (100, False)])
