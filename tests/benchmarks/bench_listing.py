@@ -70,6 +70,10 @@ def granite_list(store: Path) -> Iterator[str]:
         yield each.location
 
 
+def granite_keys(store: Path) -> Iterator[str]:
+    yield from LocalStorageBackend(store).list_keys()
+
+
 @contextmanager
 def listing(task: Task, walk: Callable[[Path], Iterator[str]]) -> Iterator[Work]:
     store = Path(task["store"])
@@ -95,6 +99,7 @@ def listings(files: int, *, rounds: int) -> Case:
             contender("scandir and stat", partial(scandir, with_stat=True), kind="floor"),
             contender("scandir", partial(scandir, with_stat=False), kind="floor", note="names only"),
             contender("granite", granite_list, kind="ours", note="sorted, size and time"),
+            contender("granite, keys", granite_keys, kind="ours", note="sorted, names only: what a reconcile asks for"),
             contender("granite-storage", granite_storage_list, needs=("granite_storage",), note="names only"),
             contender("obstore", obstore_list, needs=("obstore",), note="not sorted"),
             contender("fsspec", fsspec_find, needs=("fsspec",)),

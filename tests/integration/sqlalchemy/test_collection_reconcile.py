@@ -13,7 +13,13 @@ from typing import Any
 import pytest
 from sqlalchemy import delete, insert
 
-from granite_core import BackendUnavailableError, CollectionRefusedError, ConfigurationError, MemoryStorageBackend
+from granite_core import (
+    BackendUnavailableError,
+    CollectionRefusedError,
+    ConfigurationError,
+    MemoryStorageBackend,
+    StoredObjectRef,
+)
 from granite_core.backends.base import ObjectStat
 from granite_core.gc import Progress
 from granite_core.gc.marker import MARKER_KEY
@@ -53,6 +59,32 @@ class TestNotes:
             assert sweep(world).deleted == 2
             assert world.stored() == {kept.location}
             json.dumps(report.to_dict())
+
+        world.run(scenario)
+
+    def test_a_listing_may_be_old(self, world: World) -> None:
+        class Inventory(MemoryStorageBackend):
+            """Lists what there was yesterday."""
+
+            listed: tuple[str, ...] = ()
+
+            def list_objects(self, *, prefix: str = "", start_after: str | None = None) -> Iterator[ObjectStat]:
+                return (ObjectStat(each, 7, datetime(2026, 1, 1, tzinfo=UTC)) for each in self.listed)
+
+        def scenario() -> None:
+            world.store = inventory = Inventory()
+            world.manager._backends = {"main": inventory}
+            store(world, "lost")
+            inventory.listed = ("gone", "lost", "taken")
+            assert reconcile(world).noted == 3
+            store(world, "new", "taken")
+            ref = StoredObjectRef("documents", "main", "taken", 7)
+            with world.engine.begin() as connection:
+                connection.execute(insert(Document.__table__).values(file=ref))
+            age_everything(world)
+            report = sweep(world)
+            assert (report.deleted, report.held, report.failed) == (2, 1, 0)
+            assert [each for each in ("gone", "lost", "new", "taken") if inventory.exists(each)] == ["new", "taken"]
 
         world.run(scenario)
 
