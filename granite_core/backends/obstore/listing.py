@@ -38,14 +38,17 @@ def listed(library: Any, store: Any, prefix: str, after: str, is_there: Callable
         # To obstore, what something between us and the store answers with is an empty last page: the end is believed
         # when it is said by an answer of its own, that of an empty store when it is said twice.
         empty_answers += 1 if not last else 2
-        offset = lower_bound(max(after, prefix[:-1], last))
+        offset, previous = lower_bound(max(after, prefix[:-1], last)), ""
         for page in library.list(store, folder or None, offset=offset or None, chunk_size=PAGE):
             for meta in page:
                 key = meta["path"]
-                if not meta["size"] and (key <= last or not is_there(key)):
+                if not meta["size"] and (key <= max(last, previous) or not is_there(key)):
                     continue
-                if key <= last:
+                if key <= previous:
                     raise BackendError("list: the store's listing is not sorted", operation="list", backend="obstore")
+                previous = key
+                if key <= last:  # there are stores that begin anew, wherever they are told to
+                    continue
                 last, empty_answers = key, 0
                 if key.startswith(prefix):
                     if key > after:

@@ -334,6 +334,16 @@ class TestListing:
     def test_a_listing_ends_where_the_prefix_ends(self) -> None:
         assert self.found(Pages("a", "b1", "b2", "c", "b3"), "b") == ["b1", "b2"]
 
+    def test_a_store_that_begins_anew_wherever_it_is_told_to_is_listed_once(self) -> None:
+        class Anew(Pages):
+            def list(self, _: object, prefix: str | None, **options: Any) -> Any:
+                return super().list(_, prefix, **{**options, "offset": None})
+
+        assert self.found(Anew("a", "b*", "c", "d")) == ["a", "b", "c", "d"]
+        assert self.found(Anew("a", "b", "c", "d"), after="b") == ["c", "d"]
+        with pytest.raises(BackendError, match="not sorted"):
+            self.found(Anew("a", "c", "b"))
+
     def test_an_order_that_is_none_is_an_error(self) -> None:
         with pytest.raises(BackendError, match="not sorted"):
             self.found(Pages("b", "a"))
