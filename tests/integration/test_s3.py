@@ -115,6 +115,12 @@ class TestRequests:
             assert backend.get("a") == noise(PART)
         assert calls == ["PutObject", "GetObject"]
 
+    def test_a_small_object_is_sent_without_asking_whether_it_may_be(self, store: Store) -> None:
+        with HttpProxy(store.server.endpoint) as proxy:
+            requests = proxy.inject(lambda exchange: exchange.client.send(exchange.forward().raw), times=None)
+            store.backend(store.client(proxy.endpoint)).put_bytes("a", bytes(MIB))
+        assert [(each.method, b"expect:" in each.head.lower()) for each in requests] == [(b"PUT", False)]
+
     def test_a_large_object_is_sent_in_parts(self, backend: S3StorageBackend) -> None:
         with calls_of(backend.client) as calls:
             backend.put_bytes("a", noise(2 * PART + 1))

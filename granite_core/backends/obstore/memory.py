@@ -6,20 +6,15 @@ import mmap
 import os
 import tempfile
 from collections.abc import Callable
-from contextlib import suppress
 from typing import Final
 from weakref import finalize
 
 from granite_core.backends._budget import BufferBudget
+from granite_core.backends._pages import grown
 
-__all__ = ["HUGE_BYTES", "PartMemory"]
+__all__ = ["PartMemory"]
 
 FIRST_BYTES: Final = 64 * 1024
-HUGE_BYTES: Final = 2 * 1024 * 1024
-_PRIVATE: Final[dict[str, int]] = (
-    {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS} if hasattr(mmap, "MAP_ANONYMOUS") else {}
-)
-"""Pages that can grow where they are (mremap(2) does not let shared ones)."""
 
 
 class PartMemory:
@@ -88,7 +83,9 @@ class PartMemory:
         while capacity < wanted:
             capacity = min(2 * capacity, self._limit)
         if not (self._grows_to(capacity) or self._grows_to(-(-wanted // FIRST_BYTES) * FIRST_BYTES)):
-            self._move_to(_mapped_file(self._limit))
+            pages = _mapped_file(self._limit)
+            pages[: self.length] = self.content()
+            self._pages = pages
             reserved, self._reserved = self._reserved, 0
             self._budget.give(reserved, spilled=True)
 
@@ -97,34 +94,8 @@ class PartMemory:
         if capacity > self._budget.limit // 2 or not self._budget.take(capacity - self._reserved):
             return False
         self._reserved = capacity
-        if self._pages is None:
-            self._pages = _mapped_memory(capacity)
-            return True
-        try:
-            self._pages.resize(capacity)
-            _ask_for_huge_pages(self._pages)
-        except (SystemError, ValueError, OSError):  # where the system cannot do that
-            self._move_to(_mapped_memory(capacity))
+        self._pages = grown(self._pages, capacity, self.length)
         return True
-
-    def _move_to(self, pages: mmap.mmap) -> None:
-        old, self._pages = self._pages, pages
-        if old is not None:
-            with memoryview(old) as view:
-                pages[: self.length] = view[: self.length]
-
-
-def _mapped_memory(size: int) -> mmap.mmap:
-    pages = mmap.mmap(-1, size, **_PRIVATE)
-    _ask_for_huge_pages(pages)
-    return pages
-
-
-def _ask_for_huge_pages(pages: mmap.mmap) -> None:
-    """Have the system give memory 2 MiB at a time: in small pages, taking it costs ten times what filling it does."""
-    if len(pages) >= HUGE_BYTES and hasattr(mmap, "MADV_HUGEPAGE"):
-        with suppress(OSError):  # a kernel without them
-            pages.madvise(mmap.MADV_HUGEPAGE)
 
 
 def _mapped_file(size: int) -> mmap.mmap:

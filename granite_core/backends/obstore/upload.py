@@ -18,10 +18,11 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from granite_core.backends._bucket import TOKEN
 from granite_core.backends._budget import buffer_budget
+from granite_core.backends._pages import HUGE_BYTES
 from granite_core.backends._parts import MAX_PARTS, part_length
 from granite_core.backends.base import ObjectWriter, WriteOptions
 from granite_core.backends.obstore.library import error_code, failure, http_status, library, obstore_errors
-from granite_core.backends.obstore.memory import HUGE_BYTES, PartMemory
+from granite_core.backends.obstore.memory import PartMemory
 from granite_core.errors import (
     BackendError,
     BackendUnavailableError,

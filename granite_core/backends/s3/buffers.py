@@ -7,44 +7,44 @@ import io
 import mmap
 import tempfile
 import zlib
-from typing import IO, TYPE_CHECKING, Final, cast
+from typing import IO, Final, cast
 
 from granite_core.backends._budget import BufferBudget
-
-if TYPE_CHECKING:
-    from typing_extensions import Buffer
+from granite_core.backends._pages import grown
 
 __all__ = ["PartBuffer"]
 
 STEP: Final = 256 * 1024
+FIRST_BYTES: Final = 64 * 1024
+SMALL_BYTES: Final = 1024 * 1024
 
 
 class PartBuffer:
     """The bytes of one part, with their CRC-32.
 
+    Args:
+        budget: What memory is taken from.
+        expected: How many bytes come, as far as is known.
+
     Attributes:
         length: How many there are.
     """
 
-    def __init__(self, budget: BufferBudget) -> None:
+    def __init__(self, budget: BufferBudget, expected: int | None = None) -> None:
         self.length = 0
         self._budget = budget
+        self._first = FIRST_BYTES if expected is None else max(expected, 1)
         self._reserved = 0
-        self._memory = _Pages()
+        self._pages: mmap.mmap | None = None
         self._file: IO[bytes] | None = None
         self._crc = 0
 
     def fits(self, size: int) -> bool:
         """Take memory for as many more bytes; False if there is not enough left of the budget."""
-        missing = self.length + size - self._reserved
-        if self._file is not None or missing <= 0:
+        wanted = self.length + size
+        if self._file is not None or wanted <= self._reserved:
             return True
-        missing = -(-missing // STEP) * STEP
-        # One buffer may take half of all, so that huge parts of one upload do not push out everybody else's.
-        if self._reserved + missing > self._budget.limit // 2 or not self._budget.take(missing):
-            return False
-        self._reserved += missing
-        return True
+        return self._takes(max(self._first, 2 * self._reserved, wanted)) or self._takes(-(-wanted // STEP) * STEP)
 
     def append(self, data: memoryview) -> None:
         """Add bytes. Where they do not fit, everything moves to a file.
@@ -54,22 +54,32 @@ class PartBuffer:
         """
         if not self.fits(len(data)):
             self._spill()
+        end = self.length + len(data)
         if self._file is not None:
             self._file.write(data)
-        else:
-            self._memory.append(data)
+        elif data:
+            if self._pages is None or end > len(self._pages):
+                self._pages = grown(self._pages, self._reserved, self.length)
+            self._pages[self.length : end] = data
         self._crc = zlib.crc32(data, self._crc)
-        self.length += len(data)
+        self.length = end
 
     @property
     def body(self) -> IO[bytes]:
-        """What is sent, at its beginning."""
+        """The bytes as a file, at its beginning."""
         if self._file is None:
-            self._memory.seek(0)
-            return cast("IO[bytes]", self._memory)
+            return cast("IO[bytes]", _Body(self._view()))
         self._file.flush()
         self._file.seek(0)
         return self._file
+
+    @property
+    def payload(self) -> bytes | IO[bytes]:
+        """What boto3 is to send. For a file it asks the store whether it may, which is a round trip more."""
+        if self._file is not None:
+            return self.body
+        view = self._view()
+        return bytes(view) if self.length <= SMALL_BYTES else cast("IO[bytes]", _Body(view, at_least=STEP))
 
     @property
     def crc32(self) -> str:
@@ -79,44 +89,53 @@ class PartBuffer:
     def free(self) -> None:
         """Give back memory and file. Idempotent."""
         reserved, self._reserved = self._reserved, 0
-        self._memory.close()
+        self._pages = None  # unmapped as soon as no view of it is left
         self._budget.give(reserved)
         if self._file is not None:
             self._file.close()
             self._file = None
 
+    def _view(self) -> memoryview:
+        return memoryview(b"") if self._pages is None else memoryview(self._pages)[: self.length]
+
+    def _takes(self, capacity: int) -> bool:
+        # One buffer may take half of all, so that huge parts of one upload do not push out everybody else's.
+        if capacity > self._budget.limit // 2 or not self._budget.take(capacity - self._reserved):
+            return False
+        self._reserved = capacity
+        return True
+
     def _spill(self) -> None:
         self._file = tempfile.TemporaryFile(prefix="granite-part-")  # noqa: SIM115 - closed by free()
-        self._memory.seek(0)
-        while data := self._memory.read(STEP):
-            self._file.write(data)
+        self._file.write(self._view())
         reserved, self._reserved = self._reserved, 0
-        self._memory.close()
+        self._pages = None
         self._budget.give(reserved, spilled=True)
 
 
-class _Pages(io.RawIOBase):
-    """A file in pages of memory that go back to the system at once when it is closed.
+class _Body:
+    """Bytes as a file.
 
-    What malloc is given back it may keep: after a few parts it raises the size from which it asks the system for memory
-    of its own, and then the process never shrinks again (mallopt(3), M_MMAP_THRESHOLD).
+    Args:
+        content: The bytes.
+        at_least: How many ``read`` gives although it is asked for fewer. boto3 asks for 16 KiB at a time, and sends
+            whatever comes: what each piece costs on its way through http.client and ssl is more than sending it.
     """
 
-    def __init__(self) -> None:
-        self._pages: list[mmap.mmap] = []
-        self._length = 0
+    def __init__(self, content: memoryview, *, at_least: int = 0) -> None:
+        self._content = content
+        self._at_least = at_least
         self._position = 0
 
-    def append(self, data: memoryview) -> None:
-        """Add bytes at the end."""
-        while data:
-            at = self._length % STEP
-            if at == 0:
-                self._pages.append(mmap.mmap(-1, STEP))
-            piece = data[: STEP - at]
-            self._pages[-1][at : at + len(piece)] = piece
-            self._length += len(piece)
-            data = data[len(piece) :]
+    def __len__(self) -> int:
+        return len(self._content)
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        """Return the next bytes, all that are left for -1."""
+        end = len(self._content) if size is None or size < 0 else self._position + max(size, size and self._at_least)
+        piece = bytes(self._content[self._position : end])
+        self._position += len(piece)
+        return piece
 
     def readable(self) -> bool:
         return True
@@ -124,26 +143,10 @@ class _Pages(io.RawIOBase):
     def seekable(self) -> bool:
         return True
 
-    def seek(self, offset: int, whence: int = io.SEEK_SET, /) -> int:
-        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._length}[whence]
-        self._position = max(0, base + offset)
-        return self._position
-
     def tell(self) -> int:
         return self._position
 
-    def readinto(self, buffer: Buffer, /) -> int:
-        view = memoryview(buffer).cast("B")
-        page, at = divmod(self._position, STEP)
-        size = min(len(view), STEP - at, self._length - self._position)
-        if size <= 0:
-            return 0
-        view[:size] = self._pages[page][at : at + size]
-        self._position += size
-        return size
-
-    def close(self) -> None:
-        while self._pages:
-            self._pages.pop().close()
-        self._length = 0
-        super().close()
+    def seek(self, offset: int, whence: int = io.SEEK_SET, /) -> int:
+        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: len(self._content)}[whence]
+        self._position = max(0, base + offset)
+        return self._position

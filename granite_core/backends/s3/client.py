@@ -79,7 +79,20 @@ def make_client(
         )
     except TypeError:  # boto3 before 1.36 adds none
         config = Config(**settings)
-    return boto3.session.Session().client("s3", endpoint_url=endpoint_url, region_name=region, config=config)
+    client = boto3.session.Session().client("s3", endpoint_url=endpoint_url, region_name=region, config=config)
+    _sign_once(client)
+    return client
+
+
+def _sign_once(client: Any) -> None:
+    """Leave contents out of the signature where TLS protects them, unless the user's configuration says otherwise.
+
+    boto3 does so itself, but does not see that the checksum is there when it comes from us, and would take a SHA-256 of
+    everything.
+    """
+    said = client.meta.config.s3 or {}
+    if client.meta.endpoint_url.startswith("https:") and said.get("payload_signing_enabled") is None:
+        client.meta.config.s3 = {**said, "payload_signing_enabled": False}
 
 
 def boto_errors() -> tuple[type[Exception], ...]:

@@ -207,7 +207,7 @@ class S3ResumableWriter(ResumableWriter):
                 **self._backend._object(self._location, part=True),
                 UploadId=self._upload_id,
                 PartNumber=number,
-                Body=buffer.body,
+                Body=buffer.payload,
                 ChecksumCRC32=buffer.crc32,
             )
             return answer["ETag"].strip('"'), buffer.crc32

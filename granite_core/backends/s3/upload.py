@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from granite_core.backends._bucket import TOKEN
 from granite_core.backends._budget import buffer_budget
+from granite_core.backends._pages import HUGE_BYTES
 from granite_core.backends._parts import MAX_PARTS, part_length
 from granite_core.backends.base import ObjectWriter, WriteOptions
 from granite_core.backends.s3.buffers import PartBuffer
@@ -54,8 +55,8 @@ class S3Writer(ObjectWriter):
         self._size = size
         self._token = secrets.token_hex(16)
         self._head = backend._object_head(content_type, options, {TOKEN: self._token})
-        self._buffer = PartBuffer(buffer_budget)
         self._limit = part_length(1, base=backend.part_size, size=size)
+        self._buffer = PartBuffer(buffer_budget, None if size is None else min(size, self._limit))
         self._upload_id: str | None = None
         self._sent: list[dict[str, Any]] = []
         self._sending: Future[dict[str, Any]] | None = None
@@ -129,7 +130,7 @@ class S3Writer(ObjectWriter):
                 **self._head,
                 ChecksumAlgorithm="CRC32",
             )["UploadId"]
-        full, self._buffer = self._buffer, PartBuffer(buffer_budget)
+        full, self._buffer = self._buffer, PartBuffer(buffer_budget, HUGE_BYTES)
         self._limit = part_length(number + 1, base=self._backend.part_size, size=self._size)
         self._sending = self._backend._pool().submit(self._upload_part, number, full)
 
@@ -142,7 +143,7 @@ class S3Writer(ObjectWriter):
                 **self._backend._object(self._location, part=True),
                 UploadId=self._upload_id,
                 PartNumber=number,
-                Body=buffer.body,
+                Body=buffer.payload,
                 ChecksumCRC32=buffer.crc32,
             )
             return {"PartNumber": number, "ETag": answer["ETag"], "ChecksumCRC32": buffer.crc32}
@@ -164,7 +165,7 @@ class S3Writer(ObjectWriter):
                     **self._backend._object(self._location),
                     **self._head,
                     **self._backend._create_only(),
-                    Body=self._buffer.body,
+                    Body=self._buffer.payload,
                     ChecksumCRC32=self._buffer.crc32,
                 )
             except boto_errors() as error:

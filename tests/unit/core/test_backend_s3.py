@@ -8,6 +8,7 @@ import zlib
 from base64 import b64decode
 from collections.abc import Callable
 from itertools import count, pairwise
+from pathlib import Path
 from unittest.mock import patch
 
 import pytest
@@ -87,6 +88,25 @@ class TestBuffers:
         buffer.free()
         assert budget.used == 0
 
+    def test_a_large_part_is_sent_as_a_file_that_gives_more_than_it_is_asked_for(self) -> None:
+        buffer, content = PartBuffer(BufferBudget(8 * MIB)), bytes(range(256)) * 8000
+        buffer.append(memoryview(content))
+        payload = buffer.payload
+        assert not isinstance(payload, bytes)
+        assert payload.read(0) == b""
+        pieces = list(iter(lambda: payload.read(16 * 1024), b""))
+        assert (b"".join(pieces), len(pieces)) == (content, 8)
+        assert (payload.seek(-10, io.SEEK_END), payload.tell()) == (len(content) - 10,) * 2
+        assert payload.read() == content[-10:]
+        assert buffer.body.read(10) == content[:10]
+        buffer.free()
+
+    def test_a_small_part_is_sent_as_bytes(self) -> None:
+        buffer = PartBuffer(BufferBudget(MIB))
+        buffer.append(memoryview(b"small"))
+        assert buffer.payload == b"small"
+        buffer.free()
+
     def test_one_buffer_leaves_half_of_the_budget_to_others(self) -> None:
         budget = BufferBudget(4 * MIB)
         buffer = PartBuffer(budget)
@@ -95,6 +115,27 @@ class TestBuffers:
         buffer.append(memoryview(b"x"))
         assert (budget.spilled, budget.used) == (1, 0)
         buffer.free()
+
+
+class TestSignatures:
+    """Whether a SHA-256 of the contents is taken once more for the signature."""
+
+    def signs_contents(self, address: str) -> bool | None:
+        client = S3StorageBackend("bucket", endpoint_url=address, region="us-east-1").client
+        found = (client.meta.config.s3 or {}).get("payload_signing_enabled")
+        client.close()
+        return found  # type: ignore[no-any-return]
+
+    def test_leave_contents_to_tls_and_the_checksum(self) -> None:
+        assert self.signs_contents("https://store.example") is False
+
+    def test_hold_contents_where_nothing_else_protects_them(self) -> None:
+        assert self.signs_contents("http://store.example") is None
+
+    def test_are_as_the_users_configuration_says(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        (tmp_path / "config").write_text("[default]\ns3 =\n    payload_signing_enabled = true\n")
+        monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
+        assert self.signs_contents("https://store.example")
 
 
 def answer(code: str, status: int) -> ClientError:
