@@ -13,7 +13,6 @@ from sqlalchemy import (
     Select,
     String,
     Text,
-    any_,
     bindparam,
     case,
     cast,
@@ -124,9 +123,12 @@ def wanted_in(dialect: str) -> FromClause | None:
 
 
 def among(column: ColumnElement[Any], dialect: str) -> ColumnElement[bool]:
-    """Compare with many values, texts or numbers, in one parameter."""
+    """Compare with many values, texts or numbers, in one parameter.
+
+    As rows, on PostgreSQL too: an array that is no constant is gone through from front to back for each row.
+    """
     if dialect == "postgresql":
-        return column == any_(cast(bindparam(WANTED, type_=Text()), ARRAY(column.type)))
+        return column.in_(select(func.unnest(cast(bindparam(WANTED, type_=Text()), ARRAY(column.type)))))
     if dialect == "sqlite":
         return column.in_(select(func.json_each(bindparam(WANTED, type_=Text())).table_valued("value").c.value))
     return column.in_(bindparam(WANTED, expanding=True))

@@ -530,6 +530,7 @@ def _tombstones(database: Database, locations: Collection[str], connection: Conn
 
 def _look(database: Database, locations: Collection[str], connection: Connection) -> _Seen:
     """The tombstones of locations, those that a row holds, and the longest grace: as of one moment."""
+    _plainly(connection)
     rows = _tombstones(database, locations, connection)
     longest = 0
     if database.tables is not None:
@@ -544,8 +545,15 @@ def _judged(number: int, row: Any, due_before: int) -> Tombstone:
 
 
 def _loose(database: Database, locations: Sequence[str], connection: Connection) -> set[str]:
+    _plainly(connection)
     tombstone = database.tables.tombstone if database.tables is not None else None
     return find_loose(connection, database.columns, locations, indexed=database.indexed, tombstone=tombstone)
+
+
+def _plainly(connection: Connection) -> None:
+    """Keep PostgreSQL from compiling the look-up: thousands of short walks look like one that is worth it."""
+    if connection.dialect.name == "postgresql":
+        connection.execute(text("SET LOCAL jit = off"))
 
 
 def _execute(statement: Executable, values: Any, connection: Connection) -> None:

@@ -184,6 +184,18 @@ class TestIndexes:
             assert SINGLE in plans()
             assert "Anti Join" not in plans(), "everything beside everything"
 
+    def test_no_row_is_held_against_one_key_after_the_other(self, postgres_url: str) -> None:
+        """Comparing with an array, PostgreSQL goes through all of it for each row that no index has picked."""
+        with make_world(postgres_url) as world:
+            drop_indexes(world)
+            hold(world, files=["a"], pages=[["b"]])
+            bury(world, "c")
+            with self.plans(world) as plans:
+                assert loose(world, [*map(str, range(1000)), "a", "b", "c"]) == {*map(str, range(1000))}
+                collector(world).sweep()
+            assert "Semi Join" in plans()
+            assert "= ANY (" not in plans()
+
     def test_order_does_not_depend_on_the_rules_of_a_language(self, postgres_url: str) -> None:
         with make_world(postgres_url) as world, world.engine.connect() as connection:
             query = text("SELECT indexdef FROM pg_indexes WHERE indexname = :name")
