@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Awaitable, Callable, Generator, Mapping
-from contextlib import suppress
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final, NoReturn, final
 
@@ -25,6 +24,8 @@ _FIELDS: Final = (
 )
 
 
+_NAMES: Final = frozenset(_FIELDS)
+_get: Final = object.__getattribute__
 _INLINE_TEXT: Final = "legacy_inline_text"
 _TOO_DEEP: Final = "this is no ref: it is nested too deeply"
 
@@ -103,10 +104,10 @@ class StoredObjectRef:
 
         def __getattr__(self, name: str) -> Any:
             # Only asked where a slot is empty: nothing of a ref that was loaded has been looked at yet.
-            if name not in _FIELDS:
+            if name not in _NAMES:
                 raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
             self._read()
-            return object.__getattribute__(self, name)
+            return _get(self, name)
 
     def _read(self) -> None:
         try:
@@ -117,8 +118,10 @@ class StoredObjectRef:
             _fill_from_text(self, unread)
         else:
             _fill_from_data(self, unread)
-        with suppress(AttributeError):
+        try:
             _drop_unread(self)
+        except AttributeError:
+            return  # another thread was as fast
 
     def __setattr__(self, name: str, value: object) -> NoReturn:
         raise AttributeError(f"{type(self).__name__} is immutable: cannot set {name!r}")
@@ -370,6 +373,8 @@ class StagedFile(StoredObjectRef):
 
     def mark_used(self) -> bool:
         """Note that a flush or a statement has seen it. False when it was let go before."""
+        if self._state == "kept":  # and will be
+            return True
         with self._lock:
             if self._state == "discarded":
                 return False

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -27,7 +27,7 @@ __all__ = ["admit", "is_fresh", "settle"]
 def admit(
     session: Session,
     state: Transaction,
-    wanted: list[tuple[Field, StoredObjectRef]],
+    wanted: Mapping[Field, Sequence[StoredObjectRef]],
     look_up: Callable[[MetaData, set[str], timedelta], set[str]],
     options: Mapping[str, Any] = NO_OPTIONS,
 ) -> None:
@@ -36,7 +36,7 @@ def admit(
     Args:
         session: Whose transaction it is.
         state: What the transaction knows.
-        wanted: The refs, and the fields they are for.
+        wanted: The refs, by the fields they are for.
         look_up: Returns those locations that a row holds; the last argument is a quarter of the grace.
         options: Options for the statements, such as a schema translation of their own.
 
@@ -44,36 +44,52 @@ def admit(
         StaleRefError: A ref is too old, was let go, or is held by no row.
     """
     unknown: dict[MetaData, list[tuple[Field, StoredObjectRef, StorageManager]]] = defaultdict(list)
-    for each, ref in wanted:
-        manager = manager_for(each, ref)
-        since = state.good.get(ref.location)
-        known = manager.now() - since if since is not None else None
-        within = settle(session, state, each, manager, options)
-        if isinstance(ref, StagedFile) and ref.upload is not None and all(ref is not taken for taken in state.taken):
-            take(session, state, each, manager, ref, within, options)
-            known = manager.now() - state.good[ref.location]
-        may_be_held = not isinstance(ref, StagedFile) or ref.kept  # else it has never been in a flush
-        plan = plan_admission(known, _age_of(ref, manager), within, may_be_held=may_be_held)
-        if plan.must_look_up:
-            unknown[each.column.table.metadata].append((each, ref, manager))
-            continue
-        if known is None:
-            state.flushed.append((manager, ref))
-        if plan.refusal is None and isinstance(ref, StagedFile) and not ref.mark_used():
-            raise _stale(each, ref, within, "it was let go already")
-        _let_in(state, each, ref, manager, plan)
+    for each, refs in wanted.items():
+        for manager, ours in _by_manager(each, refs):
+            now = manager.now()
+            within = settle(session, state, each, manager, options)
+            for ref in ours:
+                since = state.good.get(ref.location)
+                known = now - since if since is not None else None
+                if isinstance(ref, StagedFile) and ref.upload is not None and not state.has_taken(ref):
+                    take(session, state, each, manager, ref, within, options)
+                    known = now - state.good[ref.location]
+                may_be_held = not isinstance(ref, StagedFile) or ref.kept  # else it has never been in a flush
+                plan = plan_admission(known, _age_of(ref, now), within, may_be_held=may_be_held)
+                if plan.must_look_up:
+                    unknown[each.column.table.metadata].append((each, ref, manager))
+                    continue
+                if known is None:
+                    state.flushed[manager].append(ref)
+                if plan.refusal is None and isinstance(ref, StagedFile) and not ref.mark_used():
+                    raise _stale(each, ref, within, "it was let go already")
+                _let_in(state, each, ref, manager, plan, now)
     for metadata, asked in unknown.items():
         within = min(state.within(manager) for _, _, manager in asked)
         held = look_up(metadata, {ref.location for _, ref, _ in asked}, within)
         for each, ref, manager in asked:
-            began = manager.now() - state.began_at(manager)
+            now = manager.now()
             is_held = ref.location in held
-            plan = plan_looked_up(began, state.within(manager), held=is_held, staged=_age_of(ref, manager))
+            began = now - state.began_at(manager)
+            plan = plan_looked_up(began, state.within(manager), held=is_held, staged=_age_of(ref, now))
             if plan.since is not None and is_held:
-                state.learn(ref.location, manager)
+                state.learn([ref.location], manager)
             elif plan.since is not None:
-                state.flushed.append((manager, ref))
-            _let_in(state, each, ref, manager, plan)
+                state.flushed[manager].append(ref)
+            _let_in(state, each, ref, manager, plan, now)
+
+
+def _by_manager(
+    each: Field, refs: Sequence[StoredObjectRef]
+) -> Iterable[tuple[StorageManager, Sequence[StoredObjectRef]]]:
+    if not refs:
+        return ()
+    if (bound := each.bound_manager) is not None:
+        return ((bound, refs),)
+    found: dict[StorageManager, list[StoredObjectRef]] = defaultdict(list)
+    for ref in refs:
+        found[manager_for(each, ref)].append(ref)
+    return found.items()
 
 
 def settle(
@@ -101,21 +117,23 @@ def settle(
     return state.limits[place]
 
 
-def _let_in(state: Transaction, each: Field, ref: StoredObjectRef, manager: StorageManager, plan: Admission) -> None:
+def _let_in(
+    state: Transaction, each: Field, ref: StoredObjectRef, manager: StorageManager, plan: Admission, now: datetime
+) -> None:
     if plan.since is None:
         raise _stale(each, ref, state.within(manager), plan.refusal or "")
-    state.rest_on(ref, manager, manager.now() - plan.since)
+    state.rest_on(ref, manager, now - plan.since)
 
 
 def is_fresh(ref: StoredObjectRef, manager: StorageManager, within: timedelta | None = None) -> bool:
     """Whether a ref was staged less than a quarter of the grace ago, by its own word: clients never write one."""
-    return admission.is_fresh(_age_of(ref, manager), within or manager.attach_within)
+    return admission.is_fresh(_age_of(ref, manager.now()), within or manager.attach_within)
 
 
-def _age_of(ref: StoredObjectRef, manager: StorageManager) -> timedelta | None:
+def _age_of(ref: StoredObjectRef, now: datetime) -> timedelta | None:
     """How long ago a ref was staged, by its own word."""
     try:
-        return manager.now() - datetime.fromisoformat(ref.created_at or "")
+        return now - datetime.fromisoformat(ref.created_at or "")
     except (ValueError, TypeError):  # no date, or one without a time zone
         return None
 

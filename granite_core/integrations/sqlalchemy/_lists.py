@@ -10,7 +10,7 @@ from functools import partial
 from typing import Any
 from weakref import WeakKeyDictionary, ref
 
-from sqlalchemy import Column, event, inspect
+from sqlalchemy import Column, event
 from sqlalchemy.ext.mutable import MutableList
 from sqlalchemy.orm import InstanceState, InstrumentedAttribute
 
@@ -42,17 +42,16 @@ def begin_with_list(attribute: InstrumentedAttribute[Any]) -> None:
     event.listen(attribute, "init_scalar", partial(_list_of, attribute.key), retval=True, raw=True, propagate=True)
 
 
-def materialize(target: object, key: str, column: Column[Any]) -> None:
+def materialize(row: InstanceState[Any], key: str, column: Column[Any]) -> None:
     """Make the list a value of a row about to be inserted, where somebody asked for it or the column has no default."""
-    state: InstanceState[Any] = inspect(target)
-    if key in state.dict:
+    if key in row.dict:
         return
-    asked_for = _fresh.get(state, {}).pop(key, None)
+    asked_for = _fresh.get(row, {}).pop(key, None)
     if asked_for is not None:
         asked_for._place = None
-        setattr(target, key, asked_for)
+        setattr(row.obj(), key, asked_for)
     elif column.default is None and column.server_default is None:
-        setattr(target, key, [])
+        setattr(row.obj(), key, [])
 
 
 def _list_of(key: str, state: InstanceState[Any], value: object, dict_: dict[str, Any]) -> _FreshList:

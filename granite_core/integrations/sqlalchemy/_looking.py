@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import Column, ColumnElement, Connection, MetaData, Table, inspect, select
 from sqlalchemy.exc import UnboundExecutionError
-from sqlalchemy.orm import Mapper, Session
+from sqlalchemy.orm import InstanceState, Mapper, Session
 
 from granite_core.admission import guarded_from
 from granite_core.gc.ports import chunks
@@ -31,7 +31,7 @@ __all__ = ["look_up"]
 def look_up(
     session: Session,
     mapper: Mapper[Any] | None,
-    targets: list[object],
+    changing: list[InstanceState[Any]],
     metadata: MetaData,
     locations: set[str],
     within: timedelta,
@@ -42,7 +42,7 @@ def look_up(
     Args:
         session: Whose connections to use.
         mapper: The class of the rows to be changed, where they are known.
-        targets: Those rows.
+        changing: Those rows.
         metadata: Whose tables to look in.
         locations: What to look for.
         within: A quarter of the grace.
@@ -59,7 +59,7 @@ def look_up(
             questions[connection] = _Question(connection, tables.tombstone, locations, guarded_from(within), options)
         return questions.get(connection)
 
-    rows = _Rows(session, mapper, targets, metadata, options)
+    rows = _Rows(session, mapper, changing, metadata, options)
     held = rows.find(locations, ask)
     for connection, _ in rows.places(held):  # where nothing had to be looked for any more
         question = ask(connection)
@@ -84,13 +84,13 @@ class _Rows:
         self,
         session: Session,
         mapper: Mapper[Any] | None,
-        targets: list[object],
+        changing: list[InstanceState[Any]],
         metadata: MetaData,
         options: Mapping[str, Any],
     ) -> None:
         self.session = session
         self.mapper = mapper
-        self.identities = {state.identity for state in map(inspect, targets) if state.identity is not None}
+        self.identities = {state.identity for state in changing if state.identity is not None}
         self.metadata = metadata
         self.options = options
 

@@ -11,8 +11,7 @@ from typing import Any, Final
 from weakref import WeakKeyDictionary
 
 from sqlalchemy import Column, Connection, MetaData, Table, and_, false, inspect, literal, or_, select, update
-from sqlalchemy.orm import Mapper
-from sqlalchemy.orm.attributes import get_history
+from sqlalchemy.orm import InstanceState, Mapper
 from sqlalchemy.orm.base import PASSIVE_NO_INITIALIZE
 
 from granite_core.integrations.sqlalchemy._transaction import (
@@ -42,7 +41,7 @@ __all__ = [
 ]
 
 NO_OPTIONS: Final[Mapping[str, Any]] = MappingProxyType({})
-_READ_BATCH: Final = 200
+_READ_BATCH: Final = 500
 
 registered: WeakKeyDictionary[Any, set[Place]] = WeakKeyDictionary()
 """Columns that are known to be registered, by engine."""
@@ -52,12 +51,19 @@ present: WeakKeyDictionary[Any, dict[tuple[str | None, str], bool]] = WeakKeyDic
 logger = logging.getLogger("granite.tables")
 
 
-def is_changed(target: object, each: Field) -> bool:
-    return get_history(target, each.key, PASSIVE_NO_INITIALIZE).has_changes()
+def is_changed(row: InstanceState[Any], each: Field) -> bool:
+    """Whether what an object has for a field is another value than what it was loaded with."""
+    before = row.committed_state.get(each.key, row)
+    if before is row:  # nothing was assigned
+        return False
+    value = row.dict.get(each.key)
+    if isinstance(value, StoredObjectRef) and not (isinstance(before, StoredObjectRef) and value == before):
+        return True  # as for most
+    return row.get_history(each.key, PASSIVE_NO_INITIALIZE).has_changes()
 
 
-def refs_of(target: object, each: Field) -> Iterator[StoredObjectRef]:
-    return refs_in(inspect(target).dict.get(each.key))
+def refs_of(row: InstanceState[Any], each: Field) -> Iterator[StoredObjectRef]:
+    return refs_in(row.dict.get(each.key))
 
 
 def write_first(
@@ -106,10 +112,11 @@ def read_rows(
             else or_(*(and_(*(k == v for k, v in zip(keys, identity, strict=True))) for identity in batch))
         )
         for row in connection.execute(query.where(match)):
+            values = tuple(row)
             if question is not None:
-                question.answer(row[-1])
-            values = zip(fields, row[len(keys) :], strict=False)
-            rows[tuple(row[: len(keys)])] = {each: [*refs_in(value)] for each, value in values}
+                question.answer(values[-1])
+            files = zip(fields, values[len(keys) :], strict=False)
+            rows[values[: len(keys)]] = {each: [*refs_in(value)] for each, value in files}
     return rows
 
 
@@ -123,6 +130,7 @@ def write_tombstones(
     tables = tables_of(metadata)
     if tables is None or not is_there(connection, tables.tombstone):
         return
+    retentions = {key: _retention_of(key, manager) for key in {ref.storage_key for ref in refs}}
     connection.execute(
         tables.tombstone.insert().values(written_at=db_now()),
         [
@@ -130,7 +138,7 @@ def write_tombstones(
                 "location": ref.location,
                 "backend": ref.backend,
                 "storage_key": ref.storage_key,
-                "retention": _retention_of(ref, manager),
+                "retention": retentions[ref.storage_key],
             }
             for ref in refs
         ],
@@ -158,9 +166,9 @@ def is_there(connection: Connection, table: Table, options: Mapping[str, Any] = 
     return False
 
 
-def _retention_of(ref: StoredObjectRef, manager: StorageManager | None) -> int:
+def _retention_of(storage_key: str, manager: StorageManager | None) -> int:
     """How many milliseconds longer than the grace a file stays; none where its policy is not known any more."""
-    policy = None if manager is None else manager.policies.get(ref.storage_key)
+    policy = None if manager is None else manager.policies.get(storage_key)
     return 0 if policy is None else int(policy.retention.total_seconds() * 1000)
 
 

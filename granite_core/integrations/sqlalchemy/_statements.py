@@ -52,7 +52,7 @@ def execute_by_the_rule(execution: ORMExecuteState) -> Result[Any] | None:
         if isinstance(value, UnsavedFile):
             stored.append(value)
             value = store(state, each, value, model_name=model_name)
-        admit(session, state, [(each, value)], find, options)
+        admit(session, state, {each: [value]}, find, options)
         candidates = sum(field.storage_key == storage_key for field in fields)
         state.tell_attached(each, value, named=candidates == 1)
         return value

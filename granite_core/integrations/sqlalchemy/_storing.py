@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from sqlalchemy import inspect
-from sqlalchemy.orm import Mapper
+from sqlalchemy.orm import InstanceState, Mapper
 
 from granite_core.errors import ConfigurationError
 from granite_core.integrations.sqlalchemy._admitting import is_fresh
@@ -19,12 +19,14 @@ from granite_core.sources import UnsavedFile
 __all__ = ["identity_text", "put", "store", "store_unsaved"]
 
 
-def store_unsaved(state: Transaction, target: object, each: Field) -> None:
+def store_unsaved(state: Transaction, row: InstanceState[Any], each: Field) -> None:
     """Put refs in the place of what is unsaved in a field of an object."""
-    value = inspect(target).dict.get(each.key)
+    value = row.dict.get(each.key)
     if isinstance(value, UnsavedFile):
+        target = row.obj()
         setattr(target, each.key, _store_for(state, target, each, value))
     elif isinstance(value, list):
+        target = row.obj()
         for index, item in enumerate(value):
             if isinstance(item, UnsavedFile):
                 # Past the tracking of changes: the attribute is known as changed, and telling each object that ever
@@ -67,7 +69,7 @@ def store(
     stored = put(manager, storage_key, content, model_name=model_name, entity_id=entity_id, field_name=each.key)
     content.stored[manager, storage_key] = stored
     stored.mark_used()
-    state.flushed.append((manager, stored))
+    state.flushed[manager].append(stored)
     return stored
 
 

@@ -61,7 +61,7 @@ def take(
     if connection.execute(gone, execution_options=options).rowcount != 1:
         raise _gone(each, ref, within, "its upload has ended, or a row has taken it already")
     write_tombstones(state, connection, metadata, manager, [ref])
-    state.learn(ref.location, manager)
+    state.learn([ref.location], manager)
     state.taken.append(ref)
 
 

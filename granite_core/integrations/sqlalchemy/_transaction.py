@@ -5,13 +5,14 @@ from __future__ import annotations
 import time
 import weakref
 from collections import defaultdict
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, Final, TypeAlias, cast
 from weakref import WeakKeyDictionary
 
 from sqlalchemy import Column, Connection, MetaData
-from sqlalchemy.orm import InstanceState, Session, SessionTransaction
+from sqlalchemy.orm import InstanceState, Mapper, Session, SessionTransaction
 
 from granite_core.errors import ConfigurationError
 from granite_core.events import Attached, Event, EventHub, Released
@@ -36,13 +37,17 @@ STATE_KEY: Final = "granite_transaction"
 """Where a session's ``info`` holds what its root transaction knows."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Field:
     """One file column as an attribute of a mapped class."""
 
     key: str
     column: Column[Any]
-    owner: weakref.ref[type] | None = field(default=None, compare=False, repr=False)
+    owner: weakref.ref[type] | None = field(default=None, repr=False)
+    is_list: bool = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "is_list", isinstance(self.column.type, StoredObjectRefListType))
 
     @property
     def storage_key(self) -> str | None:
@@ -61,10 +66,6 @@ class Field:
         """The manager of the mixin's class, else of the metadata; None where there is none."""
         manager = self._said("__storage_manager__") or self.column.table.metadata.info.get(MANAGER_KEY)
         return manager if isinstance(manager, StorageManager) else None
-
-    @property
-    def is_list(self) -> bool:
-        return isinstance(self.column.type, StoredObjectRefListType)
 
     @property
     def column_name(self) -> str:
@@ -114,7 +115,7 @@ class Transaction:
     oldest: dict[StorageManager, datetime] = field(default_factory=dict)
     limits: dict[tuple[StorageManager, MetaData], timedelta] = field(default_factory=dict)
     relied: dict[StorageManager, timedelta] = field(default_factory=dict)
-    flushed: list[tuple[StorageManager, StoredObjectRef]] = field(default_factory=list)
+    flushed: dict[StorageManager, list[StoredObjectRef]] = field(default_factory=lambda: defaultdict(list))
     tombstones: list[Tombstones] = field(default_factory=list)
     columns: set[tuple[Any, Place]] = field(default_factory=set)
     committing: bool = False
@@ -130,16 +131,64 @@ class Transaction:
     savepoints: dict[SessionTransaction, tuple[int, int, int] | None] = field(default_factory=dict)
     # of the flush that is under way
     context: Any = None
+    fields: dict[Mapper[Any], tuple[Field, ...]] = field(default_factory=dict)
+    # for each row, what its fields were to get when the flush began; itself for a field that was not changed
+    seen: dict[InstanceState[Any], tuple[object, ...]] = field(default_factory=dict)
+    deletes: bool | None = None
+    heard: dict[tuple[Field, type[Event]], bool] = field(default_factory=dict)
     held: dict[InstanceState[Any], Held] = field(default_factory=dict)
-    released: dict[Connection, list[tuple[Field, StoredObjectRef]]] = field(default_factory=lambda: defaultdict(list))
+    released: dict[Connection, dict[Field, list[StoredObjectRef]]] = field(
+        default_factory=lambda: defaultdict(lambda: defaultdict(list))
+    )
     touched: dict[Connection, set[Column[Any]]] = field(default_factory=lambda: defaultdict(set))
+    saved: dict[Connection, list[InstanceState[Any]]] = field(default_factory=lambda: defaultdict(list))
+    deleted: dict[Connection, list[InstanceState[Any]]] = field(default_factory=lambda: defaultdict(list))
 
     def begin_flush(self, context: Any) -> None:
         """Forget the flush before, which may have failed half-way."""
         self.context = context
+        self.fields.clear()
+        self.seen.clear()
+        self.deletes = None
+        self.heard.clear()
         self.held.clear()
         self.released.clear()
         self.touched.clear()
+        self.saved.clear()
+        self.deleted.clear()
+
+    def fields_of(self, mapper: Mapper[Any]) -> tuple[Field, ...]:
+        """The file columns of a class, which may have none."""
+        found = self.fields.get(mapper)
+        if found is None:
+            found = self.fields[mapper] = fields_by_class.get(mapper.class_, ())
+        return found
+
+    def is_as_seen(self, row: InstanceState[Any]) -> bool:
+        """Whether nobody has assigned anything to a row's files since the flush began, as far as that can be told."""
+        seen = self.seen.get(row)
+        if seen is None:
+            return False
+        for each, value in zip(self.fields[row.mapper], seen, strict=True):
+            if value is row:
+                if each.key in row.committed_state:
+                    return False
+            elif each.is_list or row.dict.get(each.key) is not value:  # a list may be another one and yet the same
+                return False
+        return True
+
+    def deletes_rows(self) -> bool:
+        """Whether the flush deletes any."""
+        if self.deletes is None:
+            self.deletes = any(is_delete for is_delete, _ in getattr(self.context, "states", {}).values())
+        return self.deletes
+
+    def is_heard(self, each: Field, kind: type[Event]) -> bool:
+        """Whether anybody would hear of an event of a field in this flush."""
+        if (heard := self.heard.get((each, kind))) is None:
+            manager = each.bound_manager
+            heard = self.heard[each, kind] = manager is None or manager.events.wanted(kind)
+        return heard
 
     def began_at(self, manager: StorageManager) -> datetime:
         return manager.now() - timedelta(seconds=time.monotonic() - self.began)
@@ -187,11 +236,17 @@ class Transaction:
             self.relied[manager] = min(limit, self.relied.get(manager, limit))
         self.limits.clear()
 
-    def learn(self, location: str, manager: StorageManager) -> None:
-        """Know an object to be good, since a row of the database holds it: from when the transaction began."""
-        if location not in self.good:
-            self.good[location] = self.began_at(manager)
-            self.learned.append(location)
+    def learn(self, locations: Iterable[str], manager: StorageManager) -> None:
+        """Know objects to be good, since a row of the database holds them: from when the transaction began."""
+        since = self.began_at(manager)
+        for location in locations:
+            if location not in self.good:
+                self.good[location] = since
+                self.learned.append(location)
+
+    def has_taken(self, ref: StagedFile) -> bool:
+        """Whether it has taken a file out of an upload session."""
+        return any(ref is each for each in self.taken)
 
     def rest_on(self, ref: StoredObjectRef, manager: StorageManager, since: datetime) -> None:
         self.good.setdefault(ref.location, since)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeGuard, cast
@@ -119,6 +120,24 @@ class StoredObjectRefType(_RefColumnType):
         """Encode a ref. A staged one is noted as used: from here on only the collector deletes it."""
         return None if value is None else _to_data(value, self.storage_key)
 
+    def bind_processor(self, dialect: Dialect) -> Callable[[Any], Any] | None:
+        """Write a ref as the type beneath would, past ``json`` where the text is the same."""
+        beneath = super().bind_processor(dialect)
+        encode = self.impl_instance.bind_processor(dialect)
+        if beneath is None or encode is None or not _writes_like_json(encode):
+            return beneath
+
+        def process(value: Any) -> Any:
+            if value is None:
+                return None
+            ref = _used(value, self.storage_key)
+            try:
+                return _text_of(ref)
+            except TypeError:
+                return encode(ref.to_dict())
+
+        return process
+
     def process_literal_param(self, value: Any, dialect: Dialect) -> Any:
         """Encode as a bound value is."""
         return self.process_bind_param(value, dialect)
@@ -184,6 +203,11 @@ def _encode(value: Any) -> Any:
 
 
 def _to_data(value: object, storage_key: str | None) -> dict[str, Any]:
+    return _used(value, storage_key).to_dict()
+
+
+def _used(value: object, storage_key: str | None) -> StoredObjectRef:
+    """The ref that is written for a value; a staged one is noted as used."""
     bind = binding.get()
     if isinstance(value, UnsavedFile) and bind is None:
         raise ConfigurationError(
@@ -195,7 +219,37 @@ def _to_data(value: object, storage_key: str | None) -> dict[str, Any]:
     ref = cast("StoredObjectRef", value) if bind is None else bind(value, storage_key)
     if isinstance(ref, StagedFile) and not ref.mark_used():
         raise StaleRefError("the staged file was let go already: stage the content again", operation="bind")
-    return ref.to_dict()
+    return ref
+
+
+def _text_of(ref: StoredObjectRef) -> str:
+    """A ref as ``json.dumps`` writes it, in a quarter of its time: rows are written by the thousand.
+
+    Raises:
+        TypeError: It holds something else than texts and a number; ``json`` is to be asked.
+    """
+    if type(ref.size) is not int or ref.extra is not None:
+        raise TypeError
+    content_type, filename, created_at = ref.content_type, ref.original_filename, ref.created_at
+    return (
+        f'{{"storage_key": {_quoted(ref.storage_key)}, "backend": {_quoted(ref.backend)}, '
+        f'"location": {_quoted(ref.location)}, "size": {ref.size}, "checksum": {_quoted(ref.checksum)}, '
+        f'"content_type": {"null" if content_type is None else _quoted(content_type)}, '
+        f'"original_filename": {"null" if filename is None else _quoted(filename)}, '
+        f'"created_at": {"null" if created_at is None else _quoted(created_at)}, "extra": null}}'
+    )
+
+
+_quoted: Final = json.encoder.encode_basestring_ascii
+_PROBE: Final = StoredObjectRef("\u00e9", "\U0001f4c4", 'a"\\/\n', 1, content_type="\x7f")
+
+
+def _writes_like_json(encode: Callable[[Any], Any]) -> bool:
+    """Whether an engine's JSON is that of ``json.dumps``: not what the driver writes, nor a serialiser of its own."""
+    try:
+        return bool(encode(_PROBE.to_dict()) == _text_of(_PROBE))
+    except Exception:  # noqa: BLE001 - a serialiser of the user's own may mind anything
+        return False
 
 
 def is_file_column(column: Column[Any]) -> TypeGuard[Column[Any]]:

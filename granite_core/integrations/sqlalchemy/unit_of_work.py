@@ -16,13 +16,13 @@ from __future__ import annotations
 import time
 import weakref
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from datetime import timedelta
 from functools import cache, partial
 from typing import Any, Final
 
-from sqlalchemy import Column, Connection, Engine, MetaData, Pool, event, inspect
+from sqlalchemy import Column, Connection, Engine, MetaData, Pool, event
 from sqlalchemy.exc import InvalidRequestError
 from sqlalchemy.orm import (
     ColumnProperty,
@@ -30,11 +30,12 @@ from sqlalchemy.orm import (
     Mapper,
     Session,
     SessionTransaction,
-    object_session,
 )
+from sqlalchemy.orm.attributes import instance_state
 
 from granite_core.admission import plan_check
 from granite_core.errors import StaleRefError
+from granite_core.events import Attached, Released
 from granite_core.integrations.sqlalchemy._admitting import admit, settle
 from granite_core.integrations.sqlalchemy._connections import began_at, is_autocommit, note_begin
 from granite_core.integrations.sqlalchemy._lists import begin_with_list, materialize
@@ -60,6 +61,7 @@ from granite_core.integrations.sqlalchemy._transaction import (
     transaction_of,
 )
 from granite_core.integrations.sqlalchemy.fields import add_index
+from granite_core.integrations.sqlalchemy.references import refs_in
 from granite_core.integrations.sqlalchemy.tables import tables_of
 from granite_core.integrations.sqlalchemy.types import is_file_column
 from granite_core.manager import StorageManager
@@ -104,7 +106,7 @@ def _on_mapper(mapper: Mapper[Any], class_: type) -> None:
         if isinstance(column, Column) and is_file_column(column)
     )
     for each in found:
-        if each in known:
+        if any(each.column is other.column and each.key == other.key for other in known):
             continue
         tables_of(each.column.table.metadata)
         add_index(each.column)
@@ -118,12 +120,13 @@ def _on_configured(mapper: Mapper[Any], class_: type) -> None:
     """Listen to the rows of a mapped class, after whatever listeners its module added: they may assign files too."""
     _on_mapper(mapper, class_)  # attributes may have been added since
     if class_ in fields_by_class:
-        event.listen(mapper, "before_insert", _on_before_insert)
-        event.listen(mapper, "before_update", _on_before_update)
-        event.listen(mapper, "before_delete", _on_before_delete)
-        event.listen(mapper, "after_insert", _on_after_save)
-        event.listen(mapper, "after_update", _on_after_save)
-        event.listen(mapper, "after_delete", _on_after_delete)
+        for name, listener in (
+            ("before_insert", _on_before_insert),
+            ("before_update", _on_before_update),
+            ("before_delete", _on_before_delete),
+        ):
+            # Called for every row: as they are, with nothing around them.
+            event.listen(mapper, name, listener, raw=True, retval=True)
 
 
 # -- storing -----------------------------------------------------------------------------------------------------------
@@ -139,48 +142,54 @@ def _on_begin(session: Session, transaction: SessionTransaction, connection: Con
 
 
 def _on_before_flush(session: Session, context: Any, instances: object) -> None:
-    """Store what is unsaved, then decide which refs may enter rows: both before the flush's first statement."""
-    changed = [
-        (target, each)
-        for target in (*session.new, *session.dirty)
-        for each in fields_by_class.get(type(target), ())
-        if is_changed(target, each)
-    ]
+    """Store what is unsaved, then decide which refs the flush may let into rows: both before its first statement."""
     state = transaction_of(session)
     state.begin_flush(context)
-    for target, each in changed:
-        store_unsaved(state, target, each)
-    by_mapper: dict[Mapper[Any], list[tuple[object, Field]]] = defaultdict(list)
-    for target, each in changed:
-        by_mapper[inspect(type(target))].append((target, each))
-    for mapper, pairs in by_mapper.items():
-        wanted = [(each, ref) for target, each in pairs for ref in refs_of(target, each)]
-        admit(session, state, wanted, partial(look_up, session, mapper, [target for target, _ in pairs]))
+    flushing[session.hash_key] = state
+    changed: dict[InstanceState[Any], list[Field]] = {}
+    for target in (*session.new, *session.dirty):
+        row = instance_state(target)
+        if here := [each for each in state.fields_of(row.mapper) if is_changed(row, each)]:
+            changed[row] = here
+    for row, here in changed.items():
+        for each in here:
+            store_unsaved(state, row, each)
+    by_mapper: dict[Mapper[Any], list[InstanceState[Any]]] = defaultdict(list)
+    for row, here in changed.items():
+        by_mapper[row.mapper].append(row)
+        fields = state.fields_of(row.mapper)
+        state.seen[row] = tuple([row.dict.get(each.key) if each in here else row for each in fields])
+    for mapper, rows in by_mapper.items():
+        wanted = {
+            each: [ref for row in rows for ref in refs_in(state.seen[row][position])]
+            for position, each in enumerate(state.fields_of(mapper))
+        }
+        admit(session, state, wanted, partial(look_up, session, mapper, rows))
 
 
-def _on_before_insert(mapper: Mapper[Any], connection: Connection, target: object) -> None:
-    for each in fields_by_class[mapper.class_]:
-        if each.is_list:
-            materialize(target, each.key, each.column)
-    _admit_late(mapper, connection, target, fields_by_class[mapper.class_])
-    if mapper.identity_key_from_instance(target) in session_of(target).identity_map:
-        # The row of a deleted object, which SQLAlchemy updates instead.
-        _read_held(mapper, connection, target)
-
-
-def _admit_late(mapper: Mapper[Any], connection: Connection, target: object, fields: Iterable[Field]) -> None:
-    """What another listener assigned after ``before_flush`` is stored too, and passes the same rule."""
-    session = session_of(target)
-    state = transaction_of(session)
-    late: list[tuple[Field, StoredObjectRef]] = []
+def _on_before_insert(mapper: Mapper[Any], connection: Connection, row: InstanceState[Any]) -> None:
+    state = transaction_of_row(row)
+    state.saved[connection].append(row)
+    fields = state.fields_of(mapper)
     for each in fields:
-        store_unsaved(state, target, each)
-        refs = [*refs_of(target, each)]
-        if refs:
-            state.touched[connection].add(each.column)
-        late.extend((each, ref) for ref in refs if ref.location not in state.rests_on)
-    if late:
-        admit(session, state, late, partial(look_up, session, mapper, [target]))
+        if each.is_list:
+            materialize(row, each.key, each.column)
+    if not state.is_as_seen(row):
+        _admit_late(state, mapper, row, fields)
+    if state.deletes_rows() and mapper.identity_key_from_instance(row.obj()) in session_of(row).identity_map:
+        # The row of a deleted object, which SQLAlchemy updates instead.
+        _read_held(state, mapper, connection, row)
+
+
+def _admit_late(state: Transaction, mapper: Mapper[Any], row: InstanceState[Any], fields: Iterable[Field]) -> None:
+    """What another listener assigned after ``before_flush`` is stored too, and passes the same rule."""
+    late: dict[Field, list[StoredObjectRef]] = {}
+    for each in fields:
+        store_unsaved(state, row, each)
+        late[each] = [ref for ref in refs_of(row, each) if ref.location not in state.rests_on]
+    if any(late.values()):
+        session = session_of(row)
+        admit(session, state, late, partial(look_up, session, mapper, [row]))
 
 
 def _on_before_commit(session: Session) -> None:
@@ -225,34 +234,48 @@ def _limit(state: Transaction, tombstones: Tombstones) -> timedelta:
 # -- letting go --------------------------------------------------------------------------------------------------------
 
 
-def _on_before_update(mapper: Mapper[Any], connection: Connection, target: object) -> None:
-    changed = [each for each in fields_by_class[mapper.class_] if is_changed(target, each)]
-    if changed:
-        _admit_late(mapper, connection, target, changed)
-        _read_held(mapper, connection, target)
+def _on_before_update(mapper: Mapper[Any], connection: Connection, row: InstanceState[Any]) -> None:
+    state = transaction_of_row(row)
+    state.saved[connection].append(row)
+    if state.is_as_seen(row):
+        _read_held(state, mapper, connection, row)
+    elif changed := [each for each in state.fields_of(mapper) if is_changed(row, each)]:
+        _admit_late(state, mapper, row, changed)
+        _read_held(state, mapper, connection, row)
 
 
-def _on_before_delete(mapper: Mapper[Any], connection: Connection, target: object) -> None:
-    _read_held(mapper, connection, target)
+def _on_before_delete(mapper: Mapper[Any], connection: Connection, row: InstanceState[Any]) -> None:
+    state = transaction_of_row(row)
+    _read_held(state, mapper, connection, row)
+    state.deleted[connection].append(row)
 
 
-def _on_after_save(mapper: Mapper[Any], connection: Connection, target: object) -> None:
-    """Release what the row holds no more; refuse what a listener after ours put into it."""
-    session = session_of(target)
-    state = transaction_of(session)
-    held = state.held.pop(inspect(target), {})
+def _settle_saved(session: Session, state: Transaction, connection: Connection, row: InstanceState[Any]) -> None:
+    """Release what a row holds no more; refuse what a listener after ours put into it."""
+    fields = state.fields_of(row.mapper)
+    as_seen = state.is_as_seen(row)
+    held = state.held.get(row, {})
+    if not as_seen:
+        changed = [each for each in fields if is_changed(row, each)]
+    elif held or any(state.is_heard(each, Attached) for each in fields):
+        changed = [each for each, value in zip(fields, state.seen[row], strict=True) if value is not row]
+    else:
+        state.touched[connection].update([each.column for each in fields if row.dict.get(each.key) is not None])
+        return
     before = {ref.location for refs in held.values() for ref in refs}
-    kept: set[str] = set()
-    for each in fields_by_class[mapper.class_]:
-        if not is_changed(target, each):  # loaded or not, it is in the row as before
-            kept.update(ref.location for ref in held.get(each, ()))
-            continue
-        refs = [*refs_of(target, each)]
-        kept.update(ref.location for ref in refs)
-        admit(session, state, [(each, ref) for ref in refs if ref.location not in state.rests_on], look_up_too_late)
-        for ref in refs:
-            if ref.location not in before:
-                state.tell_attached(each, ref)
+    kept = {ref.location for each, refs in held.items() if each not in changed for ref in refs}  # in the row as before
+    for each in changed:
+        refs = [*refs_of(row, each)]
+        kept.update([ref.location for ref in refs])
+        if refs:
+            state.touched[connection].add(each.column)
+        if not as_seen:
+            late = [ref for ref in refs if ref.location not in state.rests_on]
+            admit(session, state, {each: late}, look_up_too_late)
+        if state.is_heard(each, Attached):
+            for ref in refs:
+                if ref.location not in before:
+                    state.tell_attached(each, ref)
     _release(state, connection, held, kept)
 
 
@@ -261,36 +284,31 @@ def look_up_too_late(metadata: MetaData, locations: set[str], within: timedelta)
     return set()
 
 
-def _on_after_delete(mapper: Mapper[Any], connection: Connection, target: object) -> None:
-    state = transaction_of(session_of(target))
-    _release(state, connection, state.held.pop(inspect(target), {}), set())
-
-
 def _release(state: Transaction, connection: Connection, held: Held, kept: set[str]) -> None:
-    """Remember what the row held and holds no more; the tombstones are written when the flush has ended."""
-    gone = [(each, ref) for each, refs in held.items() for ref in refs if ref.location not in kept]
-    if gone:
-        state.released[connection].extend(gone)
-        for each, ref in gone:
-            state.tell_released(each, ref)
+    """Remember what a row held and holds no more."""
+    for each, refs in held.items():
+        if gone := [ref for ref in refs if ref.location not in kept]:
+            state.released[connection][each].extend(gone)
+            if state.is_heard(each, Released):
+                for ref in gone:
+                    state.tell_released(each, ref)
 
 
-def _read_held(mapper: Mapper[Any], connection: Connection, target: object) -> None:
+def _read_held(state: Transaction, mapper: Mapper[Any], connection: Connection, row: InstanceState[Any]) -> None:
     """Read what the row holds now, and with it every other row of this flush: one query per mapper and flush."""
-    state = transaction_of(session_of(target))
-    if inspect(target) in state.held:
+    if row in state.held:
         return
     wanted: dict[InstanceState[Any], tuple[Any, ...]] = {
-        inspect(target): inspect(target).identity or tuple(mapper.primary_key_from_instance(target))
+        row: row.identity or tuple(mapper.primary_key_from_instance(row.obj()))
     }
+    fields = state.fields_of(mapper)
     for other, (is_delete, _) in getattr(state.context, "states", {}).items():
-        instance = other.obj()
-        if other.mapper is not mapper or instance is None or other.identity is None or other in state.held:
+        if other.mapper is not mapper or other.identity is None or other in state.held:
             continue
-        if is_delete or any(is_changed(instance, each) for each in fields_by_class[mapper.class_]):
+        if is_delete or other in state.seen or any(is_changed(other, each) for each in fields):
             wanted[other] = other.identity
     # The rows are about to be changed anyway; locked here, what is read is what the change replaces.
-    write_first(state, connection, fields_by_class[mapper.class_][0].column)
+    write_first(state, connection, fields[0].column)
     rows = read_rows(mapper, connection, wanted.values(), lock=True)
     for each, identity in wanted.items():
         state.held[each] = rows.get(identity, {})  # nothing, where another transaction deleted the row
@@ -301,23 +319,35 @@ def _on_after_flush(session: Session, context: Any) -> None:
     state = session.info.get(STATE_KEY)
     if not isinstance(state, Transaction):
         return
+    for connection, rows in state.saved.items():
+        for row in rows:
+            _settle_saved(session, state, connection, row)
+    for connection, rows in state.deleted.items():
+        for row in rows:
+            _release(state, connection, state.held.get(row, {}), set())
     for connection, columns in state.touched.items():
         register_columns(state, connection, columns)
     for connection, released in state.released.items():
-        by_owner: dict[tuple[MetaData, StorageManager | None], list[StoredObjectRef]] = defaultdict(list)
-        for each, ref in released:
-            manager = each.bound_manager
-            by_owner[each.column.table.metadata, manager].append(ref)
-            if manager is not None:
-                settle(session, state, each, manager)  # tombstones are renewed by that
-            if manager is not None and not is_autocommit(connection):
-                # Its row was read, and locked, in this transaction. Under AUTOCOMMIT a sweep may have come since.
-                state.learn(ref.location, manager)
-        for (metadata, manager), refs in by_owner.items():
-            write_tombstones(state, connection, metadata, manager, refs)
+        _leave_tombstones(session, state, connection, released)
     state.begin_flush(None)
     if state.committing:
         check(state)
+
+
+def _leave_tombstones(
+    session: Session, state: Transaction, connection: Connection, released: Mapping[Field, list[StoredObjectRef]]
+) -> None:
+    by_owner: dict[tuple[MetaData, StorageManager | None], list[StoredObjectRef]] = defaultdict(list)
+    for each, refs in released.items():
+        manager = each.bound_manager
+        by_owner[each.column.table.metadata, manager].extend(refs)
+        if manager is not None:
+            settle(session, state, each, manager)  # tombstones are renewed by that
+        if manager is not None and not is_autocommit(connection):
+            # Its row was read, and locked, in this transaction. Under AUTOCOMMIT a sweep may have come since.
+            state.learn([ref.location for ref in refs], manager)
+    for (metadata, manager), gone in by_owner.items():
+        write_tombstones(state, connection, metadata, manager, gone)
 
 
 # -- the end of a transaction ------------------------------------------------------------------------------------------
@@ -361,14 +391,15 @@ def _on_transaction_end(session: Session, transaction: SessionTransaction) -> No
     if transaction.parent is not None:
         return
     session.info.pop(STATE_KEY, None)
+    flushing.pop(session.hash_key, None)
     if state.committed:
         for hub, told in state.events:
             hub.emit(told)
         for file in state.taken:
             file.mark_taken()
     if state.undone or not state.committed:
-        for manager, ref in state.flushed:
-            manager.note([ref])
+        for manager, refs in state.flushed.items():
+            manager.note(refs)
     elif not isinstance(session.bind, Connection):
         for engine, place in state.columns:
             registered.setdefault(engine, set()).add(place)
@@ -399,8 +430,17 @@ def _on_checkin(dbapi_connection: Any, record: Any) -> None:
 # -- small things ------------------------------------------------------------------------------------------------------
 
 
-def session_of(target: object) -> Session:
-    session = object_session(target)
+flushing: Final[dict[int, Transaction]] = {}
+"""Of each session that has flushed, by its number, what its transaction knows: rows ask for it one by one."""
+
+
+def transaction_of_row(row: InstanceState[Any]) -> Transaction:
+    state = flushing.get(row.session_id or 0)
+    return transaction_of(session_of(row)) if state is None else state
+
+
+def session_of(row: InstanceState[Any]) -> Session:
+    session = row.session
     if session is None:
         raise InvalidRequestError("the object is in no session")
     return session
