@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 from typing import TYPE_CHECKING, Final
 
+from granite_core._digest import Digest
 from granite_core.errors import ChecksumMismatchError
 from granite_core.media import SNIFF_BYTES, judge_content
 
@@ -31,7 +31,7 @@ class Intake:
         claimed_type: Media type the sender claims.
     """
 
-    __slots__ = ("_chunks", "_claimed", "_field", "_filename", "_hash", "_pending", "_policy", "content_type", "size")
+    __slots__ = ("_chunks", "_claimed", "_digest", "_field", "_filename", "_pending", "_policy", "content_type", "size")
 
     def __init__(
         self, policy: StoragePolicy, *, field: str | None, filename: str | None, claimed_type: str | None
@@ -42,7 +42,7 @@ class Intake:
         self._claimed = claimed_type
         self._chunks: list[bytes] = []
         self._pending = 0
-        self._hash = hashlib.sha256()
+        self._digest = Digest()
         self.size = 0
         """Bytes admitted so far."""
         self.content_type: str | None = None
@@ -77,8 +77,12 @@ class Intake:
             judged = judge_content(data[:SNIFF_BYTES], self._filename, self._claimed)
             self._policy.check_content(judged, field=self._field)
             self.content_type = judged.content_type
-        self._hash.update(data)
+        self._digest.update(data)
         return data
+
+    def abandon(self) -> None:
+        """Have nobody work on it any more."""
+        self._digest.wait()
 
     def checksum(self, *, expected_size: int | None, expected: str | None) -> str:
         """Return ``"sha256:…"`` of all bytes taken, after holding it against what was announced.
@@ -95,7 +99,7 @@ class Intake:
                 limit=expected_size,
                 value=self.size,
             )
-        found = f"sha256:{self._hash.hexdigest()}"
+        found = f"sha256:{self._digest.hexdigest()}"
         if expected is not None and expected.lower() != found:
             raise ChecksumMismatchError(
                 f"{name}: the SHA-256 of what came differs from the announced one",

@@ -9,6 +9,7 @@ from contextlib import suppress
 from datetime import datetime
 from typing import TYPE_CHECKING, Final
 
+from granite_core._digest import OVERLAP_BYTES
 from granite_core._pending import PendingFile, check_colour
 from granite_core.backends.base import Capability, ObjectWriter, ReadableStream, StorageBackend
 from granite_core.errors import ChecksumMismatchError, ContentRejectedError, StorageError
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
 __all__ = ["StagedWrite"]
 
-READ_BYTES: Final = 1024 * 1024
+READ_BYTES: Final = OVERLAP_BYTES
 
 
 class StagedWrite:
@@ -262,6 +263,7 @@ class StagedWrite:
         if self._done:
             return
         self._done = True
+        self._intake.abandon()
         if self._writer is not None:
             self._writer.abort()
         if self._copied is not None:
