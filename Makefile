@@ -4,6 +4,7 @@ VENV     ?= .venv
 DEMO_VENV ?= .venv-demo
 MINISTACK_VENV ?= .venvs/ministack
 TYPED_CLIENT ?= .tools/typed-client
+TUS_CLIENT ?= .tools/tus-client
 BENCH_VENV ?= .venvs/bench
 # The newest Python that all peers run on: one of them needs 3.12. The first that is there and starts.
 BENCH_PYTHON ?= $(shell for each in python3.13 python3.12 $(PYTHON); do $$each -c '' 2>/dev/null && echo $$each && break; done)
@@ -63,9 +64,10 @@ demo: $(DEMO_VENV)/.stamp
 
 test: $(VENV)/.stamp $(MINISTACK_VENV)/.stamp
 	@sh scripts/install_test_programs.sh
-	@sh scripts/install_client_generator.sh $(BIN)/python $(TYPED_CLIENT)
+	@sh scripts/install_from_npm.sh $(BIN)/python docs/examples/typed_client/package.json $(TYPED_CLIENT)
+	@sh scripts/install_from_npm.sh $(BIN)/python tests/e2e/tus_client/package.json $(TUS_CLIENT)
 	@GRANITE_MINISTACK=$(abspath $(MINISTACK_VENV))/bin/ministack GRANITE_TYPED_CLIENT=$(abspath $(TYPED_CLIENT)) \
-	  $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal $(ARGS)
+	  GRANITE_TUS_CLIENT=$(abspath $(TUS_CLIENT)) $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal $(ARGS)
 
 # The model prints its own figures; pytest prints those of the others at its end. A part that is missing is a failure.
 PARTS := model deaths soak network disks conformance hostile hands

@@ -193,6 +193,7 @@ class Arrival:
             self._writer.checkpoint(last=True)
         created_at = self._now()
         self._writer.commit()
+        self._writer.close()
         self._writer = None
         checksum = self._hash.hexdigest() if self._hash is not None else self._read_again()
         planned = self._planned

@@ -17,8 +17,10 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from granite_core import StagedFile, StoredObjectRef, unsaved
 from granite_core.backends.local import TEMPORARY_PREFIX
+from granite_core.integrations.sqlalchemy import SQLAlchemyUploadLedger
+from granite_core.uploads import Uploads
 from granite_litestar import GraniteConfig, GranitePlugin, MultipartBody, RawUpload, Upload, UploadDTO
-from tests.faults.world import MIB, Document, Rows, World, digest
+from tests.faults.world import MIB, Base, Document, Rows, World, digest
 from tests.support.upload_apps import Conversation
 
 __all__ = ["OPERATIONS", "FailedAnswerError", "Operation"]
@@ -252,11 +254,43 @@ class UploadForm(Uploaded):
         self.ask(world, "POST", [body[:150], body[150:]], headers)
 
 
+class UploadInGoes(Operation):
+    """An upload in two goes, by processes that do not know each other; finished, and taken by a row."""
+
+    name = "upload in goes"
+
+    def prepare(self, world: World) -> None:
+        _remove(world, "uploaded")
+
+    def run(self, world: World, salt: str) -> None:
+        content = self.content(salt)
+        uploads = Uploads(world.manager, SQLAlchemyUploadLedger(world.engine, Base.metadata))
+        with world.session() as session:
+            if _find(session, "uploaded") is not None:
+                return
+        made = uploads.create("documents", kind="test", length=len(content))
+        with uploads.receive(made.id, offset=0) as reception:
+            reception.write(content[:5000])
+        with uploads.receive(made.id, offset=uploads.find(made.id).offset) as reception:
+            reception.write(content[reception.offset :])
+            finished = reception.finish()
+        assert finished is not None
+        with world.session() as session:
+            session.add(Document(title="uploaded", file=finished.file))
+            session.commit()
+
+    def content(self, salt: str) -> bytes:
+        return b"x" * 9000 + salt.encode()
+
+    def outcome(self, before: Rows, salt: str) -> Rows:
+        return {**before, "uploaded": (digest(self.content(salt)), ())}
+
+
 OPERATIONS: Final[dict[str, Operation]] = {
     each.name: each
     for each in (
         *(PutSmall(), PutMultipart(), Attach(), Replace(), Delete(), ListChange(), Copy(), Sweep(), Reconcile()),
-        *(UploadRaw(), UploadForm()),
+        *(UploadRaw(), UploadForm(), UploadInGoes()),
     )
 }
 

@@ -31,7 +31,7 @@ How = Literal["fault", "outage", "kill"]
 NEVER_RAISE: Final = ("abort", "close")
 """What the contract of backends says never raises."""
 
-OPENING: Final = ("open_writer", "open_reader")
+OPENING: Final = ("open_writer", "open_reader", "resume_writer")
 """What answers with something to be closed: it fails, or it answers."""
 
 
@@ -178,7 +178,7 @@ class FileSystem:
     """Stands in for `os` in the local backend: counts what reaches the disk, and says `number` where it dies."""
 
     WATCHED: Final = (
-        *("open", "write", "fsync", "link", "unlink", "mkdir", "rmdir"),
+        *("open", "write", "fsync", "ftruncate", "link", "unlink", "mkdir", "rmdir"),
         *("stat", "scandir", "pread", "preadv", "copy_file_range"),
     )
 

@@ -19,7 +19,8 @@ from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
 from granite_core import LocalStorageBackend, StorageBackend, StorageManager, StoragePolicy, StoredObjectRef
-from granite_core.backends import local
+from granite_core.backends import _appending, _files, local
+from granite_core.backends._appending import PART_PREFIX
 from granite_core.backends.local import TEMPORARY_PREFIX
 from granite_core.backends.s3 import S3StorageBackend
 from granite_core.gc import Collector, GCConfig
@@ -95,6 +96,10 @@ class Engines:
                 event.listen(engine, "connect", _set_up_sqlite)
 
 
+WRITING: Final[tuple[Any, ...]] = (local, _appending, _files)
+"""The modules that write files: each has its own name for `os`."""
+
+
 class World:
     """What a process has: a manager, engines of either colour, a collector. `steps` counts what they do."""
 
@@ -124,7 +129,8 @@ class World:
     def close(self) -> None:
         self.engine.dispose()
         self.backend.close()
-        local.os = os
+        for module in WRITING:
+            module.os = os
 
     async def disconnect(self) -> None:
         """Close the asynchronous engine's connections, as the end of its process would."""
@@ -161,7 +167,12 @@ class World:
             client = _client(self.place.store.server)
             uploads = client.list_multipart_uploads(Bucket=self.place.store.name).get("Uploads", [])
             return [each["Key"] for each in uploads]
-        return [str(each) for each in Path(self.place.store).rglob(f"{TEMPORARY_PREFIX}*")]
+        found = Path(self.place.store).rglob(".granite-*")
+        return [str(each) for each in found if each.name.startswith((TEMPORARY_PREFIX, PART_PREFIX))]
+
+    def uploads(self) -> int:
+        with self.engine.connect() as connection:
+            return len(connection.execute(select(self._tables.upload.c.id)).all())
 
     @property
     def _tables(self) -> Any:
@@ -179,8 +190,10 @@ class World:
         self.let_time_pass()  # the leases of the dead run out
         self._make_leftovers_old()
         noted = self.collector.reconcile()
-        self.let_time_pass()
-        swept = self.collector.sweep()
+        for _ in range(2):  # what has expired gets its tombstones from the first, and goes with the second
+            self.let_time_pass()
+            swept = self.collector.sweep()
+        assert self.uploads() == 0
         for report in (noted, swept):
             assert report.problems == ()
             assert report.skipped is None
@@ -220,6 +233,7 @@ class World:
         with self.engine.begin() as connection:
             connection.execute(t.update().values(written_at=t.c.written_at - later, retry_at=0))
             connection.execute(tables.state.update().values(expires_at=0))
+            connection.execute(tables.upload.update().values(expires_at=0, held_until=0))
 
     def bury(self, location: str) -> None:
         """A tombstone."""
@@ -242,7 +256,8 @@ def _make_store(store: str | Bucket, steps: Steps) -> StorageBackend:
         watch_client(steps, client)
         return S3StorageBackend(store.name, client=client, part_size=5 * MIB)
     made = LocalStorageBackend(store)
-    local.os = FileSystem(steps)  # type: ignore[assignment]
+    for module in WRITING:
+        module.os = FileSystem(steps)
     return made
 
 

