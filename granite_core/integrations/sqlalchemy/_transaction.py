@@ -103,7 +103,7 @@ class Tombstones:
     refs: list[StoredObjectRef]
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, weakref_slot=True, eq=False)
 class Transaction:
     """What a root transaction of a session knows and did."""
 

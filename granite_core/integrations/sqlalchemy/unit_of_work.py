@@ -21,6 +21,7 @@ from contextlib import suppress
 from datetime import timedelta
 from functools import cache, partial
 from typing import Any, Final
+from weakref import WeakValueDictionary
 
 from sqlalchemy import Column, Connection, Engine, MetaData, Pool, event
 from sqlalchemy.exc import InvalidRequestError
@@ -430,8 +431,11 @@ def _on_checkin(dbapi_connection: Any, record: Any) -> None:
 # -- small things ------------------------------------------------------------------------------------------------------
 
 
-flushing: Final[dict[int, Transaction]] = {}
-"""Of each session that has flushed, by its number, what its transaction knows: rows ask for it one by one."""
+flushing: Final[WeakValueDictionary[int, Transaction]] = WeakValueDictionary()
+"""Of each session that has flushed, by its number, what its transaction knows: rows ask for it one by one.
+
+The session itself holds it: one that is forgotten gives its connection back.
+"""
 
 
 def transaction_of_row(row: InstanceState[Any]) -> Transaction:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import gc
 import pickle
 from collections.abc import Iterator
 from pathlib import Path
@@ -191,3 +192,17 @@ def test_a_session_without_files_sends_no_statement_more(world: World) -> None:
 
     world.run(scenario)
     assert len([statement for statement in statements if statement.startswith(("SELECT", "INSERT"))]) == 1
+
+
+def test_a_session_that_is_forgotten_gives_its_connection_back(tmp_path: Path) -> None:
+    engine = create_engine(f"sqlite:///{tmp_path}/rows.sqlite3")
+    Split.metadata.create_all(engine)
+    world = World(engine, base=Split)
+    session = Session(engine)
+    session.add(Here(file=world.manager.put_bytes("documents", content=b"x")))
+    session.flush()
+    assert engine.pool.checkedout() == 1  # type: ignore[attr-defined]  # the pool of a file has it
+    del session
+    gc.collect()
+    assert engine.pool.checkedout() == 0  # type: ignore[attr-defined]
+    engine.dispose()
