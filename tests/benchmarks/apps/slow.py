@@ -12,7 +12,7 @@ from tests.benchmarks.servers import values
 SETTINGS = values()
 
 
-def granite() -> Any:
+def granite(**config: Any) -> Any:
     from litestar import Litestar, post, put, route
     from litestar.params import FromPath
 
@@ -51,9 +51,13 @@ def granite() -> Any:
     async def form(data: MultipartBody[Form]) -> str:
         return data.file.checksum
 
-    # What stands between a response and granian's own sending of files costs a worker nothing: ours is measured here.
-    config = GraniteConfig(manager, gc=None, pathsend=False)
-    return Litestar([download, raw, form], plugins=[GranitePlugin(config)], openapi_config=None)
+    plugin = GranitePlugin(GraniteConfig(manager, gc=None, **config))
+    return Litestar([download, raw, form], plugins=[plugin], openapi_config=None)
+
+
+def granite_streamed() -> Any:
+    """Without leaving whole files to a server that could send them: as ranges are, and what is not on disk."""
+    return granite(pathsend=False)
 
 
 def litestar() -> Any:
