@@ -53,6 +53,7 @@ from granite_core.errors import (
     ValidationFailedError,
 )
 from granite_core.findings import Finding, Severity
+from granite_core.hooks import AfterCommit, Announcement, BeforeUpload, Committed
 from granite_core.limited import SizeLimitedStream
 from granite_core.manager import PutOptions, StorageManager
 from granite_core.offloading import Offload
@@ -79,16 +80,20 @@ __all__ = [
     "NO_OPTIONS",
     "AccessDeniedError",
     "AdaptedStorageBackend",
+    "AfterCommit",
+    "Announcement",
     "AsyncObjectReader",
     "AsyncReadable",
     "AsyncStagedWrite",
     "AsyncStorageManager",
     "BackendError",
     "BackendUnavailableError",
+    "BeforeUpload",
     "Candidate",
     "Capability",
     "ChecksumMismatchError",
     "CollectionRefusedError",
+    "Committed",
     "ConfigurationError",
     "ContentRejectedError",
     "ContentTooLargeError",

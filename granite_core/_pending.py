@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from functools import cached_property, partial
 from inspect import isawaitable
@@ -13,13 +13,14 @@ from granite_core._hops import open_reader
 from granite_core.backends.base import StorageBackend
 from granite_core.errors import ConfigurationError, ContentRejectedError, StorageError
 from granite_core.events import EventHub
+from granite_core.hooks import Announcement
 from granite_core.refs import StagedFile
-from granite_core.validation import Candidate, Validator, is_async, naming_the_field
+from granite_core.validation import Candidate, is_async, naming_the_field
 
 if TYPE_CHECKING:
     from granite_core.policies import StoragePolicy
 
-__all__ = ["PendingFile", "check_colour"]
+__all__ = ["PendingFile", "ask_before", "check_colour"]
 
 
 class PendingFile:
@@ -95,6 +96,22 @@ class PendingFile:
             self.staged.discard()
 
 
+def ask_before(policy: StoragePolicy, announced: Announcement) -> None:
+    """Have the hooks of a policy decide, one after the other, whether an upload may begin.
+
+    Raises:
+        StorageError: One of them refuses; so does whatever else one raises.
+        ConfigurationError: One is asynchronous, and this thread runs an event loop.
+    """
+    for hook in policy.before_upload:
+        with naming_the_field(announced):
+            if is_async(hook) and _runs_a_loop():
+                raise _wrong_colour(hook, policy.storage_key)
+            answer = hook(announced)
+            if isawaitable(answer):
+                _run_here(answer, hook, policy.storage_key)
+
+
 def check_colour(policy: StoragePolicy) -> None:
     """Refuse, before anything is stored, what would have to run asynchronous validators where that cannot be done.
 
@@ -106,7 +123,7 @@ def check_colour(policy: StoragePolicy) -> None:
             raise _wrong_colour(validator, policy.storage_key)
 
 
-def _run_here(verdict: Awaitable[object], validator: Validator, storage_key: str) -> None:
+def _run_here(verdict: Awaitable[object], validator: Callable[..., object], storage_key: str) -> None:
     if _runs_a_loop():
         if asyncio.iscoroutine(verdict):
             verdict.close()
@@ -126,11 +143,11 @@ def _runs_a_loop() -> bool:
     return True
 
 
-def _wrong_colour(validator: Validator, storage_key: str) -> ConfigurationError:
+def _wrong_colour(validator: Callable[..., object], storage_key: str) -> ConfigurationError:
     name = getattr(validator, "__qualname__", type(validator).__qualname__)
     return ConfigurationError(
-        f"the validator {name} of policy {storage_key!r} is asynchronous, and this thread runs an event loop: store "
-        "with AsyncStorageManager, flush an AsyncSession, or make the validator synchronous",
+        f"{name} of policy {storage_key!r} is asynchronous, and this thread runs an event loop: store "
+        "with AsyncStorageManager, flush an AsyncSession, or make it synchronous",
         operation="put",
         value=name,
     )

@@ -8,25 +8,26 @@ A cancelled hop is joined before the cancellation goes on: no thread works on be
 from __future__ import annotations
 
 import io
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager, suppress
 from contextvars import copy_context
 from functools import partial
 from inspect import isawaitable
-from typing import TYPE_CHECKING, Final, Literal, Unpack, cast, overload
+from typing import TYPE_CHECKING, Final, Literal, TypeVar, Unpack, cast, overload
 
 from granite_core._hops import INLINE_BYTES, AsyncObjectReader, hop, hop_or_undo, hop_to, joined, open_reader
 from granite_core._open_source import OpenSource
 from granite_core._pending import PendingFile
 from granite_core.backends.base import Capability, ObjectReader, ObjectStat, ReadableStream, StorageBackend
 from granite_core.errors import StorageError
+from granite_core.hooks import Announcement, BeforeUpload
 from granite_core.manager import PutOptions, StorageManager
 from granite_core.progress import Meter, ProgressCallback
 from granite_core.refs import StagedFile, StoredObjectRef
 from granite_core.remote import FetchRules, RemoteFile
 from granite_core.sources import Source, SourceInput, async_chunks, bytes_left, is_async_stream
 from granite_core.staging import StagedWrite
-from granite_core.validation import is_async, naming_the_field
+from granite_core.validation import async_form, naming_the_field
 from granite_core.verifying import VerifyingReader, is_whole
 
 if TYPE_CHECKING:
@@ -41,6 +42,8 @@ if TYPE_CHECKING:
 
 __all__ = ["AsyncObjectReader", "AsyncStagedWrite", "AsyncStorageManager", "accepted", "hop", "joined"]
 
+
+T = TypeVar("T")
 
 VERIFY_BYTES: Final = 1024 * 1024
 PIECE_BYTES: Final = 256 * 1024
@@ -95,6 +98,16 @@ class AsyncStorageManager:
                 context=context,
             )
         )
+
+    async def ask_before(self, announced: Announcement) -> None:
+        """Have the hooks of its policy decide whether an upload may begin; see ``StorageManager.ask_before``."""
+        policy = self.sync.get_policy(announced.storage_key)
+        with self.sync.telling_of_refusals(announced.storage_key, announced.field):
+            await _ask_before(self.sync.get_backend_for_policy(policy), policy.before_upload, announced)
+
+    async def wait_for_hooks(self, at_most: timedelta | None = None) -> bool:
+        """Wait for the hooks that are under way after commits; see ``StorageManager.wait_for_hooks``."""
+        return await self.sync._aftermath.wait_async(at_most)
 
     async def put_bytes(
         self,
@@ -328,9 +341,19 @@ class AsyncStagedWrite:
         """Bytes admitted so far."""
         return self._write.size
 
+    async def begin(self) -> None:
+        """Ask the policy's hooks whether this may be stored; see ``StagedWrite.begin``."""
+        if hooks := self._write.hooks_to_ask():
+            try:
+                await _ask_before(self._write.backend, hooks, self._write.announced)
+            except BaseException as error:
+                await hop(self._write.backend, self._write.fail, error)
+                raise
+
     async def write(self, data: Buffer) -> None:
         """Take the next bytes; see ``StagedWrite.write``."""
         try:
+            await self.begin()
             full = self._write.admit(data)
         except BaseException:
             await self.abort()
@@ -343,6 +366,7 @@ class AsyncStagedWrite:
 
         Asynchronous validators are awaited here. When the caller is cancelled meanwhile, what was stored is let go.
         """
+        await self.begin()
         return await accepted(await hop_or_undo(self._write.backend, self._write.store, PendingFile.discard))
 
     async def put(self, fill: Callable[[StagedWrite], object]) -> StagedFile:
@@ -351,6 +375,7 @@ class AsyncStagedWrite:
         Args:
             fill: Is given the write beneath, and neither commits nor aborts it.
         """
+        await self.begin()
 
         def store() -> PendingFile:
             with self._write as write:
@@ -364,6 +389,7 @@ class AsyncStagedWrite:
         if not meter.is_wanted:
             return await self.put(lambda beneath: beneath.write_from(stream))
         async with self:
+            await self.begin()
             await meter.tell_async(0)
             while await hop(self._write.backend, self._write.write_piece, stream):
                 await meter.tell_async(self.size)
@@ -372,6 +398,7 @@ class AsyncStagedWrite:
     async def put_chunks(self, chunks: AsyncIterator[bytes], meter: Meter) -> StagedFile:
         """Write what comes, wait for it to be stored before the next is asked for, and commit."""
         async with self, _closed(chunks):
+            await self.begin()
             await meter.tell_async(0)
             async for data in chunks:
                 await self.write(data)
@@ -421,16 +448,25 @@ async def accepted(pending: PendingFile) -> StagedFile:
     try:
         for validator in pending.validators:
             with naming_the_field(pending.candidate):
-                if is_async(validator):
-                    verdict = validator(pending.candidate)
-                else:
-                    verdict = await hop(pending.backend, copy_context().run, validator, pending.candidate)
-                if isawaitable(verdict):
-                    await verdict
+                await _call(pending.backend, validator, pending.candidate)
     except BaseException as error:
         await hop(pending.backend, pending.refuse, error)
         raise
     return pending.staged
+
+
+async def _ask_before(backend: StorageBackend, hooks: Iterable[BeforeUpload], announced: Announcement) -> None:
+    for hook in hooks:
+        with naming_the_field(announced):
+            await _call(backend, hook, announced)
+
+
+async def _call(backend: StorageBackend, hook: Callable[[T], object], given: T) -> None:
+    """Call a validator or hook: awaiting it where that can be done, else in the backend's threads."""
+    form = async_form(hook)
+    answer = form(given) if form is not None else await hop(backend, copy_context().run, hook, given)
+    if isawaitable(answer):
+        await answer
 
 
 def _open_verifying(backend: StorageBackend, ref: StoredObjectRef) -> ObjectReader:

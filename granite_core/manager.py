@@ -9,6 +9,8 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, BinaryIO, Final, Literal, TypedDict, Unpack
 
+from granite_core._aftermath import Aftermath
+from granite_core._pending import ask_before
 from granite_core._pool import ThreadPool
 from granite_core.addresses import Addresses
 from granite_core.backends.adapter import SevenMethodBackend, adapted
@@ -16,6 +18,7 @@ from granite_core.backends.base import Capability, ObjectStat, ReadableStream, S
 from granite_core.errors import ConfigurationError, ContentRejectedError, ObjectNotFoundError, StorageError
 from granite_core.events import Event, EventHub, Listener, ObjectName
 from granite_core.events import object_id as name_object
+from granite_core.hooks import Announcement, Committed
 from granite_core.keys import is_granite_storage_key, suffix_of, unique_part
 from granite_core.limited import SizeLimitedStream
 from granite_core.links import Links
@@ -121,6 +124,7 @@ class StorageManager(Addresses):
         }
         self.grace: Final = grace
         self.events: Final = EventHub(listeners, log=LogWriter())
+        self._aftermath: Final = Aftermath()
         self.fetch_rules: Final = fetch or FetchRules()
         self.fetching: Final = ThreadPool(FETCHES, "granite-fetch")
         """The threads in which asynchronous callers wait for other servers: none of a backend's."""
@@ -273,6 +277,31 @@ class StorageManager(Addresses):
         backend_key = self.backend_key_of(ref.backend, ref.storage_key, ref.location)
         return ObjectName(object_id=name_object(ref.location), storage_key=ref.storage_key, backend_key=backend_key)
 
+    def has_hooks_after_commit(self, storage_key: str) -> bool:
+        """Tell whether a policy has hooks that want to know of files in committed rows."""
+        policy = self._policies.get(storage_key)
+        return policy is not None and bool(policy.after_commit)
+
+    def tell_committed(self, committed: Committed) -> None:
+        """Call the hooks of a file's policy, in the background, after the COMMIT that put it into a row. Never raises.
+
+        The integration with SQLAlchemy does this; it is for integrations of one's own.
+        """
+        policy = self._policies.get(committed.ref.storage_key)
+        if policy is not None and policy.after_commit:
+            self._aftermath.begin(policy.after_commit, committed)
+
+    def wait_for_hooks(self, at_most: timedelta | None = None) -> bool:
+        """Wait for the hooks that are under way after commits: in tests, and where a process ends. Blocks.
+
+        Args:
+            at_most: How long; None for as long as it takes.
+
+        Returns:
+            Whether all have ended.
+        """
+        return self._aftermath.wait(at_most)
+
     def find_object(self, object_id: str) -> tuple[str, str] | None:
         """Return backend key and location of the object that an event or a log line names; None where there is none.
 
@@ -355,7 +384,18 @@ class StorageManager(Addresses):
             expected_size=expected_size,
             checksum=checksum,
             extra=extra,
+            context=context,
         )
+
+    def ask_before(self, announced: Announcement) -> None:
+        """Have the hooks of its policy decide whether an upload may begin; for what stores past this manager's verbs.
+
+        Raises:
+            ContentRejectedError: A hook refuses it.
+            ConfigurationError: There is no such policy; or a hook is asynchronous, and this thread runs an event loop.
+        """
+        with self.telling_of_refusals(announced.storage_key, announced.field):
+            ask_before(self.get_policy(announced.storage_key), announced)
 
     def put_bytes(
         self,

@@ -13,6 +13,7 @@ from granite_core.errors import (
     ContentTypeMismatchError,
     ContentTypeNotAllowedError,
 )
+from granite_core.hooks import AfterCommit, BeforeUpload
 from granite_core.keys import KeyTemplate, build_key
 from granite_core.media import TypeJudgement, clean_content_type, matches_type
 from granite_core.options import NO_OPTIONS, WriteOptions
@@ -23,6 +24,8 @@ __all__ = ["Delivery", "StoragePolicy", "may_offload", "may_redirect"]
 Delivery: TypeAlias = Literal["stream", "redirect", "offload", "auto"]
 """How bytes reach clients: through the application, from the store itself, from the web server in front of the
 application, or from whichever of those can."""
+
+_HOOKS: Final = ("before_upload", "validators", "after_commit")
 
 _CHOICES: Final = {
     "disposition": ("auto", "attachment"),
@@ -51,8 +54,12 @@ class StoragePolicy:
         key_template: Folders of the keys below ``key_prefix``, in place of model, row and field; names in braces are
             filled in from the ``context`` that is given when a file is stored, and from ``model_name``, ``entity_id``
             and ``field_name`` where they are known. A random name and the suffix always follow.
+        before_upload: Functions, synchronous or not, that decide whether an upload may begin, before a byte of it is
+            read; see ``Announcement``. What authorises or counts belongs here.
         validators: Functions, synchronous or not, that look at each file once it is stored and before anyone gets its
             ref; see ``Candidate``. What one of them refuses is let go.
+        after_commit: Functions, synchronous or not, that are told of each file that a committed row came to hold; see
+            ``Committed``. They are called in the background, once at most: a process that dies forgets them.
         retention: How much longer than the manager's ``grace`` a file stays that rows have let go, for an undo or for
             backups of the database that still name it. What no row ever held does not wait for it.
         verify_reads: Whether content is held against its SHA-256 when it is read, whoever reads it: the last bytes come
@@ -87,7 +94,9 @@ class StoragePolicy:
     # What is accepted, and what becomes of it.
     mismatch: Literal["detect", "refuse"] = "detect"
     key_template: str | None = None
+    before_upload: Sequence[BeforeUpload] = ()
     validators: Sequence[Validator] = ()
+    after_commit: Sequence[AfterCommit] = ()
     retention: timedelta = timedelta(0)
     verify_reads: bool = False
 
@@ -100,7 +109,7 @@ class StoragePolicy:
     def __post_init__(self) -> None:
         if not self.storage_key:
             raise ConfigurationError("a policy needs a storage_key")
-        for name in ("content_types", "validators"):
+        for name in ("content_types", *_HOOKS):
             if isinstance(value := getattr(self, name), str):
                 raise self._cannot_be(name, "must be a list", value)
             if value is not None:
@@ -124,8 +133,9 @@ class StoragePolicy:
         for accepted in self.content_types or ():
             if accepted not in ("*", "*/*") and clean_content_type(accepted.replace("/*", "/x")) is None:
                 raise self._cannot_be("content_types", f"must hold media types, not {accepted!r}", accepted)
-        if not all(map(callable, self.validators)):
-            raise self._cannot_be("validators", "must hold functions", self.validators)
+        for name in _HOOKS:
+            if not all(map(callable, getattr(self, name))):
+                raise self._cannot_be(name, "must hold functions", getattr(self, name))
 
     def _cannot_be(self, name: str, why: str, value: object) -> ConfigurationError:
         return ConfigurationError(f"{name} of policy {self.storage_key!r} {why}", field=name, value=value)

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime
 from typing import TYPE_CHECKING, Final
 
 from granite_core._digest import OVERLAP_BYTES
-from granite_core._pending import PendingFile, check_colour
+from granite_core._pending import PendingFile, ask_before, check_colour
 from granite_core.backends.base import Capability, ObjectWriter, ReadableStream, StorageBackend
 from granite_core.errors import ChecksumMismatchError, ContentRejectedError, StorageError
 from granite_core.events import EventHub
+from granite_core.hooks import Announcement, BeforeUpload
 from granite_core.intake import Intake
 from granite_core.media import DEFAULT_TYPE
 from granite_core.policies import StoragePolicy
@@ -51,6 +52,7 @@ class StagedWrite:
         expected_size: int | None = None,
         checksum: str | None = None,
         extra: Mapping[str, Any] | None = None,
+        context: Mapping[str, object] | None = None,
     ) -> None:
         self.backend: Final = backend
         """The backend that is written to."""
@@ -70,6 +72,35 @@ class StagedWrite:
         self._copied: StoredObjectRef | None = None
         self._copied_at: datetime | None = None
         self._done = False
+        self.announced: Final = Announcement(
+            storage_key=policy.storage_key,
+            field=field or policy.storage_key,
+            filename=filename,
+            content_type=claimed_type,
+            size=expected_size,
+            context=dict(context or {}),
+        )
+        """What the policy's hooks are told before the first byte."""
+        self._to_ask = policy.before_upload
+
+    def hooks_to_ask(self) -> Sequence[BeforeUpload]:
+        """Return the policy's hooks that have to allow this before its first byte; once, and then none."""
+        hooks, self._to_ask = self._to_ask, ()
+        return hooks
+
+    def begin(self) -> None:
+        """Ask the policy's hooks whether this may be stored. What is written asks by itself; this asks before.
+
+        Raises:
+            ContentRejectedError: A hook refuses it.
+            ConfigurationError: A hook is asynchronous, and this thread runs an event loop.
+        """
+        if self._to_ask and self.hooks_to_ask():
+            try:
+                ask_before(self._policy, self.announced)
+            except BaseException as error:
+                self.fail(error)
+                raise
 
     @property
     def size(self) -> int:
@@ -95,6 +126,7 @@ class StagedWrite:
         """
         if self._done:
             raise StorageError("this write has ended already", operation="write")
+        self.begin()
         try:
             return self._intake.admit(data)
         except ContentRejectedError as error:
@@ -120,7 +152,7 @@ class StagedWrite:
             if data:
                 self._writer.write(data)
         except BaseException as error:
-            self._fail(error)
+            self.fail(error)
             raise
 
     def write_from(self, stream: ReadableStream, *, on_written: Callable[[int], object] | None = None) -> None:
@@ -141,6 +173,7 @@ class StagedWrite:
 
     def write_piece(self, stream: ReadableStream) -> bool:
         """Take the next piece of a stream, a megabyte at most; False at its end. Raises what ``write_from`` does."""
+        self.begin()
         data = stream.read(READ_BYTES)
         if isinstance(data, str):
             raise TypeError("the stream must be binary: open the file with mode 'rb'")
@@ -163,6 +196,7 @@ class StagedWrite:
             ContentRejectedError: The policy refuses it; nothing remains.
             BackendError: It cannot be read or stored; nothing remains.
         """
+        self.begin()
         if not self.copies_by_itself(backend):
             with backend.open_reader(ref.location) as reader:
                 self.write_from(reader, on_written=on_written)
@@ -171,7 +205,7 @@ class StagedWrite:
             self._policy.check_size(ref.size, field=self._field)
             self._policy.check_type(ref.content_type or DEFAULT_TYPE, field=self._field)
         except ContentRejectedError as error:
-            self._fail(error)
+            self.fail(error)
             raise
         self._copied_at = self._now()
         options = options_for(self._policy, ref.content_type, self._filename)
@@ -206,13 +240,14 @@ class StagedWrite:
         """
         if self._done:
             raise StorageError("this write has ended already", operation="commit")
+        self.begin()
         try:
             if self._copied is not None and self._copied_at is not None:
                 staged = self._copied_receipt(self._copied, self._copied_at)
             else:
                 staged = self._written_receipt()
         except BaseException as error:
-            self._fail(error)
+            self.fail(error)
             raise
         self._done = True
         self._events.stored(staged, time.perf_counter() - self._began, copied=self._copied is not None)
@@ -253,7 +288,8 @@ class StagedWrite:
             discard=self._discard,
         )
 
-    def _fail(self, error: BaseException) -> None:
+    def fail(self, error: BaseException) -> None:
+        """Give up because of an error, and tell of it where it is a refusal. Blocks, never raises."""
         self.abort()
         if isinstance(error, (ContentRejectedError, ChecksumMismatchError)):
             self._events.refused(error, self._policy.storage_key)

@@ -8,12 +8,13 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, BinaryIO, Protocol, TypeAlias, final
 
 from granite_core.errors import StorageError, ValidationFailedError
+from granite_core.hooks import Announcement
 from granite_core.refs import StoredObjectRef
 
 if TYPE_CHECKING:
     from typing import Self
 
-__all__ = ["AsyncReadable", "Candidate", "Validator", "is_async", "naming_the_field"]
+__all__ = ["AsyncReadable", "Candidate", "Validator", "async_form", "is_async", "naming_the_field"]
 
 
 class AsyncReadable(Protocol):
@@ -83,14 +84,23 @@ Validator: TypeAlias = Callable[[Candidate], object]
 shown to whoever sent the file. Synchronous ones are called in the backend's threads, asynchronous ones awaited."""
 
 
-def is_async(validator: Validator) -> bool:
-    """Tell whether a validator is an asynchronous function, or an object that is called like one."""
+def async_form(hook: Callable[..., object]) -> Callable[..., object] | None:
+    """Return how asynchronous code calls a validator or hook so that it is to be awaited; None where it blocks.
+
+    That is its ``call_async``, if it has one beside ``__call__``, or itself, if it is asynchronous.
+    """
+    form = getattr(hook, "call_async", None)
+    return form if callable(form) else hook if is_async(hook) else None
+
+
+def is_async(validator: Callable[..., object]) -> bool:
+    """Tell whether a validator or hook is an asynchronous function, or an object that is called like one."""
     return inspect.iscoroutinefunction(validator) or inspect.iscoroutinefunction(type(validator).__call__)
 
 
 @contextmanager
-def naming_the_field(candidate: Candidate) -> Iterator[None]:
-    """Turn what a validator raises into a refusal that says which field it is about.
+def naming_the_field(candidate: Candidate | Announcement) -> Iterator[None]:
+    """Turn what a validator or hook raises into a refusal that says which field it is about.
 
     Raises:
         ValidationFailedError: The validator refused.

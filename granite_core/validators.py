@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Final
 
+from granite_core.clamav import ClamAV
 from granite_core.errors import ConfigurationError, MissingExtraError, StorageError, ValidationFailedError
 
 if TYPE_CHECKING:
     from granite_core.validation import Candidate
 
-__all__ = ["ImageValidator"]
+__all__ = ["ClamAV", "ImageValidator"]
 
 _ORIENTATION: Final = 0x0112  # Exif 2.32, tag 274
 _TURNED: Final = (5, 6, 7, 8)

@@ -141,7 +141,7 @@ class _Part:
             self._text += data
             return
         if self._fate == "store" and self._file is None:
-            self._open()
+            await self._open()
         if self._file is not None:
             await self._file.write(data)
         elif not self._draft.ignore(self._head.name, len(data)):
@@ -154,7 +154,7 @@ class _Part:
             self._draft.add_token(self._spec, bytes(self._text))
         elif self._fate == "store" and self._file is None and self._head.filename:
             # An empty file. One without a name is a browser's file input that was left empty: absence.
-            self._open()
+            await self._open()
         if self._file is not None and isinstance(self._spec, FileField):
             try:
                 staged = await self._file.commit()
@@ -167,17 +167,24 @@ class _Part:
         if self._file is not None:
             await self._file.abort()
 
-    def _open(self) -> None:
+    async def _open(self) -> None:
         if not isinstance(self._spec, FileField) or not self._draft.admit_file(self._spec, self._head):
             self._fate = "ignore"
             return
-        self._file = FileSink(
+        file = FileSink(
             self._upload,
             self._spec.storage_key,
             filename=self._head.filename,
             content_type=self._head.content_type,
             field=self._spec.name,
         )
+        try:
+            await file.begin()
+        except ValidationFailedError as error:
+            self._draft.refuse_file(self._spec, error)
+            self._fate = "ignore"
+        else:
+            self._file = file
 
 
 def bare_type(upload: UploadRequest) -> str:

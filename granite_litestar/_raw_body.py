@@ -100,6 +100,7 @@ class RawBodyPlan:
             checksum=_announced_checksum(upload),
         )
         try:
+            await sink.begin()
             while (data := await upload.next_chunk()) is not None:
                 await sink.write(data)
             upload.result = await sink.commit()

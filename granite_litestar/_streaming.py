@@ -13,9 +13,11 @@ import inspect
 import logging
 import re
 from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias, cast
 
 import anyio
+from litestar.connection import ASGIConnection
 from litestar.enums import ScopeType
 
 from granite_core import (
@@ -26,11 +28,12 @@ from granite_core import (
     StagedFile,
     StorageError,
 )
+from granite_core.hooks import connection_factory
 from granite_core.logs import describe_error, extra_of
 from granite_litestar.exceptions import MalformedBodyError, UnsupportedBodyError, UploadInterruptedError
 
 if TYPE_CHECKING:
-    from litestar.connection import ASGIConnection, Request
+    from litestar.connection import Request
     from litestar.handlers import HTTPRouteHandler
     from litestar.types import ASGIApp, HTTPReceiveMessage, HTTPScope, Receive, Scope, Send
 
@@ -152,8 +155,7 @@ class UploadRequest:
 
     def connection(self) -> Request[Any, Any, Any]:
         """Return the request as the handler's class of it."""
-        handler = cast("HTTPRouteHandler", self.scope["route_handler"])
-        return handler.resolve_request_class()(self.scope)
+        return cast("Request[Any, Any, Any]", _connection_of(self.scope))
 
     def _refuse_early(self) -> None:
         """Refuse what the head of the request shows already, before a byte is asked for (and 100-continue sent)."""
@@ -283,6 +285,10 @@ class FileSink:
             context=upload.context,
         )
 
+    async def begin(self) -> None:
+        """Have the policy's hooks decide, before a byte of the file is taken."""
+        await self._write.begin()
+
     async def write(self, data: bytes) -> None:
         """Take the next bytes; waits while they are stored, and so holds the client back."""
         await self._write.write(data)
@@ -318,6 +324,7 @@ class UploadMiddleware:
         manager, warned, context = self._manager, self._warned, self._context
 
         async def middleware(scope: Scope, receive: Receive, send: Send) -> None:
+            connection_factory.set(partial(_connection_of, scope))
             plan: BodyPlan | None = scope["route_handler"].opt.get(PLAN_KEY)
             if plan is None or scope["type"] != ScopeType.HTTP:
                 await app(scope, receive, send)
@@ -331,6 +338,13 @@ class UploadMiddleware:
                 await upload.release()
 
         return middleware
+
+
+def _connection_of(scope: Scope) -> ASGIConnection[Any, Any, Any, Any]:
+    """The connection as handlers have it: with its user, its path, its state."""
+    if scope["type"] != ScopeType.HTTP:
+        return ASGIConnection(scope)
+    return cast("HTTPRouteHandler", scope["route_handler"]).resolve_request_class()(scope)
 
 
 def upload_of(scope: Scope) -> UploadRequest:

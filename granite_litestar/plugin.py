@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from litestar.dto import dto_field
 from litestar.plugins import CLIPlugin, InitPlugin, ReceiveRoutePlugin
@@ -53,6 +54,9 @@ if TYPE_CHECKING:
     from granite_litestar.scheduling import CollectorRunner
 
 __all__ = ["GranitePlugin"]
+
+HOOKS_MAY_TAKE: Final = timedelta(seconds=10)
+"""How long the end of an application waits for hooks that began after commits."""
 
 logger = logging.getLogger("granite.backends")
 
@@ -111,6 +115,7 @@ class GranitePlugin(InitPlugin, ReceiveRoutePlugin, CLIPlugin):
             app_config.middleware.insert(0, PathSendMiddleware())
 
         app_config.on_startup.append(self._check_backends)
+        app_config.on_shutdown.append(self._end_hooks)
         if desk is not None:
             app_config.on_startup.append(desk.check)
             provide_tokens(app_config, config.tokens_dependency_key, desk)
@@ -157,6 +162,11 @@ class GranitePlugin(InitPlugin, ReceiveRoutePlugin, CLIPlugin):
                 describe_error(error),
                 extra={"event": "not_checked", "error": error.code},
             )
+
+    async def _end_hooks(self) -> None:
+        """Let what hooks do after commits come to its end, for a while."""
+        if not await self.manager.wait_for_hooks(HOOKS_MAY_TAKE):
+            logger.warning("hooks after commits have not ended yet", extra={"event": "hooks_under_way"})
 
     def on_cli_init(self, cli: Group) -> None:
         """Add ``litestar granite``."""

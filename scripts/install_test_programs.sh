@@ -17,6 +17,7 @@ want radosgw-admin ceph-common
 want monmaptool ceph-base
 want ceph-authtool ceph-common
 want chromium chromium
+want clamd clamav-daemon
 want ffmpeg ffmpeg
 want lighttpd lighttpd
 want nginx nginx-light

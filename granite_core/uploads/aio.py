@@ -11,12 +11,12 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from granite_core._hops import open_reader
-from granite_core.aio import accepted, hop, joined
+from granite_core.aio import AsyncStorageManager, accepted, hop, joined
 from granite_core.backends.base import StorageBackend
 from granite_core.errors import ContentRejectedError
 from granite_core.refs import StagedFile, StoredObjectRef
 from granite_core.uploads.sessions import Progress, UploadSession, UploadStatus
-from granite_core.uploads.uploads import Reception, Uploads, milliseconds
+from granite_core.uploads.uploads import Reception, Uploads, announcement_of, milliseconds
 
 if TYPE_CHECKING:
     from typing import Self
@@ -68,6 +68,7 @@ class AsyncUploads:
             details=details,
             progress=progress,
         )
+        await AsyncStorageManager(self.sync.manager).ask_before(announcement_of(planned, field, context))
         return await self._run(lambda: self.sync._create(planned, expires_in))
 
     async def hold(

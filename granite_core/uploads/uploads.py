@@ -19,6 +19,7 @@ from granite_core.errors import (
     UploadNotFoundError,
     UploadOffsetError,
 )
+from granite_core.hooks import Announcement
 from granite_core.keys import suffix_of, unique_part
 from granite_core.manager import StorageManager
 from granite_core.media import clean_content_type, clean_filename
@@ -43,6 +44,19 @@ PARTIAL: Final = "partial"
 def milliseconds(duration: timedelta) -> int:
     """Return a duration as the ledger takes it."""
     return int(duration.total_seconds() * 1000)
+
+
+def announcement_of(upload: NewUpload, field: str | None, context: Mapping[str, str] | None) -> Announcement:
+    """Return what the policy's hooks are told of an upload that is to begin."""
+    planned = upload.file
+    return Announcement(
+        storage_key=planned.storage_key,
+        field=field or planned.storage_key,
+        filename=planned.original_filename,
+        content_type=planned.content_type,
+        size=upload.length,
+        context=dict(context or {}),
+    )
 
 
 class Uploads:
@@ -98,24 +112,22 @@ class Uploads:
             ConfigurationError: There is no such policy, or a name in its ``key_template`` has no value.
             ContentTooLargeError: The announced length is over the limit.
             InvalidKeyError: A part of the key is no safe one.
+            ContentRejectedError: A hook of the policy refuses it before it begins.
         """
-        return self.ledger.run(
-            lambda: self._create(
-                self.plan(
-                    storage_key,
-                    kind=kind,
-                    subject=subject,
-                    length=length,
-                    filename=filename,
-                    content_type=content_type,
-                    field=field,
-                    context=context,
-                    details=details,
-                    progress=progress,
-                ),
-                expires_in,
-            )
+        planned = self.plan(
+            storage_key,
+            kind=kind,
+            subject=subject,
+            length=length,
+            filename=filename,
+            content_type=content_type,
+            field=field,
+            context=context,
+            details=details,
+            progress=progress,
         )
+        self.manager.ask_before(announcement_of(planned, field, context))
+        return self.ledger.run(lambda: self._create(planned, expires_in))
 
     def plan(
         self,

@@ -46,7 +46,7 @@ def client(folder: Path) -> Iterator[httpx.Client]:
     argv = [sys.executable, "-m", "uvicorn", "--app-dir", examples, "--port", str(port), "policies:app"]
     with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Scanner) as scanner:
         threading.Thread(target=scanner.serve_forever, daemon=True).start()
-        env = {"PYTHONPATH": str(ROOT), "CLAMD_PORT": str(scanner.server_address[1])}
+        env = {"PYTHONPATH": str(ROOT), "CLAMD": f"127.0.0.1:{scanner.server_address[1]}"}
         program = running(argv, log=folder / "log", ready=lambda: answers(url), cwd=folder, env=env)
         with program, httpx.Client(base_url=url, trust_env=False) as client:
             yield client
@@ -90,6 +90,12 @@ def test_types_are_judged_on_the_bytes_and_lies_are_refused(client: httpx.Client
         refused = send(client, contract=contract)
         assert (refused.status_code, refused.json()["extra"]["code"]) == (415, code)
         assert refused.json()["extra"]["field"] == "contract"
+
+
+def test_guests_are_refused_before_their_files_are_read(client: httpx.Client) -> None:
+    refused = send(client, headers={**ACME, "X-Role": "guest"})
+    assert refused.status_code == 403, refused.text
+    assert refused.json()["extra"] == {"code": "upload_denied", "field": "contract"}
 
 
 @pytest.mark.parametrize(

@@ -63,6 +63,7 @@ def _chromium() -> str | None:
 _WHY: dict[str, Callable[[], str | None]] = {
     "ceph": _programs("radosgw", "ceph-mon", "ceph-osd", "radosgw-admin", "ceph-authtool", "monmaptool", "ceph"),
     "chromium": _chromium,
+    "clamd": _programs("clamd"),
     "ffmpeg": _programs("ffmpeg"),
     "ministack": _ministack,
     "nginx": _programs("nginx"),

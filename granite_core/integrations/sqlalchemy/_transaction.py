@@ -5,9 +5,10 @@ from __future__ import annotations
 import time
 import weakref
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Any, Final, TypeAlias, cast
 from weakref import WeakKeyDictionary
 
@@ -15,7 +16,8 @@ from sqlalchemy import Column, Connection, MetaData
 from sqlalchemy.orm import InstanceState, Mapper, Session, SessionTransaction
 
 from granite_core.errors import ConfigurationError
-from granite_core.events import Attached, Event, EventHub, Released
+from granite_core.events import Attached, Released
+from granite_core.hooks import Committed
 from granite_core.integrations.sqlalchemy.types import StoredObjectRefListType
 from granite_core.manager import MANAGER_KEY, StorageManager
 from granite_core.refs import StagedFile, StoredObjectRef
@@ -124,7 +126,7 @@ class Transaction:
     # what it knows to be good only as long as its locks last, in the order in which it learned that
     learned: list[str] = field(default_factory=list)
     # what to tell of when it is committed
-    events: list[tuple[EventHub, Event]] = field(default_factory=list)
+    events: list[Callable[[], None]] = field(default_factory=list)
     # files that it took out of upload sessions
     taken: list[StagedFile] = field(default_factory=list)
     # how much of these three there was when each open savepoint began; None once it is released
@@ -201,16 +203,19 @@ class Transaction:
     def tell_attached(self, each: Field, ref: StoredObjectRef, *, named: bool = True) -> None:
         """Tell, once this is committed, that a row holds a file it did not hold before."""
         manager = manager_for(each, ref)
+        name = each.column_name if named else None
         if manager.events.wanted(Attached):
-            name = each.column_name if named else None
-            self.events.append((manager.events, Attached(**manager.name_of(ref), size=ref.size, field=name)))
+            event = Attached(**manager.name_of(ref), size=ref.size, field=name)
+            self.events.append(partial(manager.events.emit, event))
+        if manager.has_hooks_after_commit(ref.storage_key):
+            self.events.append(partial(manager.tell_committed, Committed(ref=ref, field=name)))
 
     def tell_released(self, each: Field, ref: StoredObjectRef) -> None:
         """Tell, once this is committed, that a row holds a file no more."""
         manager = each.bound_manager
         if manager is not None and manager.events.wanted(Released):
             event = Released(**manager.name_of(ref), size=ref.size, field=each.column_name)
-            self.events.append((manager.events, event))
+            self.events.append(partial(manager.events.emit, event))
 
     def begin_savepoint(self, savepoint: SessionTransaction) -> None:
         """Remember what there was before a savepoint."""

@@ -394,8 +394,8 @@ def _on_transaction_end(session: Session, transaction: SessionTransaction) -> No
     session.info.pop(STATE_KEY, None)
     flushing.pop(session.hash_key, None)
     if state.committed:
-        for hub, told in state.events:
-            hub.emit(told)
+        for tell in state.events:
+            tell()
         for file in state.taken:
             file.mark_taken()
     if state.undone or not state.committed:

@@ -1,0 +1,83 @@
+"""Hooks that are told of what a COMMIT put into rows, by sessions of both colours."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import pytest
+
+from granite_core import Committed, unsaved
+from tests.integration.sqlalchemy.world import Document, World
+
+
+@pytest.fixture
+def told(world: World) -> list[Committed]:
+    found: list[Committed] = []
+
+    def hear(committed: Committed) -> None:
+        assert threading.current_thread() is not threading.main_thread()
+        found.append(committed)
+
+    async def hear_async(committed: Committed) -> None:
+        found.append(committed)
+        raise RuntimeError("no commit hears of this")
+
+    for policy in world.manager.policies.values():
+        object.__setattr__(policy, "after_commit", (hear, hear_async))
+    return found
+
+
+def settled(world: World, told: list[Committed], wanted: int) -> None:
+    def look() -> bool:
+        world.manager.wait_for_hooks()
+        return len(told) == wanted
+
+    assert look()
+
+
+class TestAfterCommit:
+    def test_hooks_hear_of_files_once_they_are_committed(self, world: World, told: list[Committed]) -> None:
+        refs: list[Any] = []
+
+        def scenario() -> None:
+            with world.session() as session:
+                document = Document(file=unsaved(b"one"), pages=[unsaved(b"two")])
+                session.add(document)
+                session.flush()
+                assert not told
+                session.commit()
+                refs.extend([document.file, *document.pages])
+
+        world.run(scenario)
+        settled(world, told, 4)
+        assert {each.ref for each in told} == set(refs)
+        assert {each.field for each in told} == {"document.file", "document.pages"}
+
+    def test_hooks_do_not_hear_of_what_is_undone(self, world: World, told: list[Committed]) -> None:
+        def scenario() -> None:
+            with world.session() as session:
+                session.add(Document(title="a", file=unsaved(b"one")))
+                session.flush()
+                session.rollback()
+                with session.begin_nested() as savepoint:
+                    session.add(Document(title="b", file=unsaved(b"two")))
+                    session.flush()
+                    savepoint.rollback()
+                session.add(Document(title="c"))
+                session.commit()
+
+        world.run(scenario)
+        settled(world, told, 0)
+
+    def test_a_row_that_keeps_its_file_tells_nothing(self, world: World, told: list[Committed]) -> None:
+        def scenario() -> None:
+            with world.session() as session:
+                document = Document(title="a", file=unsaved(b"one"))
+                session.add(document)
+                session.commit()
+                document.title = "b"
+                session.commit()
+
+        world.run(scenario)
+        settled(world, told, 2)
