@@ -277,8 +277,10 @@ class StorageManager(Addresses):
         backend_key = self.backend_key_of(ref.backend, ref.storage_key, ref.location)
         return ObjectName(object_id=name_object(ref.location), storage_key=ref.storage_key, backend_key=backend_key)
 
-    def has_hooks_after_commit(self, storage_key: str) -> bool:
-        """Tell whether a policy has hooks that want to know of files in committed rows."""
+    def has_hooks_after_commit(self, storage_key: str | None = None) -> bool:
+        """Tell whether a policy, or any where none is named, has hooks that want to know of files in committed rows."""
+        if storage_key is None:
+            return any(policy.after_commit for policy in self._policies.values())
         policy = self._policies.get(storage_key)
         return policy is not None and bool(policy.after_commit)
 

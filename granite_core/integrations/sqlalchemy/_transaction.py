@@ -16,7 +16,7 @@ from sqlalchemy import Column, Connection, MetaData
 from sqlalchemy.orm import InstanceState, Mapper, Session, SessionTransaction
 
 from granite_core.errors import ConfigurationError
-from granite_core.events import Attached, Released
+from granite_core.events import Attached, Event, Released
 from granite_core.hooks import Committed
 from granite_core.integrations.sqlalchemy.types import StoredObjectRefListType
 from granite_core.manager import MANAGER_KEY, StorageManager
@@ -186,10 +186,13 @@ class Transaction:
         return self.deletes
 
     def is_heard(self, each: Field, kind: type[Event]) -> bool:
-        """Whether anybody would hear of an event of a field in this flush."""
+        """Whether anybody, a hook too, would hear of an event of a field in this flush."""
         if (heard := self.heard.get((each, kind))) is None:
             manager = each.bound_manager
-            heard = self.heard[each, kind] = manager is None or manager.events.wanted(kind)
+            heard = manager is None or manager.events.wanted(kind)
+            if not heard and manager is not None and kind is Attached:
+                heard = manager.has_hooks_after_commit()
+            self.heard[each, kind] = heard
         return heard
 
     def began_at(self, manager: StorageManager) -> datetime:
