@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from types import UnionType
 from typing import TYPE_CHECKING, Annotated, Any, Final, Union, get_args, get_origin
@@ -116,7 +116,6 @@ def describe_upload(
     manager: AsyncStorageManager,
     *,
     form_part: str | None = None,
-    find_json: Callable[[], Schema | None] = lambda: None,
 ) -> None:
     """Have the API's description tell of a handler's upload: types, limits, refusals.
 
@@ -127,12 +126,11 @@ def describe_upload(
         plan: What it takes in.
         manager: Knows the policies.
         form_part: Where it takes the file of a raw body in a form too: the name of its part.
-        find_json: Returns the schema of the same as JSON, once it is known; None where it does not come as JSON.
     """
     problems = upload_problems(form=isinstance(plan, FormPlan) or form_part is not None)
     handler.responses = raised(handler.raises or ()) | problems | dict(handler.responses or {})
     media_type = str(getattr(handler.media_type, "value", handler.media_type)) or JSON
-    amend = partial(_amend, plan=plan, manager=manager, media_type=media_type, form_part=form_part, find_json=find_json)
+    amend = partial(_amend, plan=plan, manager=manager, media_type=media_type, form_part=form_part)
     handler.operation_class = amended(handler.operation_class, amend)
 
 
@@ -143,15 +141,12 @@ def _amend(
     manager: AsyncStorageManager,
     media_type: str,
     form_part: str | None,
-    find_json: Callable[[], Schema | None],
 ) -> None:
     if isinstance(operation.request_body, RequestBody):
         content = operation.request_body.content
         if isinstance(plan, FormPlan):
             for name, each in content.items():
                 each.encoding = _encodings(plan, manager) if name != JSON else None
-            if (as_json := find_json()) is not None:
-                content.setdefault(JSON, OpenAPIMediaType(schema=as_json))
         else:
             policy = manager.get_policy(plan.storage_key)
             _offer_types(content, policy)
@@ -243,7 +238,7 @@ def json_schema(plan: FormPlan, schema_creator: SchemaCreator) -> Schema:
     return Schema(
         type=OpenAPIType.OBJECT,
         title=f"{plan.dto.__name__} as JSON",
-        description=_form_description(plan),
+        description=_form_description(plan, as_json=True),
         required=[name for name in properties if plan.fields[name].required] or None,
         additional_properties=False if plan.forbid_unknown else None,
         properties=properties,
@@ -357,9 +352,12 @@ def _metas(hint: Any) -> list[Meta]:
     return [each for each in getattr(hint, "__metadata__", ()) if isinstance(each, Meta)]
 
 
-def _form_description(plan: FormPlan) -> str:
+def _form_description(plan: FormPlan, *, as_json: bool = False) -> str:
     own = plan.dto.__dict__.get("__doc__")
     summary = str(own).strip().partition("\n")[0] if own else ""
     limits = plan.limits
     texts = f"Texts take at most {limits.max_field_size} bytes each, {limits.max_text_size} bytes together."
+    if plan.takes_json and not as_json:
+        # Described as a second type of the body it would be the only one that generators of clients make: no files.
+        texts += " It may come as JSON too, with tokens in the place of files."
     return f"{summary}\n\n{texts}" if summary else texts

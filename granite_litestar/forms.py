@@ -8,8 +8,7 @@ let go when the request ends. Nothing is spooled to memory or to a temporary fil
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping, MutableMapping
-from functools import partial
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Final, TypeAlias
 
 from litestar import Litestar
@@ -73,7 +72,6 @@ class StreamingUploads(ReceiveRoutePlugin, SerializationPlugin):
         self._desk = desk
         self._limits = limits or FormLimits()
         self._plans: dict[str, AnyBodyPlan] = {}
-        self._json_schemas: dict[str, Schema] = {}
 
     def install(self, app_config: AppConfig) -> None:
         """Add this plugin and its middleware, outermost, to an application that is being made."""
@@ -110,8 +108,7 @@ class StreamingUploads(ReceiveRoutePlugin, SerializationPlugin):
         # The body is counted where it is read, with an answer that names the limit; what Litestar sees is a stand-in.
         handler.request_max_body_size = None
         form_part = plan.raw.field if isinstance(plan, EitherBodyPlan) else None
-        find_json = partial(self._json_schemas.get, handler.handler_id)
-        describe_upload(handler, plan.described, self._manager, form_part=form_part, find_json=find_json)
+        describe_upload(handler, plan.described, self._manager, form_part=form_part)
 
     def _plan(self, handler: HTTPRouteHandler, definition: FieldDefinition) -> AnyBodyPlan:
         limit = _limit_of_layers(handler)
@@ -171,8 +168,7 @@ class StreamingUploads(ReceiveRoutePlugin, SerializationPlugin):
             # a form, and Litestar offers no place to add one.
             marker = BodyKwarg(media_type=RequestEncodingType.MULTI_PART)
             object.__setattr__(field_definition, "kwarg_definition", marker)
-        shared = {"plans": self._plans, "manager": self._manager, "json_schemas": self._json_schemas}
-        return type("StreamedUpload", (_StreamedDTO,), shared)
+        return type("StreamedUpload", (_StreamedDTO,), {"plans": self._plans, "manager": self._manager})
 
 
 class _StreamedDTO(AbstractDTO[Any]):
@@ -180,8 +176,6 @@ class _StreamedDTO(AbstractDTO[Any]):
 
     plans: ClassVar[Mapping[str, AnyBodyPlan]]
     manager: ClassVar[AsyncStorageManager]
-    json_schemas: ClassVar[MutableMapping[str, Schema]]
-    """What is described beside the forms, once it is known."""
 
     def decode_builtins(self, value: dict[str, Any]) -> Any:
         return self._decode()
@@ -216,10 +210,8 @@ class _StreamedDTO(AbstractDTO[Any]):
     ) -> Reference | Schema:
         """Describe the body in the API documentation."""
         plan = cls.plans[handler_id]
-        if isinstance(plan, FormBodyPlan) and plan.form.takes_json:
-            cls.json_schemas[handler_id] = as_json = json_schema(plan.form, schema_creator)
-            if plan.declared == "json":
-                return as_json
+        if isinstance(plan, FormBodyPlan) and plan.declared == "json":
+            return json_schema(plan.form, schema_creator)
         return body_schema(plan.described, cls.manager, schema_creator)
 
     @classmethod

@@ -20,13 +20,15 @@ from litestar.openapi.spec import Components, SecurityScheme
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Mapped
 
-from granite_core import StagedFile, StorageManager, StoragePolicy, StoredObjectRef, backend_from_url
+from granite_core import StagedFile, StorageManager, StoragePolicy, StoredObjectRef, UrlSettings, backend_from_url
 from granite_core.integrations.sqlalchemy import file_field, files_field
 from granite_litestar import (
     FileRoute,
     GraniteConfig,
     GranitePlugin,
     MultipartBody,
+    StagedUploads,
+    TokenConfig,
     Upload,
     UploadDTO,
     UploadRoute,
@@ -47,7 +49,7 @@ class NewDocument(UploadDTO):
     """A document as it is sent."""
 
     title: Annotated[str, msgspec.Meta(min_length=1, max_length=100)]
-    file: Annotated[StagedFile | None, Upload(Document.file, description="The document itself")] = None
+    file: Annotated[StagedFile | None, Upload(Document.file, description="The document itself", tokens=True)] = None
     pages: Annotated[list[StagedFile], Upload(Document.pages, max_count=10, description="Its pages as pictures")] = []
 
 
@@ -104,12 +106,17 @@ app = Litestar(
                         ),
                         StoragePolicy("pages", "main", max_size=2 * MB, content_types=["image/*"]),
                     ],
+                    urls=UrlSettings(secrets=[os.environ.get("SECRET", secrets.token_urlsafe(32))]),
                 ),
                 downloads=[
                     FileRoute("/documents/{id:uuid}/file", Document.file, **guarded),
                     FileRoute("/documents/{id:uuid}/pages/{item:str}", Document.pages, **guarded),
                 ],
-                uploads=[UploadRoute("/documents/{id:uuid}/file", Document.file, **guarded)],
+                uploads=[
+                    UploadRoute("/documents/{id:uuid}/file", Document.file, **guarded),
+                    StagedUploads("/staged", Document.file, **guarded),
+                ],
+                tokens=TokenConfig(subject=None),  # there is one client, which knows the API's token
             )
         ),
     ],

@@ -81,6 +81,8 @@ def test_a_generated_client_type_checks_and_moves_files_unchanged(
     assert report["again"] == 304
     assert report["replaced"] == {"status": 200, **_view("other.pdf", other)}
     assert report["late"]["status"] == 412
+    assert report["from_token"] == "first.pdf"
+    assert report["twice"] == "file: token_refused"
     assert report["head"] == {"status": 200, "length": str(len(other))}
     assert report["page_sha256"] == _sha256(png)
     assert report["page_disposition"] == 'attachment; filename="page.png"'
@@ -93,7 +95,7 @@ def test_a_generated_client_type_checks_and_moves_files_unchanged(
     # What the server keeps: the replaced file until it is collected, and nothing of what it refused.
     storage = backend_from_url(f"file:{project / 'var' / 'files'}")
     kept = sorted(_sha256(storage.get(each.location)) for each in storage.list_objects(prefix="_/"))
-    assert kept == sorted(map(_sha256, (pdf, other, png, png)))
+    assert kept == sorted(map(_sha256, (pdf, pdf, other, png, png)))
 
 
 def _view(name: str, content: bytes) -> dict[str, Any]:

@@ -10,6 +10,7 @@ import {
     getDocumentFile,
     getDocumentPages,
     headDocumentFile,
+    postStagedDocuments,
     putDocumentFile,
 } from './client/index.js';
 
@@ -50,6 +51,12 @@ const replaced = await putDocumentFile({
     parseAs: 'json',
 });
 const late = await putDocumentFile({ path, body: other, headers: { 'If-Match': tag } }); // 412: it has changed
+// [token]
+const staged = await postStagedDocuments({ body: pdf, query: { filename: 'first.pdf' }, parseAs: 'json' });
+if (!staged.data) throw new Error('not staged');
+
+const later = await createDocument({ body: { title: 'Later', file: staged.data.token }, parseAs: 'json' });
+const twice = await createDocument({ body: { title: 'Twice', file: staged.data.token }, parseAs: 'json' });
 // [errors]
 function explain(error: CreateDocumentError): string {
     switch (error.status_code) {
@@ -69,6 +76,8 @@ report.part = { status: part.response?.status, range: part.response?.headers.get
 report.part_sha256 = createHash('sha256').update((await part.data?.bytes()) ?? '').digest('hex');
 report.again = again.response?.status;
 report.replaced = { status: replaced.response?.status, ...replaced.data };
+report.from_token = later.data?.file?.filename;
+report.twice = twice.error && explain(twice.error);
 report.late = { status: late.response?.status, detail: late.error?.detail };
 
 const fetched = await getDocumentPages({ path: { ...path, item: document.page_ids[1] ?? '' }, query: { download: true } });

@@ -11,7 +11,7 @@ export async function misuse(error: CreateDocumentError): Promise<unknown[]> {
         // @ts-expect-error a title is required
         createDocument({ body: { file } }),
         // @ts-expect-error a file is bytes, not their name
-        createDocument({ body: { title: 'x', file: 'document.pdf' } }),
+        createDocument({ body: { title: 'x', pages: ['document.pdf'] } }),
         // @ts-expect-error pages are a list
         createDocument({ body: { title: 'x', pages: file } }),
         // @ts-expect-error a field that the form does not know
