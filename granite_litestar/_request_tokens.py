@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 from granite_core import StagedFile, StorageError, TokenInvalidError
 from granite_core.logs import describe_error, extra_of
 from granite_core.uploads import StagedToken, StagedTokens
-from granite_litestar._form_draft import FormDraft, TokenPart
+from granite_litestar._form_draft import FormDraft, TokenPart, token_error
 from granite_litestar._form_plan import TokenRules, purpose_of, storage_key_of
 from granite_litestar._streaming import UploadRequest, result_of
 from granite_litestar._token_desk import TokenDesk
@@ -73,7 +73,9 @@ class RequestTokens:
         tokens = self._desk.tokens_for(target).sync
         return tokens.describe(token, staged, purpose=purpose_of(purpose), subject=self.subject)
 
-    async def redeem(self, token: str, target: object, *, purpose: object = None, once: bool = True) -> StagedFile:
+    async def redeem(
+        self, token: str, target: object, *, purpose: object = None, once: bool = True, field: str | None = None
+    ) -> StagedFile:
         """Return the file that a token is for, to be assigned to a field.
 
         Args:
@@ -81,13 +83,16 @@ class RequestTokens:
             target: The ``storage_key`` of a policy, or the mapped attribute of a file field.
             purpose: What it must be good for.
             once: Whether the row that gets the file ends the token.
+            field: What the client calls it.
 
         Raises:
-            TokenInvalidError: It is not good, for whatever reason.
+            FormValidationError: It is not good, for whatever reason, and the field is named: 422.
+            TokenInvalidError: It is not good, and no field is named.
         """
         key = storage_key_of(target, where="redeem")
         tokens = self._desk.tokens_for(target)
-        return await tokens.redeem(token, key, purpose=purpose_of(purpose), subject=self.subject, once=once)
+        with _naming(field):
+            return await tokens.redeem(token, key, purpose=purpose_of(purpose), subject=self.subject, once=once)
 
     async def discard(self, token: str, target: object, *, purpose: object = None) -> None:
         """End a token whose file is not wanted any more.
@@ -157,11 +162,14 @@ class SyncRequestTokens:
         tokens = self._of._sync_for(staged.storage_key if target is None else target)
         return tokens.issue(staged, purpose=purpose_of(purpose), subject=self._of.subject, expires_in=expires_in)
 
-    def redeem(self, token: str, target: object, *, purpose: object = None, once: bool = True) -> StagedFile:
+    def redeem(
+        self, token: str, target: object, *, purpose: object = None, once: bool = True, field: str | None = None
+    ) -> StagedFile:
         """Return the file that a token is for; see ``RequestTokens.redeem``."""
         key = storage_key_of(target, where="redeem")
         tokens = self._of._sync_for(target)
-        return tokens.redeem(token, key, purpose=purpose_of(purpose), subject=self._of.subject, once=once)
+        with _naming(field):
+            return tokens.redeem(token, key, purpose=purpose_of(purpose), subject=self._of.subject, once=once)
 
     def discard(self, token: str, target: object, *, purpose: object = None) -> None:
         """End a token whose file is not wanted any more; see ``RequestTokens.discard``."""
@@ -202,6 +210,17 @@ async def keep_files(draft: FormDraft, desk: TokenDesk, upload: UploadRequest) -
     """Keep the files of a form that does not validate, so that it can be shown again with their tokens."""
     tokens = RequestTokens(desk, await desk.subject_of(upload.connection()), draft)
     draft.kept = (await tokens.refusal(draft.errors)).staged
+
+
+@contextmanager
+def _naming(field: str | None) -> Iterator[None]:
+    """Refuse a token as a form does, where its field has a name."""
+    try:
+        yield
+    except TokenInvalidError as error:
+        if field is None:
+            raise
+        raise FormValidationError([token_error(field)]) from error
 
 
 @contextmanager

@@ -154,6 +154,16 @@ async def fail(data: MultipartBody[NewLetter], db_session: NamedDependency[Async
         raise HTTPException(status_code=418)
 
 
+@post("/by-hand")
+async def redeem_by_hand(
+    data: JSONBody[dict[str, str]],
+    db_session: NamedDependency[AsyncSession],
+    file_tokens: NamedDependency[RequestTokens],
+) -> None:
+    file = await file_tokens.redeem(data["upload"], Letter.file, field="upload")
+    await commit(db_session, Letter(title=str(uuid4()), file=file))
+
+
 @post("/taken")
 async def refuse_twice(
     data: MultipartBody[NewLetter],
@@ -317,7 +327,7 @@ def make_app(manager: StorageManager, url: str, *, asynchronous: bool, **config:
         )
     else:
         alchemy = SQLAlchemySyncConfig(connection_string=url, create_all=True, metadata=Base.metadata)
-    of_async = [create, create_from_json, create_strictly, fail, refuse_twice, race]
+    of_async = [create, create_from_json, create_strictly, fail, refuse_twice, race, redeem_by_hand]
     of_sync = [create_in_thread, issue_in_thread, refuse_in_thread, race_in_thread]
     handlers = of_async if asynchronous else of_sync
     settings = {"uploads": ROUTES, "tokens": TokenConfig(user_of), "gc": None, **config}
@@ -638,6 +648,12 @@ def test_what_came_in_pieces_is_handed_in_like_the_rest(world: World) -> None:
     assert refused(world.submit(portrait=token), "portrait")
     assert world.submit(file=token).json()[0]["size"] == len(PDF)
     assert refused(world.submit(file=token), "file")
+
+
+def test_a_handler_takes_a_token_by_itself(world: World) -> None:
+    body = {"upload": world.stage()}
+    assert world.client.post("/by-hand", json=body, headers={"x-user": "ada"}).status_code == 201
+    assert refused(world.client.post("/by-hand", json=body, headers={"x-user": "ada"}), "upload")
 
 
 # -------------------------------------------------------------------------------------------------------- staged routes
