@@ -155,6 +155,7 @@ class _Routes:
             middleware=[_Headers(self.route.allow_origins)],
             include_in_schema=False,
             request_max_body_size=None,
+            # What changes anything has a header that no form can send, and no page of another origin unasked.
             opt={"exclude_from_csrf": True},
             tags=self.route.tags,
         )(called)

@@ -41,6 +41,7 @@ class Pieces:
         next: Name of the one that may be written next.
         gone: Names of those that hold nothing any more.
         late: Names that a go which did not end in order may still write; removed again and again.
+        told: Those of ``gone`` that the state which is kept says to be gone.
     """
 
     backend: StorageBackend
@@ -49,6 +50,7 @@ class Pieces:
     next: str = field(default_factory=unique_part)
     gone: list[str] = field(default_factory=list)
     late: list[str] = field(default_factory=list)
+    told: list[str] = field(default_factory=list)
 
     @classmethod
     def load(cls, backend: StorageBackend, location: str, data: dict[str, Any] | None) -> Pieces:
@@ -59,6 +61,7 @@ class Pieces:
             location,
             held=[(str(name), int(size)) for name, size in data.get("held", ())],
             gone=[*data.get("gone", ())],
+            told=[*data.get("gone", ())],
             late=[*data.get("late", ()), *([data["next"]] if data.get("next") else ())],
         )
 
@@ -114,14 +117,16 @@ class Pieces:
         self.held = []
 
     def remove_gone(self) -> None:
-        """Remove those that hold nothing any more. What cannot be removed now is tried again next time."""
-        left = []
-        for name in (*self.gone, *self.late):
-            try:
+        """Remove those that the kept state says to be gone. What cannot be removed now is tried again next time.
+
+        What was let go since may still be needed: the state that says so is not kept yet.
+        """
+        removed = set()
+        for name in (*self.told, *self.late):
+            with suppress(StorageError):
                 self.backend.delete(self._key(name))
-            except StorageError:
-                left.append(name)
-        self.gone = [name for name in left if name in self.gone]
+                removed.add(name)
+        self.gone = [name for name in self.gone if name not in removed]
 
     def remove_all(self) -> None:
         """Remove every one that may be there.
@@ -202,6 +207,7 @@ class PiecewiseWriter(ResumableWriter):
             self._writer = None
             self._pieces.added(self.offset - self._pieces.length)
         self._checkpoints += 1
+        self._pieces.told = [*self._pieces.gone]
         return json.dumps(self._pieces.dump(ends=ends or last))
 
     def commit(self) -> None:

@@ -12,6 +12,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final
 
 from granite_core.errors import (
+    ConfigurationError,
     ContentRejectedError,
     StorageError,
     UploadBusyError,
@@ -37,6 +38,8 @@ if TYPE_CHECKING:
 
 __all__ = ["PARTIAL", "Reception", "Uploads", "milliseconds"]
 
+MAX_KIND: Final = 32
+MAX_SUBJECT: Final = 255
 PARTIAL: Final = "partial"
 """In the details of an upload that is a piece of a larger one: nobody judges its type."""
 
@@ -109,7 +112,8 @@ class Uploads:
             expires_in: When it ends unless bytes arrive; what the settings say where absent.
 
         Raises:
-            ConfigurationError: There is no such policy, or a name in its ``key_template`` has no value.
+            ConfigurationError: There is no such policy, a name in its ``key_template`` has no value, or kind (32
+                characters) or subject (255) are too long.
             ContentTooLargeError: The announced length is over the limit.
             InvalidKeyError: A part of the key is no safe one.
             ContentRejectedError: A hook of the policy refuses it before it begins.
@@ -151,6 +155,7 @@ class Uploads:
             except ContentRejectedError as error:
                 self.manager.events.refused(error, storage_key)
                 raise
+        _check_names(kind, subject)
         name = clean_filename(filename)
         location = policy.new_key(unique_part(), suffix=suffix_of(name), context=context)
         planned = StoredObjectRef(
@@ -213,6 +218,7 @@ class Uploads:
         details: Mapping[str, Any] | None,
         expires_in: timedelta | None,
     ) -> UploadSession:
+        _check_names(kind, subject)
         if not staged.mark_used():
             raise UploadGoneError("this file was let go already", operation="hold", location=staged.location)
         upload = NewUpload(
@@ -462,6 +468,14 @@ class Uploads:
         finally:
             over.set()
             thread.join()
+
+
+def _check_names(kind: str, subject: str) -> None:
+    for name, value, limit in (("kind", kind, MAX_KIND), ("subject", subject, MAX_SUBJECT)):
+        if len(value) > limit:
+            raise ConfigurationError(
+                f"the {name} of an upload has at most {limit} characters", field=name, limit=limit, value=len(value)
+            )
 
 
 class Reception:

@@ -55,6 +55,7 @@ CASES: dict[str, list[tuple[type[StorageBackend], dict[str, Any]]]] = {
     "test_a_go_may_have_many_checkpoints": [(of.KeepsTheLastCheckpointOnly, {})],
     "test_an_object_of_one_go_may_be_empty": [(of.HasNoEmptyGoes, {})],
     "test_a_go_that_dies_is_forgotten_from_its_last_checkpoint_on": [(of.AppendsToWhatADeadGoWrote, {})],
+    "test_a_checkpoint_whose_state_is_not_kept_is_as_if_it_had_not_been": [(of.AppendsToWhatADeadGoWrote, {})],
     "test_a_go_that_died_before_any_checkpoint_begins_anew": [(of.AppendsToWhatADeadGoWrote, {})],
     "test_a_go_that_wakes_up_late_changes_nothing": [(of.LetsASleeperWrite, {"many_parts": False})],
     "test_committing_again_is_no_error": [(of.CommitsOnceOnly, {})],

@@ -26,6 +26,7 @@ from granite_core.backends.s3 import S3StorageBackend
 from granite_core.gc import Collector, GCConfig
 from granite_core.integrations.sqlalchemy import SQLAlchemyLedger, file_field, files_field, tables_of
 from granite_core.integrations.sqlalchemy._rows import registered
+from granite_core.keys import PIECES
 from granite_core.testing import FaultyBackend
 from tests.faults.steps import FileSystem, Steps, watch_backend, watch_client, watch_dialect
 from tests.support.s3 import S3Server
@@ -166,7 +167,8 @@ class World:
         if isinstance(self.place.store, Bucket):
             client = _client(self.place.store.server)
             uploads = client.list_multipart_uploads(Bucket=self.place.store.name).get("Uploads", [])
-            return [each["Key"] for each in uploads]
+            pieces = client.list_objects_v2(Bucket=self.place.store.name, Prefix=PIECES).get("Contents", [])
+            return [each["Key"] for each in (*uploads, *pieces)]
         found = Path(self.place.store).rglob(".granite-*")
         return [str(each) for each in found if each.name.startswith((TEMPORARY_PREFIX, PART_PREFIX))]
 

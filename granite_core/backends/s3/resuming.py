@@ -139,6 +139,7 @@ class S3ResumableWriter(ResumableWriter):
             self.close()
             raise
         self._checkpoints += 1
+        self._pieces.told = [*self._pieces.gone]
         return self._dump(ends=ends or last)
 
     def commit(self) -> None:

@@ -75,6 +75,26 @@ class ResumingTests(BackendTests):
         assert backend.get("a/b") == b"kept and this"
         assert self.keys(backend) == ["a/b"]
 
+    def test_a_checkpoint_whose_state_is_not_kept_is_as_if_it_had_not_been(self, backend: StorageBackend) -> None:
+        self.needs(backend, Capability.RESUMABLE_WRITES)
+        content, step = noise(7 * 3 * MIB), 3 * MIB
+        state: str | None = None
+        for start in range(0, len(content), step):
+            with backend.resume_writer("a/b", offset=start, state=state) as writer:
+                state = writer.state or state
+                writer.write(content[start : start + step])
+                writer.checkpoint()
+            with backend.resume_writer("a/b", offset=start, state=state) as writer:
+                writer.write(content[start : start + MIB])
+                kept = writer.checkpoint()
+                writer.write(content[start + MIB : start + step])
+                writer.checkpoint()
+            with backend.resume_writer("a/b", offset=start + MIB, state=kept) as writer:
+                writer.write(content[start + MIB : start + step])
+                state = writer.checkpoint()
+        self.finish(backend, "a/b", state, len(content))
+        assert_same(backend.get("a/b"), content)
+
     def test_a_go_that_died_before_any_checkpoint_begins_anew(self, backend: StorageBackend) -> None:
         self.needs(backend, Capability.RESUMABLE_WRITES)
         dead = backend.resume_writer("a/b")

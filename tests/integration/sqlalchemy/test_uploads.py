@@ -13,6 +13,7 @@ from sqlalchemy import insert, update
 from granite_core import (
     BackendUnavailableError,
     CollectionRefusedError,
+    ConfigurationError,
     ContentTooLargeError,
     ContentTypeNotAllowedError,
     StaleRefError,
@@ -338,6 +339,12 @@ def test_an_upload_is_known_to_whom_it_belongs(world: World) -> None:
                 uploads.discard(finished.id, kind=kind, subject=subject)
 
     world.run(scenario)
+
+
+def test_what_an_upload_is_called_has_an_end(world: World) -> None:
+    for said in ({"kind": "k" * 33}, {"kind": "k", "subject": "s" * 256}):
+        with pytest.raises(ConfigurationError):
+            uploads_of(world).plan("pages", **said)
 
 
 def test_what_is_discarded_leaves_nothing(world: World) -> None:
