@@ -68,10 +68,10 @@ def from_data_uri(uri: str) -> DataURI:
     """
     if uri[:5].lower() != "data:":
         raise _invalid("a data URI begins with data:")
+    uri = uri.partition("#")[0]
     comma = uri.find(",", 5, MAX_HEAD)
     if comma < 0:
         raise _invalid("a data URI has a comma before its data")
-    uri = uri.partition("#")[0]
     if not (uri.isascii() and uri.isprintable()) or " " in uri:
         raise _invalid("a data URI has printable ASCII characters only")
     if _BAD_ESCAPE.search(uri):

@@ -4,21 +4,27 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 
 import msgspec
 
 from granite_core import (
     ContentTooLargeError,
+    FetchRules,
     InvalidKeyError,
+    InvalidSourceError,
+    RemoteRefusedError,
     StoredObjectRef,
     TokenExpiredError,
     TokenInvalidError,
     UrlSettings,
+    from_data_uri,
 )
 from granite_core.keys import KeyTemplate, build_key, clean_segment, suffix_of, validate_key
 from granite_core.links import Links
 from granite_core.media import clean_content_type, clean_filename, judge_content
+from granite_core.remote.targets import parse_target, redirected
 from granite_core.serving import content_disposition, extended_filename, filename_of, plan_download, served_type
 from granite_core.signing import Sealer
 from granite_litestar.exceptions import MalformedBodyError
@@ -36,6 +42,8 @@ NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 REF = StoredObjectRef(
     "a", "main", "k", 1000, f"sha256:{'ab' * 32}", "text/plain", "a.txt", "2026-01-01T00:00:00.000000Z"
 )
+FETCH = FetchRules(ports=None)
+SECURE = parse_target("https://example.org/a/b?c", FETCH)
 SECRET = "s" * 32
 SEALER = Sealer([SECRET])
 LINKS = Links(UrlSettings(secrets=[SECRET]))
@@ -174,8 +182,34 @@ def contents(data: bytes) -> None:
     assert clean_content_type(judged.content_type) == judged.content_type
 
 
+def urls(data: bytes) -> None:
+    """What is understood of a URL, or of a redirect, is understood in one way, and is safe to send."""
+    text = data.decode("utf-8", "replace")
+    try:
+        target = parse_target(text, FETCH)
+    except RemoteRefusedError:
+        pass
+    else:
+        assert parse_target(target.url, FETCH) == target
+        line = f"{target.authority} {target.path}"
+        assert line.isascii() and line.isprintable() and line.count(" ") == 1, line  # noqa: PT018 - one thing
+    with suppress(RemoteRefusedError):
+        assert redirected(SECURE, data.decode("latin-1"), FETCH).scheme == "https"
+
+
+def data_uris(data: bytes) -> None:
+    """The size that is told before anything is decoded is the size."""
+    try:
+        found = from_data_uri(f"data:{data.decode('latin-1')}")
+        stream = found.open().stream
+        size = sum(len(piece) for piece in iter(lambda: stream.read(7), b""))
+    except InvalidSourceError:
+        return
+    assert size == found.size
+
+
 TARGETS: dict[str, Callable[[bytes], None]] = {
-    each.__name__: each for each in (multipart, headers, tokens, refs, names, keys, contents)
+    each.__name__: each for each in (multipart, headers, tokens, refs, names, keys, contents, urls, data_uris)
 }
 
 
@@ -203,6 +237,8 @@ SEEDS: dict[str, list[bytes]] = {
         b"text/html; charset=utf-8",
         b"con.txt",
     ],
+    "urls": [b"http://[::1]:80/a?b#c", b"https://0x7f.1/", "http://127。0。0。1/".encode(), b"//b.example/x"],
+    "data_uris": [b";base64,aGk=", b"text/plain,a%20b", b";base64,aGk%3D"],
     "keys": [b"a/b.pdf", b"..", b".granite-x", "ü".encode()],
     "contents": [
         b"\x05a.pdf%PDF-1.4",

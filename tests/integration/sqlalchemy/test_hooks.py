@@ -6,9 +6,14 @@ import threading
 from typing import Any
 
 import pytest
+from sqlalchemy import select
+from sqlalchemy.util import await_only
 
-from granite_core import Committed, unsaved
-from tests.integration.sqlalchemy.world import Document, World
+from granite_core import Announcement, Committed, UploadDeniedError, unsaved
+from granite_core.integrations.sqlalchemy import SQLAlchemyUploadLedger, tables_of
+from granite_core.integrations.sqlalchemy._greenlet import in_greenlet
+from granite_core.uploads import AsyncUploads, Uploads
+from tests.integration.sqlalchemy.world import Base, Document, World
 
 
 @pytest.fixture
@@ -81,3 +86,26 @@ class TestAfterCommit:
 
         world.run(scenario)
         settled(world, told, 2)
+
+
+def test_an_upload_session_is_asked_for_before_it_begins(world: World) -> None:
+    asked: list[Announcement] = []
+
+    def decide(announced: Announcement) -> None:
+        asked.append(announced)
+        raise UploadDeniedError("not you", operation="put")
+
+    object.__setattr__(world.manager.get_policy("pages"), "before_upload", (decide,))
+
+    def scenario() -> None:
+        uploads = Uploads(world.manager, SQLAlchemyUploadLedger(world.any_engine, Base.metadata))
+        with pytest.raises(UploadDeniedError):
+            if in_greenlet():
+                await_only(AsyncUploads(uploads).create("pages", kind="test", length=7, filename="a.pdf"))
+            else:
+                uploads.create("pages", kind="test", length=7, filename="a.pdf")
+        with world.session() as session:
+            assert not session.execute(select(tables_of(Base.metadata).upload)).all()
+
+    world.run(scenario)
+    assert asked == [Announcement(storage_key="pages", field="pages", filename="a.pdf", size=7)]
