@@ -37,7 +37,6 @@ class Operation(ABC):
     """One operation. `salt` makes its content differ from that of the time before."""
 
     name: ClassVar[str]
-    stores: ClassVar[tuple[str, ...]] = ("disk", "s3")
 
     def prepare(self, world: World) -> None:  # noqa: B027 - storing works on nothing
         """Make what it works on, where that is not there yet."""
@@ -259,7 +258,6 @@ class UploadInGoes(Operation):
     """An upload in two goes, by processes that do not know each other; finished, and taken by a row."""
 
     name = "upload in goes"
-    stores = ("disk",)  # on S3 pytest holds what was logged of a failed ROLLBACK, and with it the connection
 
     def prepare(self, world: World) -> None:
         _remove(world, "uploaded")
