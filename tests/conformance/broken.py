@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import io
 import threading
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -10,6 +9,8 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, BinaryIO
 from uuid import uuid4
+
+import msgspec
 
 from granite_core.backends.base import Capability, ObjectReader, ObjectStat, ObjectWriter, ResumableWriter
 from granite_core.backends.memory import MemoryStorageBackend
@@ -523,7 +524,7 @@ class RefusesRangesOfEmptyObjects(Broken):
 
 class HasOneEtag(Broken):
     def stat(self, location: str) -> ObjectStat:
-        return dataclasses.replace(super().stat(location), etag="etag")
+        return msgspec.structs.replace(super().stat(location), etag="etag")
 
 
 class TakesSilenceForYes(Broken):
@@ -574,7 +575,7 @@ class ListsWhatIsNotThere(Broken):
 
 class ListsNoSizes(Broken):
     def list_objects(self, **arguments: Any) -> Iterator[ObjectStat]:
-        return (dataclasses.replace(each, size=-1) for each in super().list_objects(**arguments))
+        return (msgspec.structs.replace(each, size=-1) for each in super().list_objects(**arguments))
 
 
 class ListsOnceAtATime(Broken):

@@ -401,7 +401,7 @@ def test_whether_a_tombstone_waits_is_asked_in_the_look_up_itself(world: World) 
                 session.add(Document(title=title, file=kept))
                 session.commit()
         assert [each for each in sent if each.startswith("INSERT")] == sent[-1:]
-        looks = [each for each in sent if each.startswith("SELECT DISTINCT")]
+        looks = [each for each in sent if each.startswith("SELECT") and "->> 'location'" in each]
         assert 1 <= len(looks) <= 4  # one for each single column, until it is found
         assert all("granite_tombstone" in each for each in looks)
         assert [each for each in sent if "granite_tombstone" in each] == looks

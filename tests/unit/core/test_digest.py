@@ -29,6 +29,8 @@ PIECE = os.urandom(OVERLAP_BYTES)
 @pytest.fixture(autouse=True)
 def two_processors(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """One thread to spare, whatever the machine has."""
+    BEFORE.clear()
+    BEFORE.update(threading.enumerate())
     monkeypatch.setattr(digest_module, "_processors", lambda: 2)
     monkeypatch.setattr(digest_module, "_known", [])
     yield
@@ -37,8 +39,13 @@ def two_processors(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
             each._threads.shutdown()
 
 
+BEFORE: set[threading.Thread] = set()
+"""Those of other tests in this process."""
+
+
 def hashing_threads() -> list[str]:
-    return [each.name for each in threading.enumerate() if each.name.startswith("granite-hash")]
+    found = [each for each in threading.enumerate() if each.name.startswith("granite-hash")]
+    return [each.name for each in found if each not in BEFORE]
 
 
 @pytest.mark.parametrize(
