@@ -120,6 +120,7 @@ class ResumingTests(BackendTests):
             writer.write(content[500:])
             state = writer.checkpoint(last=True)
         self.disturb(late, many_parts=False)
+        late.close()
         self.finish(backend, "a/b", state, len(content) + 5)
         assert_same(backend.get("a/b"), b"kept " + content)
         assert self.keys(backend) == ["a/b"]
