@@ -83,12 +83,11 @@ class PendingFile:
         return self.staged
 
     def refuse(self, error: BaseException) -> None:
-        """Let it go because of an error. Blocks, never raises."""
+        """Let it go because of an error, unless that is for whoever holds it to do. Blocks, never raises."""
         if isinstance(error, ContentRejectedError):
             self._events.refused(error, self.staged.storage_key)
-        elif self._stays:
-            return
-        self.discard()
+        if not self._stays:
+            self.discard()
 
     def discard(self) -> None:
         """Let it go. Blocks, never raises: what cannot be deleted now is found by the collector."""

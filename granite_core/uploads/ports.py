@@ -93,8 +93,12 @@ class UploadLedger(Protocol):
         """
         ...
 
-    def end(self, upload_id: str) -> EndedUpload | None:
-        """End a session, whoever holds it, and leave a tombstone of its object in the same transaction.
+    def end(self, upload_id: str, holder: str | None = None) -> EndedUpload | None:
+        """End a session, and leave a tombstone of its object in the same transaction.
+
+        Args:
+            upload_id: Which.
+            holder: Who must hold it, and it must not be finished; where absent it is ended whoever holds it.
 
         Returns:
             What is to be removed from the store, before ``forget``; None where there is no such session.

@@ -424,14 +424,16 @@ class Uploads:
             raise UploadGoneError("the upload has ended, or somebody else has taken it", operation="finish")
         return finished
 
-    def _end(self, upload_id: str) -> bool:
+    def _end(self, upload_id: str, holder: str | None = None) -> bool:
         """End a session, and remove what it left as far as that can be done now."""
-        ended = self.ledger.end(upload_id)
+        ended = self.ledger.end(upload_id, holder)
         if ended is None:
             return False
         with suppress(StorageError):  # the sweep goes on with it
             backend = self.manager.get_backend(ended.backend)
             self.ledger.call(backend, clear_away, backend, ended)
+            if holder is not None:  # it was never finished: no row can have its object
+                self.ledger.call(backend, backend.delete, ended.location)
             self.ledger.forget(upload_id)
         return True
 
@@ -637,10 +639,10 @@ class Reception:
             self._uploads.ledger.renew(self.session.id, self.holder, lease=0)
 
     def refuse(self) -> None:
-        """End the upload: a refused file leaves nothing."""
+        """End the upload, unless somebody else has taken it meanwhile: a refused file leaves nothing."""
         self._over = True
         self._call(self._arrival.close)
-        self._uploads._end(self.session.id)
+        self._uploads._end(self.session.id, self.holder)
 
     def __enter__(self) -> Self:
         return self

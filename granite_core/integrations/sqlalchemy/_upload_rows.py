@@ -137,7 +137,13 @@ def finish_upload(
 
 
 def end_upload(
-    connection: Connection, tables: GraniteTables, upload_id: str, *, hold: int, database: int = 0
+    connection: Connection,
+    tables: GraniteTables,
+    upload_id: str,
+    holder: str | None = None,
+    *,
+    hold: int,
+    database: int = 0,
 ) -> EndedUpload | None:
     """Let a session hold nothing any more, and leave a tombstone of its object.
 
@@ -145,11 +151,13 @@ def end_upload(
         connection: Where.
         tables: Granite's.
         upload_id: Which.
+        holder: Who must hold it, and it must not be finished; anybody where absent.
         hold: For how long others leave it to the caller to clear it away, in milliseconds.
         database: Number of the database.
     """
     t = tables.upload
-    ended = connection.execute(t.update().where(t.c.id == upload_id, t.c.status != _ENDING).values(**_ending(hold)))
+    which = (t.c.id == upload_id, t.c.status != _ENDING) if holder is None else _ours(t, upload_id, holder)
+    ended = connection.execute(t.update().where(*which).values(**_ending(hold)))
     if not ended.rowcount:
         return None
     row = connection.execute(select(t).where(t.c.id == upload_id)).one()

@@ -130,9 +130,9 @@ class SQLAlchemyUploadLedger(Calls):
                 limit=within,
             )
 
-    def end(self, upload_id: str) -> EndedUpload | None:
+    def end(self, upload_id: str, holder: str | None = None) -> EndedUpload | None:
         """End a session; see ``UploadLedger.end``."""
-        return self._write(lambda c: rows.end_upload(c, self._tables, upload_id, hold=HOLD))
+        return self._write(lambda c: rows.end_upload(c, self._tables, upload_id, holder, hold=HOLD))
 
     def forget(self, upload_id: str) -> None:
         """Remove the row of a session that has ended; see ``UploadLedger.forget``."""

@@ -402,6 +402,38 @@ def test_a_refused_file_leaves_nothing(world: World, refusal: str) -> None:
     world.run(scenario)
 
 
+def test_who_refuses_too_late_takes_nothing_from_a_row(world: World) -> None:
+    seen = []
+
+    def judge(candidate: Any) -> None:
+        seen.append(candidate)
+        if len(seen) > 1:
+            return
+        with world.engine.begin() as connection:
+            connection.execute(update(tables().upload).values(held_until=db_now() - 1))
+        finished = uploads_of(world).complete(sessions(world)[0].id)
+        with world.session() as session:
+            session.add(Document(file=finished.file))
+            session.commit()
+        raise ValueError("it is ugly, as is known by now")
+
+    world.manager._policies["pages"] = StoragePolicy("pages", "main", validators=[judge])
+
+    def scenario() -> None:
+        uploads = uploads_of(world)
+        begun = uploads.create("pages", kind="test", length=len(CONTENT))
+        reception = uploads.receive(begun.id, offset=0)
+        reception.write(CONTENT)
+        with pytest.raises(ValidationFailedError):
+            reception.finish()
+        reception.close()
+        assert len(seen) == 2
+        assert len(world.held()) == 1
+        world.check_laws()
+
+    world.run(scenario)
+
+
 @pytest.mark.parametrize("moment", ["checkpoint", "commit", "late commit"])
 def test_a_finish_that_failed_is_done_again(world: World, moment: str) -> None:
     def scenario() -> None:
