@@ -75,6 +75,8 @@ class AppendingWriter(ResumableWriter):
         known = json.loads(state) if state else {}
         self._part: str = known.get("part", "")
         self._gone: list[str] = known.get("gone", [])
+        self._source: str = known.get("from", "")
+        self._borrowed = False
         self._file = self._folder = -1
         self._name_is_safe = self._is_there = self._closed = False
         self._changed = not self._part
@@ -169,6 +171,8 @@ class AppendingWriter(ResumableWriter):
             return
         try:
             self._folder = self._backend._open_folder(self._folders)
+            if self._source:
+                self._rename(self._source)  # nothing was recorded of the copy
             self._file = os.open(self._file_name, _OPEN, dir_fd=self._folder)
         except FileNotFoundError:
             self._file_is_gone()
@@ -182,12 +186,19 @@ class AppendingWriter(ResumableWriter):
                 location=self._location,
             )
         if not self._lock():
-            self._gone.append(self._part)
-            self._part = secrets.token_hex(4)
-            self._changed = True
+            self._source = self._part
+            self._rename(secrets.token_hex(4))
+            self._borrowed = True
             return
+        self._source = ""
         os.ftruncate(self._file, self.offset)
         os.lseek(self._file, self.offset, os.SEEK_SET)
+
+    def _rename(self, part: str) -> None:
+        """Go on under another name; the file of the one before is removed at the end."""
+        self._gone = [each for each in (*self._gone, self._part) if each != part]
+        self._part = part
+        self._changed = True
 
     def _file_is_gone(self) -> None:
         """Nothing was written yet, or all was and has its final name; else it is lost."""
@@ -199,6 +210,8 @@ class AppendingWriter(ResumableWriter):
             raise ObjectNotFoundError(
                 "what was written is gone", operation="resume", backend="file", location=self._location
             )
+        if not self._is_there:
+            self._rename(secrets.token_hex(4))  # whoever made the name up may still make its file
 
     def _lock(self) -> bool:
         try:
@@ -212,7 +225,7 @@ class AppendingWriter(ResumableWriter):
     def _start(self, operation: str) -> None:
         """Make the file where there is none that we may write to."""
         self._check_open(operation)
-        if self._is_there or (self._file >= 0 and not (self._gone and self._changed)):
+        if self._is_there or (self._file >= 0 and not self._borrowed):
             return
         before, self._file = self._file, -1
         folder, self._folder = self._folder, -1
@@ -220,19 +233,19 @@ class AppendingWriter(ResumableWriter):
             self._make()
             if before >= 0:
                 self._take_over(before)
+                self._source = ""
         finally:
             for descriptor in (before, folder):
                 if descriptor >= 0:
                     os.close(descriptor)
-        self._changed = False
+        self._changed = self._borrowed = self._name_is_safe = False
 
     def _make(self) -> None:
         for _ in range(START_ATTEMPTS):
             try:
                 catch_up = self._durable and not self._backend.durable
                 self._folder = self._backend._open_folder(self._folders, make=True, sync=catch_up)
-                # Not O_EXCL: a go that died before its first checkpoint may have made it.
-                flags = _OPEN | os.O_CREAT
+                flags = _OPEN | os.O_CREAT | os.O_EXCL  # the name is ours alone
                 self._file = os.open(self._file_name, flags, self._backend._file_mode, dir_fd=self._folder)
                 break
             except FileNotFoundError:  # a delete pruned the folder, empty until now, between two of our steps
@@ -246,7 +259,6 @@ class AppendingWriter(ResumableWriter):
             raise BackendUnavailableError(
                 "another process has the file open", operation="write", backend="file", location=self._location
             )
-        os.ftruncate(self._file, 0)
 
     def _take_over(self, before: int) -> None:
         """Copy what was kept out of a file that another process has locked."""
@@ -266,7 +278,8 @@ class AppendingWriter(ResumableWriter):
             os.fsync(self._file)
 
     def _dump(self) -> str:
-        return json.dumps({"part": self._part, **({"gone": self._gone} if self._gone else {})})
+        known = {"part": self._part, "gone": self._gone, "from": self._source}
+        return json.dumps({name: value for name, value in known.items() if value})
 
     def _check_open(self, operation: str) -> None:
         if self._closed:

@@ -429,3 +429,41 @@ def test_a_file_that_shrinks_under_an_open_file_is_an_error_and_no_end(
         os.truncate(root / "a", 3)
         with pytest.raises(BackendError, match="shorter"):
             file.read()
+
+
+class TestSeveralGoes:
+    def test_one_that_sleeps_before_its_first_byte_does_not_touch_what_came_since(
+        self, backend: LocalStorageBackend, root: Path
+    ) -> None:
+        sleeper = backend.resume_writer("a/b")
+        state = sleeper.state
+        with backend.resume_writer("a/b", state=state) as writer:
+            writer.write(b"B" * 1000)
+            state = writer.checkpoint()
+        sleeper.write(b"A" * 2000)
+        sleeper.close()
+        with backend.resume_writer("a/b", offset=1000, state=state) as writer:
+            writer.checkpoint(last=True)
+            writer.commit()
+        assert backend.get("a/b") == b"B" * 1000
+        assert files_below(root) == ["a", "a/b"]
+
+    @pytest.mark.parametrize("died", ["before it could record anything more", "without a byte"])
+    def test_what_a_sleeper_has_locked_stays_good_until_its_copy_is_recorded(
+        self, backend: LocalStorageBackend, died: str
+    ) -> None:
+        sleeper = backend.resume_writer("a/b")
+        sleeper.write(b"x" * 1000)
+        kept = sleeper.checkpoint()
+        cut = backend.resume_writer("a/b", offset=1000, state=kept)
+        state = cut.checkpoint(ends=True) if died == "without a byte" else cut.state
+        cut.close()
+        with backend.resume_writer("a/b", offset=1000, state=state) as writer:
+            writer.write(b"y" * 10)
+            state = writer.checkpoint()
+        sleeper.write(b"z" * 1000)
+        sleeper.close()
+        with backend.resume_writer("a/b", offset=1010, state=state) as writer:
+            writer.checkpoint(last=True)
+            writer.commit()
+        assert backend.get("a/b") == b"x" * 1000 + b"y" * 10
