@@ -12,7 +12,7 @@ from typing import Final, Literal
 from urllib.parse import quote
 
 from granite_core.errors import ConfigurationError
-from granite_core.serving import ServePlan, content_security_policy
+from granite_core.serving import ServePlan, content_security_policy, served_type
 
 __all__ = ["OFFLOAD_TOKEN_HEADER", "Offload", "offloaded_headers"]
 
@@ -116,7 +116,12 @@ def offloaded_headers(
     if method != "GET" or not plan.parts or any(name in fields for name in _JUDGED_AGAIN):
         return None
     dropped = _OF_THE_BODY | _OF_THE_WHOLE if "range" in fields else _OF_THE_BODY
-    kept = [(name, value) for name, value in headers if name.lower() not in dropped]
+    kept = [
+        # The web server draws its own boundary, and writes the file's type into each part.
+        (name, served_type(content_type) if value.startswith("multipart/byteranges") else value)
+        for name, value in headers
+        if name.lower() not in dropped
+    ]
     shown = any(name.lower() == "content-disposition" and value.startswith("inline") for name, value in kept)
     if shown and "sandbox" in (content_security_policy(content_type) or ""):
         return None

@@ -211,6 +211,7 @@ def test_ranges_come_from_the_front(client: httpx.Client, world: World) -> None:
     several = from_the_front(client, world, "big", Range="bytes=0-9,1000000-1000009")
     assert several.status_code == 206
     assert several.headers["content-type"].startswith("multipart/byteranges")
+    assert several.content.lower().count(b"content-type: application/octet-stream") == 2
     assert BIG[:10] in several.content
     assert BIG[1000000:1000010] in several.content
     stale = from_the_front(client, world, "big", Range="bytes=0-9", **{"If-Range": '"other"'})
