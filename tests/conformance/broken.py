@@ -670,7 +670,7 @@ class Resumer(ResumableWriter):
         self.inner = MemoryStorageBackend.resume_writer(backend, location, **said)
 
     @property
-    def offset(self) -> int:  # type: ignore[override]
+    def offset(self) -> int:  # type: ignore[override]  # read only here
         return self.inner.offset
 
     @property

@@ -213,7 +213,7 @@ class World:
         """No connection was returned with its transaction open."""
         if self.engine.pool.checkedout():  # type: ignore[attr-defined]
             gc.collect()  # SQLAlchemy leaves a connection whose ROLLBACK failed to the garbage collector
-        assert self.engine.pool.checkedout() == 0  # type: ignore[attr-defined]
+        assert self.engine.pool.checkedout() == 0  # type: ignore[attr-defined]  # a pool that counts
         connections = [self.engine.raw_connection() for _ in range(self.engine.pool.checkedin())]  # type: ignore[attr-defined]
         for each in connections:
             driver: Any = each.driver_connection

@@ -587,7 +587,7 @@ class TestDeletingMany:
         inject_deletions(proxy, deleted=["absent"], errors={"a": "AccessDenied", "b": "InternalError"})
         failed = backend.delete_many([*self.KEYS, "absent"])  # of c and d nothing is said
         assert {key: type(error) for key, error in failed.items()} == {"a": AccessDeniedError}
-        assert failed["a"].location == "a"  # type: ignore[attr-defined]
+        assert failed["a"].location == "a"  # type: ignore[attr-defined]  # a StorageError
         assert self.left(store) == ["a"]
 
     def test_gives_up_what_fails_every_time(self, store: Store, proxied: tuple[S3StorageBackend, HttpProxy]) -> None:

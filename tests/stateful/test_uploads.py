@@ -175,6 +175,7 @@ class Goes(RuleBasedStateMachine):
             while self.reception is not None and self.reception.offset < self.length:
                 self.send(5000)
             self.finish()
+        assert self.finished
         self.what_is_finished_is_what_was_sent()
         for sleeper in sleepers:
             sleeper._arrival.close()

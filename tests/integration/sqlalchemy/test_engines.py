@@ -204,5 +204,5 @@ def test_a_session_that_is_forgotten_gives_its_connection_back(tmp_path: Path) -
     assert engine.pool.checkedout() == 1  # type: ignore[attr-defined]  # the pool of a file has it
     del session
     gc.collect()
-    assert engine.pool.checkedout() == 0  # type: ignore[attr-defined]
+    assert engine.pool.checkedout() == 0  # type: ignore[attr-defined]  # a pool that counts
     engine.dispose()

@@ -179,7 +179,7 @@ def test_nothing_of_a_living_session_is_collected(world: World) -> None:
         begun = uploads.create("pages", kind="test", length=100)
         with uploads.receive(begun.id, offset=0) as reception:
             reception.write(b"x" * 50)
-        world.manager.note([finished.file])  # type: ignore[list-item]
+        world.manager.note([finished.file])  # type: ignore[list-item]  # it is finished
         for _ in range(2):
             reconcile(world, {"unfinished_after": timedelta(microseconds=1)}, max_share=1)
             age_everything(world)
@@ -188,7 +188,7 @@ def test_nothing_of_a_living_session_is_collected(world: World) -> None:
         with uploads.receive(begun.id, offset=50) as reception:
             reception.write(b"y" * 50)
             assert reception.finish() is not None
-        assert world.manager.get(uploads.find(begun.id).file) == b"x" * 50 + b"y" * 50  # type: ignore[arg-type]
+        assert world.manager.get(uploads.find(begun.id).file) == b"x" * 50 + b"y" * 50  # type: ignore[arg-type]  # it is finished
 
     world.run(scenario)
 
@@ -260,7 +260,7 @@ def test_two_do_not_write_at_once(world: World) -> None:
         with uploads.receive(begun.id, offset=4) as second:
             second.write(b"efgh")
             assert second.finish() is not None
-        assert world.manager.get(uploads.find(begun.id).file) == b"abcdefgh"  # type: ignore[arg-type]
+        assert world.manager.get(uploads.find(begun.id).file) == b"abcdefgh"  # type: ignore[arg-type]  # it is finished
 
     world.run(scenario)
 
@@ -283,7 +283,7 @@ def test_a_holder_that_sleeps_loses_its_upload_and_changes_nothing(world: World)
             sleeper.close()
             second.write(b"EFGH")
             assert second.finish() is not None
-        assert world.manager.get(uploads.find(begun.id).file) == b"ABCDEFGH"  # type: ignore[arg-type]
+        assert world.manager.get(uploads.find(begun.id).file) == b"ABCDEFGH"  # type: ignore[arg-type]  # it is finished
 
     world.run(scenario)
 
@@ -318,11 +318,11 @@ def test_a_length_may_be_told_later(world: World) -> None:
             reception.write(b"cd")
             finished = reception.finish()
         assert finished is not None
-        assert world.manager.get(finished.file) == b"abcd"  # type: ignore[arg-type]
+        assert world.manager.get(finished.file) == b"abcd"  # type: ignore[arg-type]  # it is finished
         with uploads.receive(uploads.create("documents", kind="test", length=0).id, offset=0) as reception:
             empty = reception.finish()
         assert empty is not None
-        assert world.manager.get(empty.file) == b""  # type: ignore[arg-type]
+        assert world.manager.get(empty.file) == b""  # type: ignore[arg-type]  # it is finished
 
     world.run(scenario)
 
@@ -441,7 +441,7 @@ def test_a_finish_that_failed_is_done_again(world: World, moment: str) -> None:
         begun = uploads.create("pages", kind="test", length=len(CONTENT))
         with uploads.receive(begun.id, offset=0) as reception:
             reception.write(CONTENT[:5000])
-        world.backend.fail(moment.removeprefix("late "), late=moment.startswith("late"))  # type: ignore[arg-type]
+        world.backend.fail(moment.removeprefix("late "), late=moment.startswith("late"))  # type: ignore[arg-type]  # a name of a call
         with pytest.raises(BackendUnavailableError), uploads.receive(begun.id, offset=5000) as reception:
             reception.write(CONTENT[5000:])
             reception.finish()
@@ -475,7 +475,7 @@ def test_a_checksum_is_right_where_no_hash_can_be_put_aside(
         return real(saved, size) if next(turns) else None
 
     monkeypatch.setattr(_arrival, "resume_sha256", sometimes)
-    world.run(lambda: world.manager.verify(upload(uploads_of(world)).file))  # type: ignore[arg-type]
+    world.run(lambda: world.manager.verify(upload(uploads_of(world)).file))  # type: ignore[arg-type]  # it is finished
 
 
 def test_a_staged_file_may_be_held(world: World) -> None:

@@ -155,7 +155,7 @@ def test_what_announces_too_much_is_refused_before_the_hooks_are_asked() -> None
 def test_hooks_must_be_functions() -> None:
     for name in ("before_upload", "after_commit"):
         with pytest.raises(ConfigurationError, match=name):
-            StoragePolicy("x", **{name: ["no function"]})  # type: ignore[arg-type]
+            StoragePolicy("x", **{name: ["no function"]})  # type: ignore[arg-type]  # what is refused
 
 
 class TestAfterCommit:
