@@ -11,6 +11,9 @@ BENCH_PYTHON ?= $(shell for each in python3.13 python3.12 $(PYTHON); do $$each -
 WORKERS  ?= 2
 ARGS     ?=
 
+# The tests start hundreds of processes, each of which would compile the project anew where this is set.
+export PYTHONDONTWRITEBYTECODE =
+
 BIN := $(VENV)/bin
 PIP_FLAGS := --quiet --disable-pip-version-check
 
