@@ -19,7 +19,7 @@ from typing import Any, TypeAlias
 
 from tests.benchmarks.harness import Goal, Outcome, Result
 
-__all__ = ["Summary", "as_markdown", "as_text", "machine", "summarize"]
+__all__ = ["Summary", "as_markdown", "as_ratio", "as_seconds", "as_text", "machine", "summarize"]
 
 Summary: TypeAlias = dict[str, Any]
 
@@ -137,13 +137,13 @@ def as_text(summary: Summary) -> str:
         rows.append(
             [
                 name,
-                _seconds(each["median"]),
-                _seconds(each["min"]),
-                _ratio(each["ratio"]),
+                as_seconds(each["median"]),
+                as_seconds(each["min"]),
+                as_ratio(each["ratio"]),
                 _rate(each["median"], summary["size"]),
-                _seconds(each["cpu"]),
-                _ratio(each["cpu_ratio"]),
-                *([_seconds(each["client_cpu"])] if served else []),
+                as_seconds(each["cpu"]),
+                as_ratio(each["cpu_ratio"]),
+                *([as_seconds(each["client_cpu"])] if served else []),
                 _memory(each["memory"]),
                 each["note"],
             ]
@@ -186,7 +186,7 @@ def _cells(each: Mapping[str, Any]) -> list[str]:
     name = f"**{each['name']}**" if each["kind"] == "ours" else each["name"]
     if "median" not in each or each["error"]:
         return [name, *[""] * 5, "failed" if each["error"] else each["absent"] or ""]
-    times = [_ratio(each["ratio"]), _ratio(each["cpu_ratio"]), _seconds(each["median"]), _seconds(each["cpu"])]
+    times = [as_ratio(each["ratio"]), as_ratio(each["cpu_ratio"]), as_seconds(each["median"]), as_seconds(each["cpu"])]
     return [name, *times, _memory(each["memory"]), each["note"]]
 
 
@@ -203,20 +203,22 @@ def _goal(goal: Mapping[str, Any]) -> tuple[str, str, str]:
         figure = "" if found is None else _memory(found)
     else:
         what = "time" if goal["metric"] == "wall" else "cpu"
-        meant, figure = f"at most {at_most:.2f} of the {what} of {goal['to']}", _ratio(found)
+        meant, figure = f"at most {at_most:.2f} of the {what} of {goal['to']}", as_ratio(found)
     if found is None:
         return goal["of"], meant, "not known here"
     return goal["of"], meant, figure if found <= at_most else f"{figure}, not reached"
 
 
-def _seconds(value: float) -> str:
+def as_seconds(value: float) -> str:
+    """A time in the unit that fits it."""
     for unit, size in (("s", 1.0), ("ms", 1e-3)):
         if value >= size:
             return f"{value / size:.3g} {unit}" if value < 1000 * size else f"{value / size:.0f} {unit}"
     return f"{value * 1e6:.3g} µs"
 
 
-def _ratio(value: float | None) -> str:
+def as_ratio(value: float | None) -> str:
+    """A ratio; nothing where it is not known."""
     return "" if value is None else f"{value:.2f}"
 
 

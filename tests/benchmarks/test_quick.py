@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from xml.etree import ElementTree as ET
 
 import pytest
 
 from tests.benchmarks.__main__ import SUBJECTS, cases_of
+from tests.benchmarks.chart import as_chart
 from tests.benchmarks.harness import run_case
 from tests.benchmarks.report import as_markdown, as_text, machine, summarize
 from tests.support.parts import promised
@@ -27,3 +29,5 @@ def test_the_benchmark_runs(subject: str) -> None:
         assert not absent or not promised(), absent
         table = as_markdown([summary], machine())
         assert all(each.name in table for each in some)
+        drawn = [each.text for each in ET.fromstring(as_chart([summary])).iter() if each.text]
+        assert all(each.contender.name in drawn for each in result.outcomes if each.samples)
