@@ -31,6 +31,7 @@ SUBJECTS = (
     "collection",
     "s3",
 )
+MORE = ("huge_collection",)
 RESULTS = Path(__file__).parent / "results"
 
 
@@ -67,7 +68,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description=__doc__)
-    parser.add_argument("subjects", nargs="*", metavar="subject", help=f"of {', '.join(SUBJECTS)}; all by default")
+    parser.add_argument(
+        "subjects", nargs="*", metavar="subject", help=f"of {', '.join(SUBJECTS)}; all by default; or {', '.join(MORE)}"
+    )
     parser.add_argument("--quick", action="store_true", help="small sizes, one round: does it still work?")
     parser.add_argument("--rounds", type=int, help="how many rounds, whatever a case says")
     parser.add_argument("--only", metavar="WORD", action="append", help="contenders with this in their name")
