@@ -2,28 +2,22 @@
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Awaitable, Callable
 from dataclasses import KW_ONLY, dataclass
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, Final, TypeAlias
+from typing import TYPE_CHECKING, Any, Final
 
 from sqlalchemy import MetaData
 
 from granite_core import ConfigurationError, StorageManager
 from granite_core.uploads import AsyncStagedTokens, AsyncUploads, UploadSettings
 from granite_litestar._form_plan import storage_key_of
+from granite_litestar._subjects import Subject, subject_of
 from granite_litestar.upload_sessions import UploadSessions
 
 if TYPE_CHECKING:
     from litestar.connection import ASGIConnection
 
-__all__ = ["TokenConfig", "TokenDesk", "TokenSubject"]
-
-MAX_SUBJECT: Final = 255
-
-TokenSubject: TypeAlias = "Callable[[ASGIConnection[Any, Any, Any, Any]], object | Awaitable[object]]"
-"""Tells whom a connection belongs to."""
+__all__ = ["TokenConfig", "TokenDesk"]
 
 
 @dataclass(frozen=True)
@@ -40,7 +34,7 @@ class TokenConfig:
         ConfigurationError: ``expires_in`` is no time.
     """
 
-    subject: TokenSubject | None
+    subject: Subject | None
     _: KW_ONLY
     expires_in: timedelta = timedelta(days=1)
 
@@ -107,19 +101,9 @@ class TokenDesk:
         """Return whom a connection belongs to; empty for nobody.
 
         Raises:
-            ConfigurationError: The application returned too long a text.
+            MalformedBodyError: The application made too long a name of what the client sent.
         """
-        if self.config.subject is None:
-            return ""
-        found = self.config.subject(connection)
-        if inspect.isawaitable(found):
-            found = await found
-        subject = "" if found is None else str(found)
-        if len(subject) > MAX_SUBJECT:
-            raise ConfigurationError(
-                "TokenConfig(subject=…) returned too long a text", limit=MAX_SUBJECT, value=len(subject)
-            )
-        return subject
+        return await subject_of(connection, self.config.subject)
 
 
 def _metadata_of(target: object) -> MetaData | None:

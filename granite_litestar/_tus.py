@@ -8,7 +8,7 @@ from __future__ import annotations
 import base64
 import binascii
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import format_datetime
@@ -20,13 +20,11 @@ __all__ = [
     "CHECKSUMS",
     "EXTENSIONS",
     "OFFSET_TYPE",
-    "TOKEN_HEADER",
     "VERSION",
     "Checksum",
     "Creation",
     "TusError",
     "http_date",
-    "origin_allowed",
     "parse_checksum",
     "parse_creation",
     "parse_metadata",
@@ -35,9 +33,6 @@ __all__ = [
 
 VERSION: Final = "1.0.0"
 OFFSET_TYPE: Final = "application/offset+octet-stream"
-TOKEN_HEADER: Final = "Granite-Upload-Token"  # noqa: S105 - a header's name
-"""Header of an answer that carries what a form or a request hands in to attach the finished upload."""
-
 EXTENSIONS: Final = (
     "creation",
     "creation-with-upload",
@@ -189,10 +184,3 @@ def parse_checksum(value: str | None) -> Checksum | None:
 def http_date(moment: datetime) -> str:
     """Write a moment as HTTP does (RFC 9110 section 5.6.7)."""
     return format_datetime(moment.astimezone(UTC), usegmt=True)
-
-
-def origin_allowed(origin: str | None, allowed: Sequence[str]) -> str | None:
-    """Return what ``Access-Control-Allow-Origin`` says to an origin; None where nothing is said."""
-    if origin is None or not allowed:
-        return None
-    return "*" if "*" in allowed else origin if origin in allowed else None

@@ -66,7 +66,8 @@ __all__ = [
 logger = logging.getLogger("granite.requests")
 
 UNLOGGED_PATH_OPT_KEY: Final = "granite_unlogged_path"
-"""Handlers with this in their ``opt`` have permissions in their paths, which must not end in logs."""
+"""Handlers with this in their ``opt`` have permissions in their paths, which must not end in logs. What it is there is
+the parameter that can be told by its hash; True where there is none."""
 
 RETRY_AFTER_SECONDS: Final = 5
 """What a 503 advises a client to wait (RFC 9110 section 10.2.3)."""
@@ -223,8 +224,12 @@ def _headers_of(error: StorageError, status: HTTPStatus) -> dict[str, str] | Non
 
 def _path_of(request: Request[Any, Any, Any]) -> str:
     handler = request.scope.get("route_handler")
-    unlogged = handler is not None and handler.opt.get(UNLOGGED_PATH_OPT_KEY)
-    return request.scope["path_template"] if unlogged else request.scope["path"]
+    unlogged = handler.opt.get(UNLOGGED_PATH_OPT_KEY) if handler is not None else None
+    if not unlogged:
+        return request.scope["path"]
+    template = request.scope["path_template"]
+    secret = request.path_params.get(unlogged)
+    return template if secret is None else f"{template.rpartition('/')[0]}/#{object_id(str(secret))}"
 
 
 def _report(request: Request[Any, Any, Any], error: StorageError, status: HTTPStatus) -> None:

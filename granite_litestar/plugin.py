@@ -38,7 +38,7 @@ from granite_litestar.downloads import build_handlers
 from granite_litestar.exceptions import exception_handlers
 from granite_litestar.forms import StreamingUploads
 from granite_litestar.links import LinkRoute
-from granite_litestar.resumable import ResumableUploads, admit_resumable_uploads, build_resumable_handlers
+from granite_litestar.resumable import ResumableUploads, mount_resumable_uploads
 from granite_litestar.staged_uploads import StagedUploads, build_staged_handlers
 from granite_litestar.upload_routes import UploadRoute, build_upload_handlers
 from granite_litestar.upload_sessions import UPLOADS_STATE_KEY, UploadSessions
@@ -134,21 +134,11 @@ class GranitePlugin(InitPlugin, ReceiveRoutePlugin, CLIPlugin):
         app_config.route_handlers.extend(build_upload_handlers(into_rows))
         staged = [each for each in config.uploads if isinstance(each, StagedUploads)]
         app_config.route_handlers.extend(build_staged_handlers(staged, desk))
-        self._resume(app_config, sessions, [each for each in config.uploads if isinstance(each, ResumableUploads)])
-        return app_config
-
-    def _resume(self, app_config: AppConfig, sessions: UploadSessions, routes: Sequence[ResumableUploads]) -> None:
-        """Mount the uploads that come in several requests."""
-        for route in routes:
-            self.config.manager.get_policy(route.storage_key)
-        if routes and self.config.manager.links.sealer is None:
-            raise ConfigurationError(
-                "resumable uploads hand out sealed tokens: StorageManager(..., urls=UrlSettings(secrets=[...]))"
-            )
-        admit_resumable_uploads(app_config, routes)
-        app_config.route_handlers.extend(
-            build_resumable_handlers(routes, lambda route: sessions.get(route.storage_key, route.settings))
+        resumable = [each for each in config.uploads if isinstance(each, ResumableUploads)]
+        mount_resumable_uploads(
+            app_config, config, resumable, lambda route: sessions.get(route.storage_key, route.settings)
         )
+        return app_config
 
     async def _check_backends(self) -> None:
         """A backend that cannot work stops the application; one that is away at the moment does not."""

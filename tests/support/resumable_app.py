@@ -13,7 +13,7 @@ from typing import Any
 
 from litestar import Litestar, Request, get, post
 from litestar.connection import ASGIConnection
-from litestar.exceptions import NotAuthorizedException
+from litestar.exceptions import NotAuthorizedException, PermissionDeniedException
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
@@ -51,6 +51,11 @@ def user_of(connection: ASGIConnection[Any, Any, Any, Any]) -> str:
 def signed_in(connection: ASGIConnection[Any, Any, Any, Any], _: object) -> None:
     if not user_of(connection):
         raise NotAuthorizedException("who are you?")
+
+
+def nothing_goes(connection: ASGIConnection[Any, Any, Any, Any], _: object) -> None:
+    if connection.scope["method"] == "DELETE":
+        raise PermissionDeniedException("uploads stay")
 
 
 def make_app(database: str, storage: str, *, grace: float = 7200, **settings: float) -> Litestar:
@@ -103,6 +108,7 @@ def make_app(database: str, storage: str, *, grace: float = 7200, **settings: fl
                     settings=times,
                 ),
                 ResumableUploads("/pictures", storage_key="pictures", public=True, settings=times),
+                ResumableUploads("/kept", storage_key="pictures", guards=[nothing_goes], settings=times),
             ],
         )
     )

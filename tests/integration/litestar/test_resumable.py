@@ -13,7 +13,7 @@ from typing import Any
 import httpx
 import pytest
 import uvicorn
-from sqlalchemy import create_engine, select, update
+from sqlalchemy import create_engine, func, select, update
 
 from granite_core.integrations.sqlalchemy import db_now, tables_of
 from tests.support.resumable_app import LIMIT, ORIGIN, Base, make_app
@@ -22,6 +22,7 @@ TUS = {"Tus-Resumable": "1.0.0"}
 ANN = {**TUS, "Authorization": "Bearer ann"}
 BOB = {**TUS, "Authorization": "Bearer bob"}
 BYTES = {"Content-Type": "application/offset+octet-stream"}
+UNKNOWN = {"Upload-Checksum": "crc32 AAAA"}
 PNG = base64.b64decode(
     "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNkYPhfDwAChwGA60e6kgAAAABJRU5ErkJggg=="
 )
@@ -137,11 +138,13 @@ def _refusals(client: httpx.Client, database: str) -> Iterator[tuple[int, httpx.
     yield 400, post(**{"Upload-Concat": "final;/uploads/a", "Upload-Length": "1"})
     url = create(client)
     yield 400, client.patch(url, content=b"x", headers={**ANN, **BYTES})
-    yield 400, send(client, url, 0, b"x", **{"Upload-Checksum": "crc32 AAAA"})
+    yield 400, send(client, url, 0, b"x", **UNKNOWN)
     yield 400, send(client, url, 0, b"x", **{"Upload-Checksum": "sha1 AAAA"})
     yield 400, send(client, url, 0, b"x", **{"Upload-Length": "x"})
     whole = create(client, 0)
     yield 400, post(**{"Upload-Concat": f"final;{whole}"})
+    yield 400, client.post("/uploads", content=b"x", headers={**ANN, **BYTES, "Upload-Length": "1", **UNKNOWN})
+    yield 400, client.post("/uploads", headers={**TUS, "Authorization": f"Bearer {'x' * 256}", "Upload-Length": "1"})
     # 401: the guard's own, and nothing was read
     yield 401, client.post("/uploads", headers={**TUS, "Upload-Length": "1"})
     yield 401, client.head(url, headers=TUS)
@@ -164,9 +167,9 @@ def _refusals(client: httpx.Client, database: str) -> Iterator[tuple[int, httpx.
     yield 409, post(**{"Upload-Concat": f"final;{half}"})
     later = create(client, None)
     assert send(client, later, 0, b"ab").status_code == 204
-    yield 409, send(client, later, 2, b"", **{"Upload-Length": "1"})
+    yield 400, send(client, later, 2, b"", **{"Upload-Length": "1"})
     assert send(client, later, 2, b"", **{"Upload-Length": "5"}).status_code == 204
-    yield 409, send(client, later, 2, b"x", **{"Upload-Length": "6"})
+    yield 400, send(client, later, 2, b"x", **{"Upload-Length": "6"})
     # 410
     gone = create(client)
     _change(database, gone, expires_at=db_now() - 1)
@@ -192,6 +195,10 @@ def _refusals(client: httpx.Client, database: str) -> Iterator[tuple[int, httpx.
     # 415
     yield 415, client.patch(url, content=b"x", headers={**ANN, "Upload-Offset": "0", "Content-Type": "text/plain"})
     yield 415, client.post("/uploads", content=b"x", headers={**ANN, "Upload-Length": "1"})
+    packed = {"Content-Encoding": "gzip"}
+    yield 415, send(client, url, 0, b"x", **packed)
+    yield 415, client.post("/uploads", content=b"x", headers={**ANN, **BYTES, "Upload-Length": "1", **packed})
+    assert offset_of(client, url) == 0
     text = client.post("/pictures", headers={**TUS, "Upload-Length": "4"}).headers["location"]
     yield 415, client.patch(text, content=b"text", headers={**TUS, **BYTES, "Upload-Offset": "0"})
     yield 404, client.head(text, headers=TUS)
@@ -199,13 +206,25 @@ def _refusals(client: httpx.Client, database: str) -> Iterator[tuple[int, httpx.
     _change(database, url, holder="somebody", held_until=db_now() + 60_000)
     yield 423, send(client, url, 0, b"x")
     _change(database, url, holder=None, held_until=0)
+    judged = create(client)
+    _change(database, judged, received=10, holder="somebody", held_until=db_now() + 60_000)
+    answer = client.head(judged, headers=ANN)
+    assert "upload-offset" not in answer.headers, "a client takes that for the end of the upload"
+    assert answer.headers["retry-after"] == "1"
+    yield 423, answer
     # 460
+    post_checksum = {**BYTES, "Upload-Length": "1", "Upload-Checksum": checksum("sha1", b"y")}
+    yield 460, client.post("/uploads", content=b"x", headers={**ANN, **post_checksum})
     for algorithm in ("sha1", "sha256", "md5"):
         yield 460, send(client, url, 0, b"x", **{"Upload-Checksum": checksum(algorithm, b"y")})
         assert offset_of(client, url) == 0
     # 405
+    override = client.post("/uploads", headers={**ANN, "X-HTTP-Method-Override": "BREW"})
+    assert override.headers["allow"] == "OPTIONS, POST"
+    yield 405, override
     for path, method in (
         ("/uploads", "PATCH"),
+        ("/uploads", "HEAD"),
         ("/uploads", "PUT"),
         ("/uploads", "DELETE"),
         (url, "PUT"),
@@ -238,6 +257,16 @@ def _row(database: str, url: str) -> Any:
     return row
 
 
+def _count(database: str) -> int:
+    found = tables_of(Base.metadata)
+    assert found is not None
+    engine = create_engine(f"sqlite:///{database}")
+    with engine.connect() as connection:
+        count = connection.scalar(select(func.count()).select_from(found.upload))
+    engine.dispose()
+    return int(count or 0)
+
+
 def test_every_refusal_has_its_status(client: httpx.Client, server: tuple[str, str]) -> None:
     seen = set()
     for number, (wanted, answer) in enumerate(_refusals(client, server[1])):
@@ -259,6 +288,65 @@ def test_bytes_may_come_with_the_creation(client: httpx.Client) -> None:
     half = client.post("/uploads", content=b"hello", headers={**ANN, **BYTES, "Upload-Length": "10"})
     assert (half.status_code, half.headers["upload-offset"]) == (201, "5")
     assert send(client, half.headers["location"], 5, b"world").headers["upload-offset"] == "10"
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "headers"),
+    [
+        (413, b"x" * 6, {}),
+        (413, [b"xxx", b"xxx"], {}),
+        (460, b"x" * 5, {"Upload-Checksum": checksum("sha1", b"y" * 5)}),
+        (415, b"x" * 5, {"Content-Encoding": "gzip"}),
+    ],
+    ids=["too long", "too long, unannounced", "other bytes", "encoded"],
+)
+def test_a_creation_whose_bytes_are_refused_leaves_no_upload(
+    client: httpx.Client, server: tuple[str, str], status: int, body: Any, headers: dict[str, str]
+) -> None:
+    before = _count(server[1])
+    content = iter(body) if isinstance(body, list) else body
+    answer = client.post("/uploads", content=content, headers={**ANN, **BYTES, "Upload-Length": "5", **headers})
+    assert answer.status_code == status
+    assert _count(server[1]) == before
+
+
+def test_a_creation_that_is_cut_leaves_no_upload(client: httpx.Client, server: tuple[str, str]) -> None:
+    before = _count(server[1])
+    host, port = server[0].removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port))) as connection:
+        head = (
+            f"POST /uploads HTTP/1.1\r\nHost: {host}\r\nTus-Resumable: 1.0.0\r\nAuthorization: Bearer ann\r\n"
+            "Content-Type: application/offset+octet-stream\r\nUpload-Length: 10\r\nContent-Length: 10\r\n\r\nhello"
+        )
+        connection.sendall(head.encode())
+        _until(lambda: _count(server[1]) == before + 1)
+    _until(lambda: _count(server[1]) == before)
+
+
+def test_bytes_that_come_with_the_creation_are_checked(client: httpx.Client) -> None:
+    said = {**ANN, **BYTES, "Upload-Length": "5", "Upload-Checksum": checksum("sha256", b"hello")}
+    whole = client.post("/uploads", content=b"hello", headers=said)
+    assert (whole.status_code, whole.headers["upload-offset"]) == (201, "5")
+
+
+def test_another_length_is_refused_with_the_offset_that_holds(client: httpx.Client) -> None:
+    url = create(client, 5)
+    assert send(client, url, 0, b"he").status_code == 204
+    refused = send(client, url, 2, b"llo", **{"Upload-Length": "7"})
+    assert (refused.status_code, refused.headers["upload-offset"]) == (400, "2")
+    moved = send(client, url, 0, b"llo")
+    assert (moved.status_code, moved.headers["upload-offset"]) == (409, "2")
+    assert send(client, url, 2, b"llo", **{"Upload-Length": "5"}).status_code == 204
+
+
+def test_guards_see_the_method_that_is_meant(client: httpx.Client) -> None:
+    made = client.post("/kept", headers={**TUS, "Upload-Length": "1"})
+    url = made.headers["location"]
+    assert client.delete(url, headers=TUS).status_code == 403
+    assert client.post(url, headers={**TUS, "X-HTTP-Method-Override": "DELETE"}).status_code == 403
+    assert client.post(url, headers={**TUS, "X-HTTP-Method-Override": "head"}).headers["upload-offset"] == "0"
+    answer = client.get(url, headers={**TUS, "X-HTTP-Method-Override": "HEAD"})
+    assert answer.status_code == 405, "only a POST means another method"
 
 
 def test_an_empty_upload_is_complete_at_once(client: httpx.Client) -> None:

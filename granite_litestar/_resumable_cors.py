@@ -1,0 +1,147 @@
+"""Pages of other origins and resumable uploads: what is said to them of these routes, and of no other.
+
+A ``CORSConfig`` of the application's answers for every path alike, and before any route is found. What uploads need is
+therefore said last, when an answer about one of them is on its way out; the configuration stays as it is.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Final, cast
+
+from granite_litestar._resumable_desk import TOKEN_HEADER
+
+if TYPE_CHECKING:
+    from litestar.config.cors import CORSConfig
+    from litestar.types import HTTPScope, Message, Scope
+
+    from granite_litestar.resumable import ResumableUploads
+
+__all__ = ["METHODS", "CrossOrigin"]
+
+METHODS: Final = ("POST", "HEAD", "PATCH", "DELETE", "OPTIONS")
+EXPOSED: Final = (
+    *("Location", "Tus-Version", "Tus-Resumable", "Tus-Max-Size", "Tus-Extension", "Tus-Checksum-Algorithm"),
+    *("Upload-Offset", "Upload-Length", "Upload-Defer-Length", "Upload-Metadata", "Upload-Expires", "Upload-Concat"),
+    TOKEN_HEADER,
+)
+SENT: Final = (
+    *("Authorization", "Content-Type", "Tus-Resumable", "Upload-Offset", "Upload-Length", "Upload-Defer-Length"),
+    *("Upload-Metadata", "Upload-Concat", "Upload-Checksum", "X-HTTP-Method-Override", "X-Requested-With"),
+)
+MAX_AGE: Final = 86400
+"""For so many seconds a browser may rely on what it was told, where the application says nothing else."""
+
+_PARAMETER: Final = re.compile(r"\{[^}]*\}")
+
+
+class CrossOrigin:
+    """Answers pages of other origins about the uploads of an application.
+
+    Where a route names origins, those may upload, and no other. Where it names none, those of the ``CORSConfig`` may.
+
+    Args:
+        routes: The application's resumable uploads.
+        prefix: The application's own path.
+        config: The application's ``CORSConfig``, where it has one.
+        describe: Returns what ``OPTIONS`` says, by the route and whether one upload is asked about.
+    """
+
+    def __init__(
+        self,
+        routes: Iterable[ResumableUploads],
+        prefix: str,
+        config: CORSConfig | None,
+        describe: Callable[[ResumableUploads, bool], Mapping[str, str]],
+    ) -> None:
+        self._config = config
+        self._describe = describe
+        self._places = [(_pattern(prefix, each.path), each) for each in routes if each.allow_origins or config]
+
+    def __bool__(self) -> bool:
+        """Whether there is anything to say."""
+        return bool(self._places)
+
+    async def before_send(self, message: Message, scope: Scope) -> None:
+        """Change an answer on its way out, where it is about uploads and goes to a page of another origin.
+
+        Args:
+            message: The answer; changed.
+            scope: The connection.
+        """
+        if message["type"] not in ("http.response.start", "http.response.body"):
+            return
+        asked = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
+        origin, place = asked.get("origin"), self._place(scope)
+        if origin is None or place is None:
+            return
+        route, on_one = place
+        is_options = cast("HTTPScope", scope)["method"] == "OPTIONS"
+        if message["type"] == "http.response.body":
+            if is_options:
+                message["body"] = b""
+            return
+        granted = self._granted(origin, route, "cookie" in asked)
+        if is_options:
+            message["status"] = 204
+            fields = {**self._describe(route, on_one), **(self._preflight(route, asked) if granted else {})}
+        else:
+            kept = ((name.decode("latin-1").lower(), value.decode("latin-1")) for name, value in message["headers"])
+            fields = {name: value for name, value in kept if not name.startswith("access-control-")}
+            if granted:
+                fields["Access-Control-Expose-Headers"] = ", ".join(_union(EXPOSED, self._known("expose_headers")))
+        fields |= granted
+        fields["vary"] = ", ".join(_union(filter(None, fields.get("vary", "").split(", ")), ("Origin",)))
+        message["headers"] = [(name.lower().encode(), value.encode("latin-1")) for name, value in fields.items()]
+
+    def _place(self, scope: Scope) -> tuple[ResumableUploads, bool] | None:
+        path = scope["path"].removeprefix(scope.get("root_path", "")).rstrip("/")
+        for pattern, route in self._places:
+            if (found := pattern.fullmatch(path)) is not None:
+                return route, found["upload"] is not None
+        return None
+
+    def _granted(self, origin: str, route: ResumableUploads, has_cookie: bool) -> dict[str, str]:
+        """Whether an origin may read the answer, as headers; none where it may not."""
+        config = self._config
+        of_app = config is not None and config.is_origin_allowed(origin)
+        if route.allow_origins:
+            if "*" not in route.allow_origins and origin not in route.allow_origins:
+                return {}
+            allowed = "*" if "*" in route.allow_origins and not of_app else origin
+        elif config is None or not of_app:
+            return {}
+        else:
+            allowed = "*" if config.is_allow_all_origins and not has_cookie else origin
+        granted = {"Access-Control-Allow-Origin": allowed}
+        if config is not None and of_app and config.allow_credentials:
+            granted["Access-Control-Allow-Credentials"] = "true"
+        return granted
+
+    def _preflight(self, route: ResumableUploads, asked: Mapping[str, str]) -> dict[str, str]:
+        config = self._config
+        sent: Iterable[str] = filter(None, asked.get("access-control-request-headers", "").replace(" ", "").split(","))
+        if config is not None and not config.is_allow_all_headers:
+            sent = config.allow_headers
+        return {
+            "Access-Control-Allow-Methods": ", ".join(METHODS),
+            "Access-Control-Allow-Headers": ", ".join(_union(SENT, sent)),
+            "Access-Control-Max-Age": str(MAX_AGE if config is None else config.max_age),
+        }
+
+    def _known(self, name: str) -> Sequence[str]:
+        return () if self._config is None else getattr(self._config, name)
+
+
+def _pattern(prefix: str, path: str) -> re.Pattern[str]:
+    """Of the paths of a route: where uploads are made, and below it, in the group ``upload``, each."""
+    whole = f"{prefix.rstrip('/')}/{path.strip('/')}".rstrip("/")
+    literal = (re.escape(each) for each in _PARAMETER.split(whole))
+    return re.compile("[^/]+".join(literal) + "(?P<upload>/[^/]+)?")
+
+
+def _union(first: Iterable[str], second: Iterable[str]) -> list[str]:
+    known = list(first)
+    there = {each.lower() for each in known}
+    return [*known, *(each for each in second if each.lower() not in there)]
