@@ -77,7 +77,7 @@ On: TypeAlias = Literal["uvicorn", "granian", "nginx", "nginx and uvicorn"]
 
 
 @contextmanager
-def serving(task: Task, ask: Ask, app: str, on: On, *, checked: bool = True) -> Iterator[Work]:
+def serving(task: Task, ask: Ask, app: str, on: On, *, checked: bool = True, workers: int = 1) -> Iterator[Work]:
     with ExitStack() as stack:
         behind = []
         if on == "nginx":
@@ -87,7 +87,7 @@ def serving(task: Task, ask: Ask, app: str, on: On, *, checked: bool = True) -> 
             behind.append(asked.pid)
             address = stack.enter_context(nginx(task.folder, _OFFLOADED.format(store=task["store"]), before=asked.port))
         else:
-            address = stack.enter_context(serve(f"download:{app}", task.folder, task.values, on=on))
+            address = stack.enter_context(serve(f"download:{app}", task.folder, task.values, on=on, workers=workers))
 
         def check() -> None:
             for name in ("large", "small"):
@@ -125,13 +125,14 @@ def _locations(task: Task) -> str:
 
 
 def contender(
-    name: str, ask: Ask, app: str = "", on: On = "uvicorn", *, checked: bool = True, **options: Any
+    name: str, ask: Ask, app: str = "", on: On = "uvicorn", *, checked: bool = True, workers: int = 1, **options: Any
 ) -> Contender:
     if "nginx" in on:
         options["missing"] = nginx_missing()
     needs = ("uvloop", "httptools", "uvicorn") if "uvicorn" in on else ("granian", "uvloop") if on == "granian" else ()
     options["needs"] = (*options.get("needs", ()), *needs)
-    return Contender(name, partial(serving, ask=ask, app=app, on=on, checked=checked), **options)
+    make = partial(serving, ask=ask, app=app, on=on, checked=checked, workers=workers)
+    return Contender(name, make, **options)
 
 
 def case(
@@ -207,6 +208,7 @@ def cases(*, quick: bool) -> list[Case]:
                 contender("nginx", small, on="nginx", kind="floor", note="sendfile"),
                 contender("raw ASGI, uvicorn", small, "raw", kind="floor"),
                 contender("granite, uvicorn", small, "granite", kind="ours"),
+                contender("granite, uvicorn, two workers", small, "granite", workers=2, kind="ours"),
                 contender("granite, granian", small, "granite", "granian", kind="ours"),
                 contender("granite, offloaded", small, "granite_offloaded", "nginx and uvicorn", kind="ours"),
                 contender("Litestar File, uvicorn", small, "litestar_file"),

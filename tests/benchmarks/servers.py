@@ -1,4 +1,4 @@
-"""Servers that contenders run: ASGI applications on uvicorn and granian, and nginx. One worker process each."""
+"""Servers that contenders run: ASGI applications on uvicorn and granian, and nginx; one worker process by default."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ VALUES = "GRANITE_BENCHMARK"
 ROOT = Path(__file__).parents[2]
 
 _UVICORN = ["--http", "httptools", "--loop", "uvloop", "--log-level", "warning", "--no-access-log"]
-_GRANIAN = ["--interface", "asgi", "--loop", "uvloop", "--workers", "1", "--log-level", "warning"]
+_GRANIAN = ["--interface", "asgi", "--loop", "uvloop", "--log-level", "warning"]
 
 
 @dataclass(frozen=True)
@@ -37,12 +37,17 @@ class Address:
 
 @contextmanager
 def serve(
-    app: str, folder: Path, values: Mapping[str, Any], *, on: Literal["uvicorn", "granian"] = "uvicorn"
+    app: str,
+    folder: Path,
+    values: Mapping[str, Any],
+    *,
+    on: Literal["uvicorn", "granian"] = "uvicorn",
+    workers: int = 1,
 ) -> Iterator[Address]:
-    """Run an application, made by the factory `app` of `tests.benchmarks.apps`, in a process of its own."""
+    """Run an application, made by the factory `app` of `tests.benchmarks.apps`, in processes of its own."""
     port = free_port()
     name = f"tests.benchmarks.apps.{app}"
-    options = _UVICORN if on == "uvicorn" else _GRANIAN
+    options = [*(_UVICORN if on == "uvicorn" else _GRANIAN), "--workers", str(workers)]
     argv = [sys.executable, "-m", on, *options, "--factory", "--host", "127.0.0.1", "--port", str(port), name]
     env = {"PYTHONPATH": str(ROOT), VALUES: json.dumps({**values, "folder": str(folder)})}
     address = f"http://127.0.0.1:{port}"
