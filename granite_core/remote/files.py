@@ -22,6 +22,9 @@ __all__ = ["RemoteFile", "from_url"]
 _REDIRECTS: Final = (301, 302, 303, 307, 308)
 _ENCODED: Final = "the other server sent the file encoded, as it was asked not to"
 
+MAX_INTERIM: Final = 32
+"""How many answers may come before the answer."""
+
 GATHERED_BYTES: Final = 256 * 1024
 GATHERED_SECONDS: Final = 0.25
 """How much is gathered, and for how long, before it is handed on: a step costs a hop between threads."""
@@ -111,9 +114,7 @@ class Fetch:
         wire.connect()
         with _saying_what_failed(self._rules):
             wire.sendall(_request(self._target, self._rules))
-            response = HTTPResponse(cast("Any", wire), method="GET")
-            response.begin()
-            return response
+            return _answer_on(wire)
 
     def _opened(self, response: HTTPResponse) -> OpenSource:
         if response.status != HTTPStatus.OK:
@@ -184,6 +185,17 @@ class _Body:
                 "the other server sent less than it announced", limit=self._length, value=self._taken
             )
         return data
+
+
+def _answer_on(wire: Wire) -> HTTPResponse:
+    """Read the head of the answer, past those that only announce it: 103 Early Hints (RFC 9110 section 15.2)."""
+    response: Any = HTTPResponse(cast("Any", wire), method="GET")
+    for _ in range(MAX_INTERIM):
+        response.begin()
+        if response.status >= HTTPStatus.OK or response.status == HTTPStatus.SWITCHING_PROTOCOLS:
+            return cast("HTTPResponse", response)
+        response.headers = None  # begins again: http.client passes over 100 alone
+    raise RemoteUnavailableError("the other server comes to no answer", limit=MAX_INTERIM)
 
 
 def _request(target: Target, rules: FetchRules) -> bytes:

@@ -33,6 +33,7 @@ from tests.support.processes import running
 MB = 1024 * 1024
 BAD = b"not a virus, but called one here\n" * 20_000
 LIMIT = 2 * MB
+MAX_FILE = MB
 
 both = pytest.mark.parametrize("colour", ["sync", "async"])
 
@@ -61,6 +62,7 @@ def clamd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     (folder / "db").mkdir()
     (folder / "db" / "ours.hdb").write_text(f"{hashlib.md5(BAD).hexdigest()}:{len(BAD)}:Ours.Test\n")
     lines = ["Foreground yes", f"LocalSocket {folder}/clamd.sock", f"DatabaseDirectory {folder}/db"]
+    lines += [f"MaxFileSize {MAX_FILE}", "AlertExceedsMax yes"]
     lines += [f"StreamMaxLength {LIMIT}", "FixStaleSocket yes", "MaxThreads 4", f"TemporaryDirectory {folder}"]
     (folder / "clamd.conf").write_text("\n".join(lines) + "\n")
     argv = [find_program("clamd"), "--config-file", folder / "clamd.conf"]
@@ -92,11 +94,12 @@ def test_a_clean_file_passes_and_an_infected_one_leaves_nothing(clamd: Path, col
 
 @both
 def test_a_file_that_is_too_large_for_the_scanner_is_refused_unless_told_otherwise(clamd: Path, colour: str) -> None:
-    clinic = Clinic(address=f"unix:{clamd}/clamd.sock")
-    with pytest.raises(ValidationFailedError) as caught:
-        clinic.put(colour, b"x" * (8 * MB))
-    assert caught.value.code == "not_scanned"
-    assert clinic.is_empty
+    for when_unavailable in ("refuse", "accept"):
+        clinic = Clinic(address=f"unix:{clamd}/clamd.sock", when_unavailable=when_unavailable)
+        with pytest.raises(ValidationFailedError) as caught:
+            clinic.put(colour, b"x" * (8 * MB))
+        assert caught.value.code == "not_scanned"
+        assert clinic.is_empty
     lenient = Clinic(address=f"unix:{clamd}/clamd.sock", when_too_large="accept")
     assert lenient.put(colour, b"x" * (8 * MB)).size == 8 * MB
 
@@ -128,7 +131,7 @@ def pretending(talk: Callable[[socket.socket], object]) -> Iterator[str]:
 
 def drained(answer: bytes) -> Callable[[socket.socket], object]:
     def talk(connection: socket.socket) -> None:
-        while not connection.recv(65536).endswith(bytes(4)):
+        while (data := connection.recv(65536)) and not data.endswith(bytes(4)):
             pass
         connection.sendall(answer)
 
@@ -157,6 +160,52 @@ def test_a_scanner_that_is_away_refuses_unless_told_otherwise(colour: str, talk:
         assert address not in caught.value.public_message
         assert clinic.is_empty
         assert Clinic(address=address, timeout=timedelta(seconds=1), when_unavailable="accept").put(colour, b"hello")
+
+
+def answering_pings(talk: Callable[[socket.socket], object]) -> Callable[[socket.socket], object]:
+    def answer(connection: socket.socket) -> None:
+        if connection.recv(10, socket.MSG_PEEK).startswith(b"zPING"):
+            connection.sendall(b"PONG\0")
+        else:
+            talk(connection)
+
+    return answer
+
+
+@both
+@pytest.mark.parametrize(
+    "talk",
+    [
+        lambda connection: connection.recv(100),
+        drained(b"stream: something ERROR\0"),
+        lambda connection: connection.recv(10**6) and connection.recv(10**6) and threading.Event().wait(1.5),
+    ],
+    ids=["hangs-up", "error", "silent"],
+)
+def test_a_scanner_that_is_there_and_has_no_answer_for_a_file_is_not_away(colour: str, talk: Any) -> None:
+    with pretending(answering_pings(talk)) as address:
+        clinic = Clinic(address=address, timeout=timedelta(seconds=1), when_unavailable="accept")
+        with pytest.raises(InspectionUnavailableError):
+            clinic.put(colour, b"x" * MB)
+        assert clinic.is_empty
+
+
+@both
+def test_what_is_taken_unscanned_is_told(colour: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    Clinic(address=f"unix:{tmp_path}/nobody", when_unavailable="accept").put(colour, b"hello")
+    (record,) = [each for each in caplog.records if getattr(each, "event", "") == "not_scanned"]
+    assert (record.levelname, record.storage_key) == ("WARNING", "notes")  # type: ignore[attr-defined]
+
+
+@both
+def test_what_the_scanner_does_not_look_into_is_too_large_for_it(clamd: Path, colour: str) -> None:
+    """Over ``MaxFileSize`` clamd says OK unless told otherwise, and with ``AlertExceedsMax`` that it found a limit."""
+    large = b"MZ" + b"x" * (MAX_FILE + 1)
+    with pytest.raises(ValidationFailedError) as caught:
+        Clinic(address=f"unix:{clamd}/clamd.sock").put(colour, large)
+    assert caught.value.code == "not_scanned"
+    lenient = Clinic(address=f"unix:{clamd}/clamd.sock", when_too_large="accept")
+    assert lenient.put(colour, large).size == len(large)
 
 
 @both

@@ -93,6 +93,23 @@ def test_the_name_comes_from_the_answer_else_from_the_url(fields: list[str], pat
 
 
 @both
+@pytest.mark.parametrize("hints", [1, 3])
+def test_what_is_said_before_the_answer_is_not_the_answer(colour: str, hints: int) -> None:
+    early = b"HTTP/1.1 103 Early Hints\r\nLink: </style.css>; rel=preload\r\nContent-Length: 5\r\n\r\n"
+    with serving(early * hints + b"HTTP/1.1 100 Continue\r\n\r\n" + early + ok(PNG)) as server:
+        assert Shop().put(colour, f"http://127.0.0.1:{server.port}/a").size == len(PNG)
+
+
+def test_a_server_that_never_comes_to_its_answer_is_given_up() -> None:
+    early = b"HTTP/1.1 103 Early Hints\r\n\r\n"
+    with serving(early * 10_000) as server, pytest.raises(RemoteUnavailableError, match="no answer"):
+        Shop().put("sync", f"http://127.0.0.1:{server.port}/a")
+    switching = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\n\r\n"
+    with serving(switching) as server, pytest.raises(RemoteUnavailableError, match="answered 101"):
+        Shop().put("sync", f"http://127.0.0.1:{server.port}/a")
+
+
+@both
 def test_redirects_are_followed_and_counted(colour: str) -> None:
     def talk(connection: socket.socket, head: bytes) -> None:
         step = int(head.split()[1][1:])
