@@ -12,6 +12,7 @@ from typing import Final
 from granite_core.errors import ConfigurationError, InvalidKeyError
 
 __all__ = [
+    "DIRECT",
     "PIECES",
     "RESERVED_PREFIX",
     "KeyTemplate",
@@ -32,6 +33,9 @@ RESERVED_PREFIX: Final = ".granite"
 
 PIECES: Final = f"{RESERVED_PREFIX}-pieces/"
 """Where pieces of objects lie that are written in several goes."""
+
+DIRECT: Final = f"{RESERVED_PREFIX}-direct/"
+"""Where clients write that send their bytes to the store: a key here is no object's, whatever is written there."""
 
 MAX_KEY_BYTES: Final = 900  # S3 ends at 1,024 (API "Creating object key names"); the rest is for a prefix
 MAX_SEGMENT_BYTES: Final = 200  # file systems end at 255; a backend may add to a name

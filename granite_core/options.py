@@ -24,6 +24,7 @@ class WriteOptions:
         encryption_key: The store's name of the key (S3 ``SSEKMSKeyId``).
         cache_control: ``Cache-Control`` of the store's own answers.
         content_disposition: ``Content-Disposition`` of the store's own answers.
+        content_type: Media type of a copy, where that is not to be its original's.
     """
 
     durable: bool | None = None
@@ -34,6 +35,7 @@ class WriteOptions:
     encryption_key: str | None = None
     cache_control: str | None = None
     content_disposition: str | None = None
+    content_type: str | None = None
 
 
 NO_OPTIONS: Final = WriteOptions()

@@ -6,17 +6,18 @@ import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Final
 
 from granite_core._digest import OVERLAP_BYTES
 from granite_core._pending import PendingFile, ask_before, check_colour
-from granite_core.backends.base import Capability, ObjectWriter, ReadableStream, StorageBackend
+from granite_core.backends.base import Capability, ObjectReader, ObjectWriter, ReadableStream, StorageBackend
 from granite_core.errors import ChecksumMismatchError, ContentRejectedError, StorageError
 from granite_core.events import EventHub
 from granite_core.hooks import Announcement, BeforeUpload
 from granite_core.intake import Intake
-from granite_core.media import DEFAULT_TYPE
+from granite_core.media import DEFAULT_TYPE, SNIFF_BYTES, judge_content
 from granite_core.policies import StoragePolicy
 from granite_core.publishing import options_for
 from granite_core.refs import StagedFile, StoredObjectRef, timestamp
@@ -71,6 +72,10 @@ class StagedWrite:
         self._writer: ObjectWriter | None = None
         self._copied: StoredObjectRef | None = None
         self._copied_at: datetime | None = None
+        self._claimed = claimed_type
+        self._foreign: ObjectReader | None = None
+        self._foreign_type: str | None = None
+        self._is_copied = False
         self._done = False
         self.announced: Final = Announcement(
             storage_key=policy.storage_key,
@@ -210,7 +215,55 @@ class StagedWrite:
         self._copied_at = self._now()
         options = options_for(self._policy, ref.content_type, self._filename)
         backend.copy(ref.location, self._location, options=options)
-        self._copied = ref
+        self._copied, self._is_copied = ref, True
+
+    def copy_foreign(self, location: str) -> None:
+        """Have the store copy what somebody else wrote to it; ``judge_piece`` then looks at the copy.
+
+        The original may change at any time, so nothing that was seen of it is believed of the copy.
+
+        Args:
+            location: Its key, in the backend that is written to.
+
+        Raises:
+            ObjectNotFoundError: It is not there.
+            ContentRejectedError: The policy refuses it; nothing remains.
+            BackendError: It cannot be read or copied; nothing remains.
+        """
+        self.begin()
+        try:
+            with self.backend.open_reader(location, length=SNIFF_BYTES) as reader:
+                self._policy.check_size(reader.size, field=self._field)
+                head = b"".join(iter(lambda: reader.read(SNIFF_BYTES), b""))
+            judged = judge_content(head, self._filename, self._claimed)
+            self._policy.check_content(judged, field=self._field)
+            self._foreign_type = judged.content_type
+            options = options_for(self._policy, judged.content_type, self._filename)
+            self._copied_at = self._now()
+            self.backend.copy(location, self._location, options=replace(options, content_type=judged.content_type))
+            self._is_copied = True
+            self._foreign = self.backend.open_reader(self._location)
+        except BaseException as error:
+            self.fail(error)
+            raise
+
+    def judge_piece(self) -> bool:
+        """Read the next piece of the copy that ``copy_foreign`` made, a megabyte at most; False at its end. Blocks.
+
+        Raises:
+            ContentRejectedError: The policy refuses it; nothing remains.
+            BackendError: It cannot be read; nothing remains.
+        """
+        if self._foreign is None:
+            raise StorageError("nothing was copied", operation="copy")
+        try:
+            data = self._foreign.read(READ_BYTES)
+            if data and self._intake.admit(data):
+                self._intake.take()
+        except BaseException as error:
+            self.fail(error)
+            raise
+        return bool(data)
 
     def copies_by_itself(self, backend: StorageBackend) -> bool:
         """Tell whether the store copies an object of a backend, with no bytes coming through here."""
@@ -242,7 +295,9 @@ class StagedWrite:
             raise StorageError("this write has ended already", operation="commit")
         self.begin()
         try:
-            if self._copied is not None and self._copied_at is not None:
+            if self._foreign is not None and self._copied_at is not None:
+                staged = self._foreign_receipt(self._copied_at)
+            elif self._copied is not None and self._copied_at is not None:
                 staged = self._copied_receipt(self._copied, self._copied_at)
             else:
                 staged = self._written_receipt()
@@ -250,7 +305,7 @@ class StagedWrite:
             self.fail(error)
             raise
         self._done = True
-        self._events.stored(staged, time.perf_counter() - self._began, copied=self._copied is not None)
+        self._events.stored(staged, time.perf_counter() - self._began, copied=self._is_copied)
         return PendingFile(staged, self._policy, self.backend, self._field, self._events)
 
     def _written_receipt(self) -> StagedFile:
@@ -273,6 +328,22 @@ class StagedWrite:
                 value=size,
             )
         return self._receipt(ref.size, ref.checksum, ref.content_type, copied_at)
+
+    def _foreign_receipt(self, copied_at: datetime) -> StagedFile:
+        if self._foreign is not None:
+            self._foreign.close()
+        self._intake.take()
+        checksum = self._intake.checksum(expected_size=self._expected_size, expected=self._expected_checksum)
+        if self._intake.content_type != self._foreign_type:
+            # It was another content that was looked at before the copy: somebody wrote meanwhile.
+            raise ChecksumMismatchError(
+                "what was uploaded changed while it was copied",
+                operation="put",
+                field=self._field or self._policy.storage_key,
+                limit=self._foreign_type,
+                value=self._intake.content_type,
+            )
+        return self._receipt(self._intake.size, checksum, self._intake.content_type, copied_at)
 
     def _receipt(self, size: int, checksum: str, content_type: str | None, created_at: datetime) -> StagedFile:
         return StagedFile(
@@ -302,7 +373,9 @@ class StagedWrite:
         self._intake.abandon()
         if self._writer is not None:
             self._writer.abort()
-        if self._copied is not None:
+        if self._foreign is not None:
+            self._foreign.close()
+        if self._is_copied:
             with suppress(StorageError):
                 self.backend.delete(self._location)
 

@@ -4,6 +4,7 @@ from granite_litestar._request_tokens import RequestTokens, SyncRequestTokens
 from granite_litestar._token_desk import TokenConfig
 from granite_litestar._views import FileView, file_view, item_id
 from granite_litestar.config import GraniteConfig
+from granite_litestar.direct import DirectUploads, NewDirectUpload
 from granite_litestar.downloads import FileRoute
 from granite_litestar.exceptions import (
     FieldError,
@@ -25,6 +26,7 @@ from granite_litestar.upload_sessions import finished_upload, uploads_of
 
 __all__ = [
     "CollectorRunner",
+    "DirectUploads",
     "DownloadOperation",
     "FieldError",
     "FileDownload",
@@ -36,6 +38,7 @@ __all__ = [
     "GranitePlugin",
     "MalformedBodyError",
     "MultipartBody",
+    "NewDirectUpload",
     "PreconditionFailedError",
     "RawUpload",
     "RequestTokens",

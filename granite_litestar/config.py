@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from granite_litestar._streaming import UploadContext
     from granite_litestar._token_desk import TokenConfig
+    from granite_litestar.direct import DirectUploads
     from granite_litestar.downloads import FileRoute
     from granite_litestar.resumable import ResumableUploads
     from granite_litestar.staged_uploads import StagedUploads
@@ -35,8 +36,8 @@ class GraniteConfig:
     Args:
         manager: Stores, opens and deletes; made by the application.
         downloads: The routes that serve files.
-        uploads: The routes that put a raw body into a row, those of uploads that come in several requests, and those
-            that store a file for a form to come.
+        uploads: The routes that put a raw body into a row, those of uploads that come in several requests, those
+            that store a file for a form to come, and those of uploads that go to the store itself.
         tokens: How tokens are given for files that wait for a form, and whom they belong to; None where there are none.
         gc: How the collector works in this application's workers; None where another process collects.
         engines: Databases the collector works in, as ``engine`` or ``(engine, metadata)``; by default those of
@@ -62,7 +63,7 @@ class GraniteConfig:
 
     manager: StorageManager
     downloads: Sequence[FileRoute] = ()
-    uploads: Sequence[UploadRoute | ResumableUploads | StagedUploads] = ()
+    uploads: Sequence[UploadRoute | ResumableUploads | StagedUploads | DirectUploads] = ()
     tokens: TokenConfig | None = None
     gc: GCConfig | None = DEFAULT_GC
     engines: Sequence[AnyEngine | tuple[AnyEngine, MetaData]] = ()

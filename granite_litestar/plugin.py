@@ -34,6 +34,7 @@ from granite_litestar._token_desk import TokenDesk
 from granite_litestar._views import file_view
 from granite_litestar.config import DEFAULT_GC, GraniteConfig
 from granite_litestar.dependencies import provide_managers, provide_tokens
+from granite_litestar.direct import DirectUploads, mount_direct_uploads
 from granite_litestar.downloads import build_handlers
 from granite_litestar.exceptions import exception_handlers
 from granite_litestar.forms import StreamingUploads
@@ -138,6 +139,8 @@ class GranitePlugin(InitPlugin, ReceiveRoutePlugin, CLIPlugin):
         mount_resumable_uploads(
             app_config, config, resumable, lambda route: sessions.get(route.storage_key, route.settings)
         )
+        direct = [each for each in config.uploads if isinstance(each, DirectUploads)]
+        mount_direct_uploads(app_config, config, direct, lambda route: sessions.get(route.storage_key, route.settings))
         return app_config
 
     async def _check_backends(self) -> None:

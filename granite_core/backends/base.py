@@ -34,6 +34,7 @@ from typing import TYPE_CHECKING, BinaryIO, Literal, Protocol
 
 import msgspec
 
+from granite_core.backends.requests import SignedRequest
 from granite_core.backends.resumable import ResumableWriter
 from granite_core.errors import ChecksumMismatchError, ConfigurationError, ObjectNotFoundError
 from granite_core.findings import Finding
@@ -53,6 +54,7 @@ __all__ = [
     "ObjectWriter",
     "ReadableStream",
     "ResumableWriter",
+    "SignedRequest",
     "StorageBackend",
     "WriteOptions",
     "location_of",
@@ -78,6 +80,12 @@ class Capability(Enum):
     """``local_path`` names a file that holds exactly the object."""
     PRESIGNED_GET = "presigned-get"
     """``presign_get`` makes addresses under which the store itself gives the object, for a while."""
+    PRESIGNED_PUT = "presigned-put"
+    """``presign_put`` makes requests by which others store one object of a known length, for a while."""
+    PRESIGNED_POST = "presigned-post"
+    """``presign_post`` makes forms by which browsers store one object, of bounded length, for a while."""
+    PRESIGNED_PARTS = "presigned-parts"
+    """``presign_part`` makes requests by which others store an object in parts, which ``join_parts`` makes one."""
     PUBLIC_ADDRESS = "public-address"
     """``public_address`` is where everybody may have the object, from the store itself or a CDN before it."""
     RESUMABLE_WRITES = "resumable-writes"
@@ -222,7 +230,10 @@ class StorageBackend(ABC):
     """What is offered beyond the primitives; of the class, or of the instance where its arguments decide."""
 
     presign_limit: timedelta = timedelta(0)
-    """How long an address of ``presign_get`` may be good."""
+    """How long an address of ``presign_get`` may be good; so of the requests of ``presign_put`` and its like."""
+
+    put_limit: int = 5 * 1024**3
+    """Bytes up to which one request of ``presign_put`` or ``presign_post`` stores an object."""
 
     max_workers: int = 16
     """How many threads of the asynchronous manager may be in this backend at a time."""
@@ -400,6 +411,126 @@ class StorageBackend(ABC):
         """
         raise ConfigurationError(f"{type(self).__name__} cannot make addresses for others to read from")
 
+    def presign_put(
+        self,
+        location: str,
+        *,
+        starts: datetime,
+        expires_in: timedelta,
+        size: int,
+        content_type: str | None = None,
+        checksum: str | None = None,
+    ) -> SignedRequest:
+        """Return a request by which whoever has it may store an object (``Capability.PRESIGNED_PUT``).
+
+        It may be sent again until it expires, and then overwrites: the key is one that no row will name. The store MUST
+        refuse another length. No request is made here, beyond what renewing credentials takes.
+
+        Args:
+            location: The key.
+            starts: When the request begins to be good; not in the future.
+            expires_in: For how long, in whole seconds; at most ``presign_limit``.
+            size: Length in bytes of what is to come, at most ``put_limit``.
+            content_type: Media type to be kept with the object.
+            checksum: ``"sha256:…"`` of what is to come, which a store that can MUST hold it against. Some pass it over.
+
+        Raises:
+            ConfigurationError: The capability is not claimed.
+            AccessDeniedError: There are no credentials to sign with.
+        """
+        raise ConfigurationError(f"{type(self).__name__} cannot have others write to it")
+
+    def presign_post(
+        self,
+        location: str,
+        *,
+        starts: datetime,
+        expires_in: timedelta,
+        max_size: int,
+        min_size: int = 0,
+        content_type: str | None = None,
+        checksum: str | None = None,
+        redirect: str | None = None,
+    ) -> SignedRequest:
+        """Return a form by which whoever has it may store an object (``Capability.PRESIGNED_POST``).
+
+        All that ``presign_put`` says holds of it.
+
+        Args:
+            location: The key.
+            starts: When the form begins to be good; not in the future.
+            expires_in: For how long, in whole seconds; at most ``presign_limit``.
+            max_size: Largest length in bytes; at most ``put_limit``.
+            min_size: Smallest length in bytes.
+            content_type: Media type to be kept with the object.
+            checksum: ``"sha256:…"`` of what is to come; see ``presign_put``.
+            redirect: Where the store sends the browser when the object is there; without it, it answers 204.
+
+        Raises:
+            ConfigurationError: The capability is not claimed.
+            AccessDeniedError: There are no credentials to sign with.
+        """
+        raise ConfigurationError(f"{type(self).__name__} cannot have forms sent to it")
+
+    def begin_parts(self, location: str, *, content_type: str | None = None) -> str:
+        """Begin an object that others store in parts, and return its name among those (``Capability.PRESIGNED_PARTS``).
+
+        Nothing is visible under the key before ``join_parts``.
+
+        Raises:
+            ConfigurationError: The capability is not claimed.
+            BackendError: It cannot be begun.
+        """
+        raise ConfigurationError(f"{type(self).__name__} cannot have others write parts to it")
+
+    def presign_part(
+        self, location: str, upload: str, number: int, *, starts: datetime, expires_in: timedelta, size: int
+    ) -> SignedRequest:
+        """Return a request by which whoever has it may store a part; see ``presign_put``.
+
+        Args:
+            location: The key.
+            upload: What ``begin_parts`` returned.
+            number: Which part, from 1.
+            starts: When the request begins to be good.
+            expires_in: For how long, in whole seconds.
+            size: Length in bytes of the part.
+
+        Raises:
+            ConfigurationError: The capability is not claimed.
+            AccessDeniedError: There are no credentials to sign with.
+        """
+        raise ConfigurationError(f"{type(self).__name__} cannot have others write parts to it")
+
+    def list_parts(self, location: str, upload: str) -> Mapping[int, int]:
+        """Return the lengths in bytes of the parts that have come, by number. Blocks.
+
+        Raises:
+            ConfigurationError: The capability is not claimed.
+            ObjectNotFoundError: There is no such upload, or not any more.
+            BackendError: The store cannot be asked.
+        """
+        raise ConfigurationError(f"{type(self).__name__} cannot have others write parts to it")
+
+    def join_parts(self, location: str, upload: str) -> None:
+        """Make one object of the parts that have come, in the order of their numbers.
+
+        Raises:
+            ConfigurationError: The capability is not claimed.
+            ObjectNotFoundError: There is no such upload, or not any more.
+            BackendError: They cannot be joined.
+        """
+        raise ConfigurationError(f"{type(self).__name__} cannot have others write parts to it")
+
+    def discard_parts(self, location: str) -> None:
+        """Remove the parts that were stored for a key and not joined. Idempotent; an object that is there stays.
+
+        Raises:
+            ConfigurationError: The capability is not claimed.
+            BackendError: Something may still be there.
+        """
+        raise ConfigurationError(f"{type(self).__name__} cannot have others write parts to it")
+
     def public_address(self, location: str) -> str | None:
         """Return where everybody may have the object (``Capability.PUBLIC_ADDRESS``), or None. No I/O."""
         return None
@@ -452,8 +583,8 @@ class StorageBackend(ABC):
 
         Args:
             older_than: How long ago at least.
-            keep: Keys that are being written in several goes: what belongs to them stays. Given only to a backend with
-                ``Capability.RESUMABLE_WRITES``.
+            keep: Keys that are being written in several goes, or by clients: what belongs to them stays. Given only to
+                a backend with ``Capability.RESUMABLE_WRITES`` or ``Capability.PRESIGNED_PUT``.
 
         Returns:
             How many leftovers were removed.

@@ -186,7 +186,7 @@ class Reconcile(Run):
     def clear(self, backend: StorageBackend) -> int:
         """Remove what writers that died left behind, but for what is still received."""
         told: dict[str, Collection[str]] = {}
-        if Capability.RESUMABLE_WRITES in backend.capabilities:
+        if backend.capabilities & {Capability.RESUMABLE_WRITES, Capability.PRESIGNED_PUT}:
             told["keep"] = self.ledger.receiving()
         return self.ledger.call(backend, backend.clear_unfinished, self.config.unfinished_after, **told)
 

@@ -9,9 +9,9 @@ Three things make sessions:
 - **Bytes that come in several goes** (tus): ``create``, then ``receive`` for each go, whose ``finish`` makes the file
   once all bytes have come. One at a time writes; whoever dies is waited for a few seconds.
 - **A file that is staged already**, kept past its request (tokens in forms): ``hold``.
-- **Bytes that a client writes to the store itself** (direct uploads): ``create`` with a ``Progress`` that names the
-  keys the client may write, so that they go with the session; once they have been looked at, ``finish_with`` a copy of
-  them, staged as any file.
+- **Bytes that a client writes to the store itself** (``Direct``): a session whose ``Progress`` names the keys that it
+  may write, so that they go with the session, which is finished with a copy of them that was measured and judged. For ways
+  of one's own: ``create``, and ``finish_with`` such a copy, staged as any file.
 
 ``find`` returns a session to whoever names its id, kind and subject. ``session.file`` of a finished one is assigned to
 a field; the flush takes it out of the session, once: a second row is refused with ``UploadGoneError``. A file that
@@ -21,7 +21,16 @@ The rules of the policy hold throughout: a declared length before any byte, the 
 the end. What is refused leaves nothing.
 """
 
+from granite_core.uploads._direct_plan import DirectSettings, DirectWay
 from granite_core.uploads.aio import AsyncReception, AsyncUploads
+from granite_core.uploads.direct import (
+    AsyncDirect,
+    AsyncDirectWrite,
+    Direct,
+    DirectInstructions,
+    DirectParts,
+    DirectRequest,
+)
 from granite_core.uploads.ports import UploadLedger
 from granite_core.uploads.sessions import EndedUpload, NewUpload, Progress, UploadSession, UploadStatus
 from granite_core.uploads.settings import UploadSettings
@@ -31,9 +40,17 @@ from granite_core.uploads.uploads import PARTIAL, Reception, Uploads
 
 __all__ = [
     "PARTIAL",
+    "AsyncDirect",
+    "AsyncDirectWrite",
     "AsyncReception",
     "AsyncStagedTokens",
     "AsyncUploads",
+    "Direct",
+    "DirectInstructions",
+    "DirectParts",
+    "DirectRequest",
+    "DirectSettings",
+    "DirectWay",
     "EndedUpload",
     "NewUpload",
     "Progress",

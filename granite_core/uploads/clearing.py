@@ -26,4 +26,6 @@ def clear_away(backend: StorageBackend, ended: EndedUpload) -> None:
     else:
         discard_pieces(backend, ended.location, ended.progress.writer)
     for key in ended.progress.leftovers:
+        if Capability.PRESIGNED_PARTS in backend.capabilities:
+            backend.discard_parts(key)
         backend.delete(key)

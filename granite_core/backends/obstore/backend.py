@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any, Final, Literal
 from uuid import uuid4
 
@@ -20,6 +20,7 @@ from granite_core.backends._bucket import (
     web_address,
 )
 from granite_core.backends._parts import MAX_PART_BYTES, MIN_PART_BYTES
+from granite_core.backends._signed import signed_form, signed_put
 from granite_core.backends._sigv4 import LONGEST, object_address, sign
 from granite_core.backends.base import (
     NO_OPTIONS,
@@ -27,6 +28,7 @@ from granite_core.backends.base import (
     ObjectReader,
     ObjectStat,
     ObjectWriter,
+    SignedRequest,
     StorageBackend,
     WriteOptions,
     location_of,
@@ -47,7 +49,7 @@ from granite_core.errors import (
     StorageError,
 )
 from granite_core.findings import Finding
-from granite_core.keys import RESERVED_PREFIX
+from granite_core.keys import DIRECT, RESERVED_PREFIX
 from granite_core.refs import StoredObjectRef
 
 __all__ = ["ObstoreStorageBackend"]
@@ -99,7 +101,8 @@ class ObstoreStorageBackend(StorageBackend):
 
     backend_name = "obstore"
     capabilities = frozenset({Capability.SERVER_SIDE_COPY})
-    """``BATCH_DELETE`` as well in a bucket, and ``PRESIGNED_GET`` where S3 credentials are known here: from the store,
+    """``BATCH_DELETE`` as well in a bucket; ``PRESIGNED_GET``, ``PRESIGNED_PUT`` and ``PRESIGNED_POST`` where
+    S3 credentials are known here: from the store,
     from the environment, or from a ``credential_provider`` that is no coroutine function."""
 
     presign_limit = LONGEST
@@ -220,7 +223,11 @@ class ObstoreStorageBackend(StorageBackend):
         """
         origin, destination = self._key(source), self._key(target)
         size = self.stat(source).size
-        if self._changes(options) or (self._place.kind == "s3" and size > COPY_LIMIT):
+        if (
+            self._changes(options)
+            or self._is_of_other_type(source, options.content_type)
+            or (self._place.kind == "s3" and size > COPY_LIMIT)
+        ):
             self._copy_through_here(source, target, options)
             return
         try:
@@ -280,9 +287,80 @@ class ObstoreStorageBackend(StorageBackend):
             expires_in=expires_in,
         )
 
+    def presign_put(
+        self,
+        location: str,
+        *,
+        starts: datetime,
+        expires_in: timedelta,
+        size: int,
+        content_type: str | None = None,
+        checksum: str | None = None,
+    ) -> SignedRequest:
+        """Sign a PUT, as Signature Version 4 has it. obstore is not asked."""
+        if Capability.PRESIGNED_PUT not in self.capabilities:
+            return super().presign_put(location, starts=starts, expires_in=expires_in, size=size)
+        return signed_put(
+            bucket_address(self._place, self._presign_endpoint_url),
+            self._place.inside + self._key(location),
+            self._signer.key(),
+            starts=starts,
+            expires_in=expires_in,
+            size=size,
+            content_type=content_type,
+            checksum=checksum,
+            headers={},
+        )
+
+    def presign_post(
+        self,
+        location: str,
+        *,
+        starts: datetime,
+        expires_in: timedelta,
+        max_size: int,
+        min_size: int = 0,
+        content_type: str | None = None,
+        checksum: str | None = None,
+        redirect: str | None = None,
+    ) -> SignedRequest:
+        """Sign a POST policy."""
+        if Capability.PRESIGNED_POST not in self.capabilities:
+            return super().presign_post(location, starts=starts, expires_in=expires_in, max_size=max_size)
+        return signed_form(
+            bucket_address(self._place, self._presign_endpoint_url),
+            self._place.bucket,
+            self._place.inside + self._key(location),
+            self._signer.key(),
+            starts=starts,
+            expires_in=expires_in,
+            min_size=min_size,
+            max_size=max_size,
+            content_type=content_type,
+            checksum=checksum,
+            redirect=redirect,
+            fields={},
+        )
+
     def public_address(self, location: str) -> str | None:
         """Return the object's address under ``public_url``."""
         return self._public_url and object_address(f"{self._public_url}/", self._place.inside + self._key(location))
+
+    def clear_unfinished(self, older_than: timedelta, *, keep: Collection[str] = ()) -> int:
+        """Remove what clients wrote directly and nobody waits for any more. Parts of its own are removed by obstore."""
+        before, cleared = datetime.now(UTC) - older_than, 0
+        if Capability.PRESIGNED_PUT not in self.capabilities:
+            return 0
+        try:
+            for meta in listed(library(), self._store(), self.prefix + DIRECT, "", self._is_there):
+                location = meta["path"][len(self.prefix) :]
+                self._check_meta(meta, "clear", DIRECT)
+                if meta["last_modified"] < before and location not in keep:
+                    self.delete(location)
+                    cleared += 1
+        except obstore_errors() as error:
+            raise _not_absent(failure(error, "clear", DIRECT)) from error
+        return cleared
 
     def check(self) -> None:
         """Look whether the store can be used, and forgets what is deleted.
@@ -335,7 +413,7 @@ class ObstoreStorageBackend(StorageBackend):
         if self._place.kind in _BUCKETS:
             claimed.add(Capability.BATCH_DELETE)
         if can_sign(self._place):
-            claimed.add(Capability.PRESIGNED_GET)
+            claimed |= {Capability.PRESIGNED_GET, Capability.PRESIGNED_POST, Capability.PRESIGNED_PUT}
         if self._public_url is not None:
             claimed.add(Capability.PUBLIC_ADDRESS)
         return frozenset(claimed)
@@ -399,10 +477,16 @@ class ObstoreStorageBackend(StorageBackend):
         asked = (options.metadata, options.tags, *(getattr(options, field) for _, field in _HEADERS))
         return any(asked) or (self._place.kind == "s3" and bool(options.encryption or options.encryption_key))
 
+    def _is_of_other_type(self, location: str, wanted: str | None) -> bool:
+        if wanted is None or self._place.kind == "file":
+            return False
+        return self._attributes_of(location).get("Content-Type") != wanted
+
     def _copy_through_here(self, source: str, target: str, options: WriteOptions) -> None:
         with self.open_reader(source) as reader:
             kept = self._attributes_of(source)
-            writer = self.open_writer(target, content_type=kept.get("Content-Type"), size=reader.size, options=options)
+            kind = options.content_type or kept.get("Content-Type")
+            writer = self.open_writer(target, content_type=kind, size=reader.size, options=options)
             with writer:
                 while data := reader.read(MIB):
                     writer.write(data)

@@ -13,6 +13,7 @@ from uuid import uuid4
 
 from granite_core.backends._bucket import answer_overrides, bucket_prefix, is_object_key, patience, web_address
 from granite_core.backends._parts import MAX_PART_BYTES, MIN_PART_BYTES, copy_ranges
+from granite_core.backends._signed import signed_form, signed_part, signed_put
 from granite_core.backends._sigv4 import LONGEST, object_address, sign
 from granite_core.backends.base import (
     NO_OPTIONS,
@@ -21,10 +22,12 @@ from granite_core.backends.base import (
     ObjectStat,
     ObjectWriter,
     ResumableWriter,
+    SignedRequest,
     StorageBackend,
     WriteOptions,
     location_of,
 )
+from granite_core.backends.s3 import direct
 from granite_core.backends.s3.answers import ask, pages
 from granite_core.backends.s3.client import boto_errors, error_code, failure, http_status, make_client
 from granite_core.backends.s3.deletion import delete_together, versions_of
@@ -42,7 +45,7 @@ from granite_core.errors import (
     ObjectNotFoundError,
 )
 from granite_core.findings import Finding
-from granite_core.keys import PIECES, RESERVED_PREFIX, owner_of_piece, split_key
+from granite_core.keys import DIRECT, PIECES, RESERVED_PREFIX, owner_of_piece, split_key
 from granite_core.refs import StoredObjectRef
 
 __all__ = ["S3StorageBackend"]
@@ -53,6 +56,14 @@ SENDERS: Final = 8
 
 # What of extra_put_kwargs other calls take: whose bucket, and the keys of SSE-C.
 _OWNER: Final = frozenset({"ExpectedBucketOwner", "RequestPayer"})
+_PRESIGNED: Final = frozenset(
+    {
+        Capability.PRESIGNED_GET,
+        Capability.PRESIGNED_PARTS,
+        Capability.PRESIGNED_POST,
+        Capability.PRESIGNED_PUT,
+    }
+)
 _CUSTOMER_KEY: Final = frozenset({"SSECustomerAlgorithm", "SSECustomerKey", "SSECustomerKeyMD5"})
 _REPLACED: Final = {"MetadataDirective": "REPLACE", "TaggingDirective": "REPLACE"}  # a copy is its own policy's object
 
@@ -97,6 +108,9 @@ class S3StorageBackend(StorageBackend):
             Capability.ATOMIC_CREATE,
             Capability.BATCH_DELETE,
             Capability.PRESIGNED_GET,
+            Capability.PRESIGNED_PARTS,
+            Capability.PRESIGNED_POST,
+            Capability.PRESIGNED_PUT,
             Capability.RESUMABLE_WRITES,
             Capability.SERVER_SIDE_COPY,
         }
@@ -277,7 +291,8 @@ class S3StorageBackend(StorageBackend):
         try:
             if int(head["ContentLength"]) <= self.copy_limit:
                 kept = {name: value for name, value in self._extra.items() if name not in _OWNER}
-                described = self._object_head(head.get("ContentType"), options, head.get("Metadata", {}))
+                kind = options.content_type or head.get("ContentType")
+                described = self._object_head(kind, options, head.get("Metadata", {}))
                 self._ask("copy_object", **{**kept, **described, **self._object(target)}, **origin, **_REPLACED)
             else:
                 self._copy_parts(target, head, origin, options)
@@ -305,8 +320,6 @@ class S3StorageBackend(StorageBackend):
         if Capability.PRESIGNED_GET not in self.capabilities:
             return super().presign_get(location, starts=starts, expires_in=expires_in)
         split_key(location)
-        if self._bucket_address is None:
-            self._bucket_address = bucket_address(self.client, self.bucket, self._presign_endpoint_url)
         asked = answer_overrides(
             starts + expires_in,
             content_type=content_type,
@@ -315,13 +328,99 @@ class S3StorageBackend(StorageBackend):
             request_payer=self._extra.get("RequestPayer"),
         )
         return sign(
-            object_address(self._bucket_address, self.prefix + location),
+            object_address(self._address(), self.prefix + location),
             asked,
             signing_key(self.client),
             method=method,
             starts=starts,
             expires_in=expires_in,
         )
+
+    def presign_put(
+        self,
+        location: str,
+        *,
+        starts: datetime,
+        expires_in: timedelta,
+        size: int,
+        content_type: str | None = None,
+        checksum: str | None = None,
+    ) -> SignedRequest:
+        """Sign a PUT: length, type and checksum are bound in."""
+        self._may_sign(Capability.PRESIGNED_PUT)
+        return signed_put(
+            self._address(),
+            self._object(location)["Key"],
+            signing_key(self.client),
+            starts=starts,
+            expires_in=expires_in,
+            size=size,
+            content_type=content_type,
+            checksum=checksum,
+            headers=direct.encryption_headers(self._extra),
+        )
+
+    def presign_post(
+        self,
+        location: str,
+        *,
+        starts: datetime,
+        expires_in: timedelta,
+        max_size: int,
+        min_size: int = 0,
+        content_type: str | None = None,
+        checksum: str | None = None,
+        redirect: str | None = None,
+    ) -> SignedRequest:
+        """Sign a POST policy."""
+        self._may_sign(Capability.PRESIGNED_POST)
+        return signed_form(
+            self._address(),
+            self.bucket,
+            self._object(location)["Key"],
+            signing_key(self.client),
+            starts=starts,
+            expires_in=expires_in,
+            min_size=min_size,
+            max_size=max_size,
+            content_type=content_type,
+            checksum=checksum,
+            redirect=redirect,
+            fields=direct.encryption_headers(self._extra),
+        )
+
+    def begin_parts(self, location: str, *, content_type: str | None = None) -> str:
+        """Begin a multipart upload."""
+        self._may_sign(Capability.PRESIGNED_PARTS)
+        return direct.begin_parts(self, location, content_type)
+
+    def presign_part(
+        self, location: str, upload: str, number: int, *, starts: datetime, expires_in: timedelta, size: int
+    ) -> SignedRequest:
+        """Sign a PUT of a part."""
+        self._may_sign(Capability.PRESIGNED_PARTS)
+        return signed_part(
+            self._address(),
+            self._object(location)["Key"],
+            signing_key(self.client),
+            starts=starts,
+            expires_in=expires_in,
+            size=size,
+            upload=upload,
+            number=number,
+        )
+
+    def list_parts(self, location: str, upload: str) -> Mapping[int, int]:
+        """Ask the bucket which parts have come."""
+        return direct.list_parts(self, location, upload)
+
+    def join_parts(self, location: str, upload: str) -> None:
+        """Complete a multipart upload."""
+        direct.join_parts(self, location, upload)
+
+    def discard_parts(self, location: str) -> None:
+        """Abort the multipart uploads of the key."""
+        direct.discard_parts(self, location)
 
     def public_address(self, location: str) -> str | None:
         """Return the object's address under ``public_url``."""
@@ -356,12 +455,13 @@ class S3StorageBackend(StorageBackend):
                     ours = key.startswith(self.prefix) and key[len(self.prefix) :] not in keep
                     if ours and upload["Initiated"] < before:
                         cleared += self._clear_upload(key, upload["UploadId"], before)
-            for page in pages(self.client, "list_objects_v2", **arguments, Prefix=self.prefix + PIECES):
-                for entry in page.get("Contents", ()):
-                    key = entry["Key"][len(self.prefix) :]
-                    if entry["LastModified"] < before and owner_of_piece(key) not in keep:
-                        self.delete(key)
-                        cleared += 1
+            for folder, owner in ((PIECES, owner_of_piece), (DIRECT, str)):
+                for page in pages(self.client, "list_objects_v2", **arguments, Prefix=self.prefix + folder):
+                    for entry in page.get("Contents", ()):
+                        key = entry["Key"][len(self.prefix) :]
+                        if entry["LastModified"] < before and owner(key) not in keep:
+                            self.delete(key)
+                            cleared += 1
         except boto_errors() as error:
             raise failure(error, "clear", "") from error
         return cleared
@@ -414,10 +514,19 @@ class S3StorageBackend(StorageBackend):
         # A customer's key would have to be sent by the browser. Access points and directory buckets are signed for in
         # ways of their own.
         if "SSECustomerKey" in self._extra or self.bucket.startswith("arn:") or self.bucket.endswith("--x-s3"):
-            claimed.discard(Capability.PRESIGNED_GET)
+            claimed -= _PRESIGNED
         if self._public_url is not None:
             claimed.add(Capability.PUBLIC_ADDRESS)
         return frozenset(claimed)
+
+    def _may_sign(self, wanted: Capability) -> None:
+        if wanted not in self.capabilities:
+            raise ConfigurationError(f"others cannot write to bucket {self.bucket!r}", value=wanted.value)
+
+    def _address(self) -> str:
+        if self._bucket_address is None:
+            self._bucket_address = bucket_address(self.client, self.bucket, self._presign_endpoint_url)
+        return self._bucket_address
 
     # -- for writers and readers ---------------------------------------------------------------------------------------
 
@@ -477,7 +586,7 @@ class S3StorageBackend(StorageBackend):
             "UploadId": self._ask(
                 "create_multipart_upload",
                 **place,
-                **self._object_head(head.get("ContentType"), options, head.get("Metadata", {})),
+                **self._object_head(options.content_type or head.get("ContentType"), options, head.get("Metadata", {})),
             )["UploadId"],
         }
         parts = []

@@ -195,8 +195,12 @@ def forget_upload(connection: Connection, t: Table, upload_id: str) -> None:
 
 
 def receiving_locations(connection: Connection, t: Table) -> frozenset[str]:
-    """Return the keys that are being written in several goes."""
-    return frozenset(connection.scalars(select(t.c.location).where(t.c.status == _RECEIVING)))
+    """Return the keys that are being written in several goes, or by clients."""
+    found: set[str] = set()
+    for location, progress in connection.execute(select(t.c.location, t.c.progress).where(t.c.status == _RECEIVING)):
+        found.add(location)
+        found.update(Progress.from_json(progress).leftovers)
+    return frozenset(found)
 
 
 def count_uploads(connection: Connection, t: Table) -> UploadCounts:
