@@ -1,10 +1,11 @@
-"""Bytes of direct uploads that the application takes itself, since the store has no way to: as S3 would, and answers."""
+"""Bytes of direct uploads that the application takes itself, since the store has no way to: as S3 would."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
 from litestar import Request, Response
+from litestar.enums import MediaType
 
 from granite_litestar._tus import parse_number
 from granite_litestar.exceptions import MalformedBodyError, UnsupportedBodyError
@@ -53,8 +54,13 @@ async def take_bytes(direct: AsyncDirect, request: Request[Any, Any, Any], token
     finally:
         await write.close()
     if write.redirect is not None:
-        return Response(None, status_code=303, headers={"Location": write.redirect, "Cache-Control": "no-store"})
-    return Response(None, status_code=204 if request.method == "POST" else 200)
+        return Response(
+            b"",
+            status_code=303,
+            headers={"Location": write.redirect, "Cache-Control": "no-store"},
+            media_type=MediaType.TEXT,
+        )
+    return Response(b"", status_code=204 if request.method == "POST" else 200, media_type=MediaType.TEXT)
 
 
 async def _take_form(write: AsyncDirectWrite, request: Request[Any, Any, Any]) -> None:

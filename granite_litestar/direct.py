@@ -13,7 +13,7 @@ from litestar import Request, Response
 from litestar.exceptions import HTTPException
 from litestar.handlers import HTTPRouteHandler
 from litestar.openapi.datastructures import ResponseSpec
-from litestar.params import Parameter
+from litestar.params import FromPath, JSONBody, QueryParameter
 from msgspec import Meta
 
 from granite_core import ConfigurationError, UploadGoneError, UploadNotFoundError
@@ -59,10 +59,10 @@ class NewDirectUpload(msgspec.Struct, forbid_unknown_fields=True):
         form: Whether a plain form is to send it.
     """
 
-    name: Annotated[str | None, Meta(description="The file's name.", max_length=1024)] = None
-    size: Annotated[int | None, Meta(description="Length in bytes; only a form may leave it out.", ge=0)] = None
-    type: Annotated[str | None, Meta(description="The media type it is said to be of.", max_length=255)] = None
-    sha256: Annotated[str | None, Meta(description="SHA-256 in hexadecimal, if known.", pattern=_SHA256_PATTERN)] = None
+    name: Annotated[str, Meta(description="The file's name.", max_length=1024)] | None = None
+    size: Annotated[int, Meta(description="Length in bytes; only a form may leave it out.", ge=0)] | None = None
+    type: Annotated[str, Meta(description="The media type it is said to be of.", max_length=255)] | None = None
+    sha256: Annotated[str, Meta(description="SHA-256 in hexadecimal, if known.", pattern=_SHA256_PATTERN)] | None = None
     form: Annotated[bool, Meta(description="Whether a plain form is to send it.")] = False
 
 
@@ -162,23 +162,23 @@ class _Routes:
             return await take_bytes(self._direct(request), request, request.path_params["token"])
 
         any_request = Request[Any, Any, Any]
-        page = Annotated[int, Parameter(ge=1, description="Number of the part to begin with, from 1.")]
+        page = Annotated[int, QueryParameter(ge=1, description="Number of the part to begin with, from 1.")]
         begin.__annotations__ = {
-            "data": NewDirectUpload,
+            "data": JSONBody[NewDirectUpload],
             "request": any_request,
             "return": Response[DirectInstructions],
         }
         begin.__doc__ = "Begin an upload, and be told which requests send its bytes to the store."
         tell.__annotations__ = {
             "request": any_request,
-            "upload_id": str,
+            "upload_id": FromPath[str],
             "first": page,
             "return": Response[DirectInstructions],
         }
         tell.__doc__ = "Be told anew which requests send an upload's bytes; of its parts, from one on."
-        complete.__annotations__ = {"request": any_request, "upload_id": str, "return": Response[StagedToken]}
+        complete.__annotations__ = {"request": any_request, "upload_id": FromPath[str], "return": Response[StagedToken]}
         complete.__doc__ = "Have what was sent taken over, measured and judged; get the token that stands for the file."
-        discard.__annotations__ = {"request": any_request, "upload_id": str, "return": None}
+        discard.__annotations__ = {"request": any_request, "upload_id": FromPath[str], "return": None}
         discard.__doc__ = "Give an upload up; what was sent is removed."
         take.__annotations__ = {"request": any_request, "return": Response[Any]}
         take.__doc__ = "Take bytes in the store's place."

@@ -10,7 +10,7 @@ Three things make sessions:
   once all bytes have come. One at a time writes; whoever dies is waited for a few seconds.
 - **A file that is staged already**, kept past its request (tokens in forms): ``hold``.
 - **Bytes that a client writes to the store itself** (``Direct``): a session whose ``Progress`` names the keys that it
-  may write, so that they go with the session, which is finished with a copy of them that was measured and judged. For ways
+  may write, so that they go with it, finished with a copy of them that was measured and judged. For ways
   of one's own: ``create``, and ``finish_with`` such a copy, staged as any file.
 
 ``find`` returns a session to whoever names its id, kind and subject. ``session.file`` of a finished one is assigned to

@@ -328,7 +328,8 @@ class Direct:
                     redirect=redirect,
                 )
             )
-        claims = _Claims(session.id, session.subject, plan.key, at_least, plan.limit, checksum, redirect)
+        page = redirect if plan.way is DirectWay.POST else None
+        claims = _Claims(session.id, session.subject, plan.key, at_least, plan.limit, checksum, page)
         url = self._sealed(claims, starts + lasts)
         described = {} if kind is None else {"Content-Type": kind}
         if plan.way is DirectWay.PUT:

@@ -1,0 +1,477 @@
+"""Direct uploads over real sockets: one client, unchanged, whatever the store."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+import uvicorn
+from litestar import Litestar, Request, post
+from litestar.connection import ASGIConnection
+from litestar.exceptions import NotAuthorizedException
+from sqlalchemy import create_engine, update
+from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
+from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
+
+from granite_core import (
+    LocalStorageBackend,
+    MemoryStorageBackend,
+    ObstoreStorageBackend,
+    S3StorageBackend,
+    StorageManager,
+    StoragePolicy,
+    StoredObjectRef,
+    UploadDeniedError,
+    UploadOffsetError,
+    UrlSettings,
+)
+from granite_core.gc import Collector, GCConfig
+from granite_core.integrations.sqlalchemy import (
+    SQLAlchemyLedger,
+    SQLAlchemyUploadLedger,
+    db_now,
+    file_field,
+    prepare_sqlite,
+    tables_of,
+)
+from granite_core.uploads import Direct, DirectSettings, Uploads, UploadStatus
+from granite_litestar import DirectUploads, GraniteConfig, GranitePlugin, finished_upload
+from tests.support.direct_client import DirectClient
+from tests.support.s3 import S3Server
+
+MIB = 1024 * 1024
+PNG = base64.b64decode(
+    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNkYPhfDwAChwGA60e6kgAAAABJRU5ErkJggg=="
+)
+PDF = b"%PDF-1.7\n" + bytes(range(256)) * 40
+LARGE = b"%PDF-1.7\n" + uuid.uuid4().bytes * (11 * MIB // 16)
+DONE = "https://pages.example/done"
+
+
+class Base(DeclarativeBase):
+    pass
+
+
+class Video(Base):
+    __tablename__ = "direct_video"
+    id: Mapped[uuid.UUID] = mapped_column(primary_key=True, default=uuid.uuid4)
+    file: Mapped[StoredObjectRef] = file_field("videos")
+
+
+class Picture(Base):
+    __tablename__ = "direct_picture"
+    id: Mapped[uuid.UUID] = mapped_column(primary_key=True, default=uuid.uuid4)
+    file: Mapped[StoredObjectRef] = file_field("pictures")
+
+
+def user_of(connection: ASGIConnection[Any, Any, Any, Any]) -> str:
+    return connection.headers.get("authorization", "").removeprefix("Bearer ")
+
+
+def signed_in(connection: ASGIConnection[Any, Any, Any, Any], _: object) -> None:
+    if not user_of(connection):
+        raise NotAuthorizedException("who are you?")
+
+
+def no_mallory(announced: Any) -> None:
+    if announced.filename == "mallory.pdf":
+        raise UploadDeniedError("not you")
+
+
+@dataclass
+class World:
+    base: str
+    manager: StorageManager
+    database: str
+    backend: Any
+    clients: list[DirectClient] = field(default_factory=list)
+
+    def client(self, user: str = "ann", path: str = "/direct") -> DirectClient:
+        self.clients.append(DirectClient(self.base, user, path))
+        return self.clients[-1]
+
+    @property
+    def engine(self) -> Any:
+        engine = create_engine(self.database)
+        prepare_sqlite(engine)
+        return engine
+
+    def keys(self) -> set[str]:
+        """Every key of the store, reserved ones too, but for the store's marker; and every unfinished upload."""
+        backend, found = self.backend, set()
+        if isinstance(backend, LocalStorageBackend):
+            root = Path(backend._root)
+            found = {str(each.relative_to(root)) for each in root.rglob("*") if each.is_file()}
+        elif isinstance(backend, MemoryStorageBackend):
+            found = {each.decode() for each in backend._keys}
+        else:
+            client, bucket = backend.test_client, backend.test_bucket
+            found = {each["Key"] for each in client.list_objects_v2(Bucket=bucket).get("Contents", ())}
+            unfinished = client.list_multipart_uploads(Bucket=bucket).get("Uploads", ())
+            found |= {f"unfinished {each['Key']}" for each in unfinished}
+        return {each for each in found if not each.endswith(".granite/store")}
+
+    def expire(self) -> None:
+        t = tables_of(Base.metadata).upload
+        with self.engine.begin() as connection:
+            connection.execute(update(t).values(expires_at=db_now() - 1, held_until=0))
+
+    def sweep(self) -> None:
+        """Let the grace pass, and sweep."""
+        t = tables_of(Base.metadata).tombstone
+        collector = Collector(self.manager, SQLAlchemyLedger([(self.engine, Base.metadata)]), GCConfig(max_share=1))
+        collector.sweep()
+        with self.engine.begin() as connection:
+            connection.execute(t.update().values(written_at=0, retry_at=0))
+        report = collector.sweep()
+        assert not report.problems, report
+
+    def direct(self, **settings: Any) -> Direct:
+        uploads = Uploads(self.manager, SQLAlchemyUploadLedger(self.engine, Base.metadata))
+        return Direct(uploads, lambda token: f"/bytes/{token}", DirectSettings(**settings))
+
+
+def make_app(database: str, manager: StorageManager) -> Litestar:
+    engine = create_async_engine(database.replace("sqlite:", "sqlite+aiosqlite:"))
+    prepare_sqlite(engine.sync_engine)
+
+    async def make_tables() -> None:
+        async with engine.begin() as connection:
+            await connection.run_sync(Base.metadata.create_all)
+
+    @post("/videos")
+    async def attach(request: Request[Any, Any, Any]) -> dict[str, Any]:
+        said = await request.json()
+        file = await finished_upload(request, said["token"], Video.file, subject=user_of(request))
+        async with AsyncSession(engine, expire_on_commit=False) as db_session:
+            db_session.add(Video(file=file))
+            await db_session.commit()
+        return {"size": file.size, "checksum": file.checksum, "type": file.content_type, "name": file.original_filename}
+
+    direct = DirectSettings(parts_above=6 * MIB, part_size=5 * MIB, page=2)
+    uploads = [
+        DirectUploads(
+            "/direct",
+            storage_key="videos",
+            guards=[signed_in],
+            subject=user_of,
+            direct=direct,
+            form_redirect=DONE,
+        ),
+        DirectUploads("/pictures", storage_key="pictures", public=True, direct=direct),
+        DirectUploads(
+            "/hasty", storage_key="videos", public=True, direct=DirectSettings(requests_expire_in=timedelta(seconds=1))
+        ),
+    ]
+    config = GraniteConfig(manager=manager, engines=[engine], models=[Base], gc=None, uploads=uploads)
+    return Litestar([attach], plugins=[GranitePlugin(config)], on_startup=[make_tables])
+
+
+@contextmanager
+def running(app: Litestar) -> Iterator[str]:
+    server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=0, log_level="warning"))
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    deadline = time.monotonic() + 60
+    while not server.started:
+        assert time.monotonic() < deadline
+        assert thread.is_alive()
+        time.sleep(0.02)
+    yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+    server.should_exit = True
+    thread.join(30)
+
+
+def backend_on(server: S3Server, bucket: str, *, obstore: bool = False) -> Any:
+    backend: Any
+    if obstore:
+        from obstore.store import S3Store
+
+        store = S3Store(
+            bucket,
+            endpoint=server.endpoint,
+            access_key_id=server.access_key,
+            secret_access_key=server.secret_key,
+            region=server.region,
+            virtual_hosted_style_request=False,
+            client_options={"allow_http": True},
+        )
+        backend = ObstoreStorageBackend(store, "pre/fix")
+    else:
+        backend = S3StorageBackend(bucket, "pre/fix", server.client(), atomic_create=server.name != "rgw")
+    backend.test_client, backend.test_bucket = server.client(), bucket
+    return backend
+
+
+STORES = ["local", "memory", "ministack", "rgw", "rgw-obstore"]
+
+
+@pytest.fixture(scope="module", params=STORES)
+def world(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    folder = tmp_path_factory.mktemp("direct")
+    server: S3Server | None = None
+    if request.param == "local":
+        backend: Any = LocalStorageBackend(folder / "files")
+    elif request.param == "memory":
+        backend = MemoryStorageBackend()
+    else:
+        server = request.getfixturevalue(request.param.partition("-")[0])
+        assert server is not None
+        bucket = server.create_bucket()
+        backend = backend_on(server, bucket, obstore="obstore" in request.param)
+        if server.name == "rgw" or "rgw" in request.param:
+            backend.atomic_create = False
+    manager = StorageManager(
+        {"main": backend},
+        [
+            StoragePolicy("videos", max_size=32 * MIB, key_prefix="videos", before_upload=[no_mallory]),
+            StoragePolicy("pictures", max_size=100_000, content_types=["image/png"]),
+        ],
+        urls=UrlSettings(secrets=["a secret that is as long as it has to be"]),
+    )
+    database = f"sqlite:///{folder}/db.sqlite3"
+    with running(make_app(database, manager)) as base:
+        world = World(base, manager, database, backend)
+        yield world
+        for each in world.clients:
+            each.close()
+    if server is not None:
+        server.drop_bucket(backend.test_bucket)
+
+
+@pytest.fixture(autouse=True)
+def nothing_remains(request: pytest.FixtureRequest) -> Iterator[None]:
+    """After each test: what its uploads left goes with a grace and a sweep; what rows hold stays."""
+    yield
+    if "world" not in request.fixturenames:
+        return
+    world: World = request.getfixturevalue("world")
+    world.expire()
+    world.sweep()
+    world.sweep()
+    prefix = "" if isinstance(world.backend, (LocalStorageBackend, MemoryStorageBackend)) else "pre/fix/"
+    with Session(world.engine) as session:
+        held = {prefix + each.file.location for each in session.query(Video)}
+    assert world.keys() == held
+
+
+@pytest.mark.parametrize("content", [PDF, LARGE, b""], ids=["one request", "parts", "empty"])
+def test_what_a_client_sends_becomes_a_file(world: World, content: bytes) -> None:
+    client = world.client()
+    said = {"name": "a.pdf", "type": "application/pdf", "sha256": hashlib.sha256(content).hexdigest()}
+    answer = client.upload(content, **said)
+    assert answer.status_code == 200, answer.text
+    assert answer.headers["cache-control"] == "no-store"
+    told = answer.json()
+    kind = "application/pdf" if content else "application/octet-stream"
+    assert (told["filename"], told["size"], told["content_type"]) == ("a.pdf", len(content), kind)
+    attached = client.attach(told["token"])
+    assert attached.status_code == 201, attached.text
+    assert attached.json()["checksum"] == f"sha256:{hashlib.sha256(content).hexdigest()}"
+    with Session(world.engine) as session:
+        file = max((each.file for each in session.query(Video)), key=lambda each: each.created_at or "")
+    assert world.manager.get(file) == content
+    assert ".granite" not in file.location
+    assert client.attach(told["token"]).status_code == 404, "a token is good for one row"
+
+
+def test_a_plain_form_sends_a_file_without_saying_its_size(world: World) -> None:
+    client = world.client()
+    begun = client.begin(name="a.pdf", type="application/pdf", form=True)
+    assert begun.status_code == 201, begun.text
+    told = begun.json()
+    assert told["way"] == "post"
+    sent = client.send(told["request"], PDF)
+    assert sent.status_code == 303, sent.text
+    assert sent.headers["location"].startswith(f"{DONE}?upload={told['id']}")
+    answer = client.complete(told["id"])
+    assert answer.status_code == 200, answer.text
+    assert answer.json()["size"] == len(PDF)
+
+
+def test_a_form_takes_no_more_than_the_policy_does(world: World) -> None:
+    client = world.client(path="/pictures")
+    told = client.begin(name="a.png", form=True).json()
+    sent = client.send(told["request"], b"x" * 300_000)
+    answer = client.complete(told["id"])
+    if sent.is_success:  # a store that heeds no policy: what it took is refused here
+        assert world.backend.test_client.meta.endpoint_url
+        assert answer.status_code == 413
+    else:
+        assert answer.status_code == 409
+
+
+def test_completing_twice_gives_the_same_file(world: World) -> None:
+    client = world.client()
+    told = client.begin(name="a.pdf", size=len(PDF)).json()
+    client.send_all(told, PDF)
+    first, second = client.complete(told["id"]), client.complete(told["id"])
+    assert (first.status_code, second.status_code) == (200, 200)
+    assert first.json() == second.json()
+    assert client.attach(second.json()["token"]).status_code == 201
+    assert client.complete(told["id"]).status_code == 404
+
+
+def test_sending_again_after_completion_changes_nothing(world: World) -> None:
+    client = world.client()
+    told = client.begin(name="a.pdf", size=len(PDF), type="application/pdf").json()
+    client.send_all(told, PDF)
+    token = client.complete(told["id"]).json()["token"]
+    client.send(told["request"], bytes(len(PDF)))  # the store may take it; it lies where no row looks
+    attached = client.attach(token)
+    assert attached.status_code == 201
+    assert attached.json()["checksum"] == f"sha256:{hashlib.sha256(PDF).hexdigest()}"
+    with Session(world.engine) as session:
+        files = [each.file for each in session.query(Video)]
+    assert all(world.manager.get(each)[:4] in (b"%PDF", b"") for each in files)
+
+
+def test_sending_again_before_completion_replaces(world: World) -> None:
+    client = world.client()
+    other = PDF[:-1] + b"!"
+    told = client.begin(name="a.pdf", size=len(PDF)).json()
+    client.send_all(told, PDF)
+    client.send_all(told, other)
+    token = client.complete(told["id"]).json()["token"]
+    assert client.attach(token).json()["checksum"] == f"sha256:{hashlib.sha256(other).hexdigest()}"
+
+
+@pytest.mark.parametrize("length", [-1, 1], ids=["fewer", "more"])
+def test_another_length_than_was_said_is_refused(world: World, length: int) -> None:
+    client = world.client()
+    told = client.begin(name="a.pdf", size=len(PDF)).json()
+    sent = client.send(told["request"], PDF + b"x" if length > 0 else PDF[:-1])
+    answer = client.complete(told["id"])
+    assert answer.status_code == (422 if sent.is_success else 409), answer.text
+    assert client.complete(told["id"]).status_code == (404 if sent.is_success else 409)
+
+
+def test_another_content_than_was_said_is_refused(world: World) -> None:
+    client = world.client()
+    said = {"name": "a.pdf", "size": len(PDF), "sha256": hashlib.sha256(PDF).hexdigest()}
+    told = client.begin(**said).json()
+    sent = client.send(told["request"], PDF[:-1] + b"!")
+    answer = client.complete(told["id"])
+    assert answer.status_code == (422 if sent.is_success else 409), answer.text
+    if sent.is_success:
+        assert answer.json()["extra"]["code"] == "checksum_mismatch"
+
+
+def test_another_type_than_is_accepted_is_refused_by_its_first_bytes(world: World) -> None:
+    client = world.client(path="/pictures")
+    answer = client.upload(PDF, name="a.png", type="image/png")
+    assert answer.status_code == 415, answer.text
+    accepted = client.upload(PNG, name="a.png", type="image/png")
+    assert accepted.status_code == 200, accepted.text
+    assert accepted.json()["content_type"] == "image/png"
+
+
+def test_too_large_a_file_is_refused_before_any_byte(world: World) -> None:
+    answer = world.client(path="/pictures").begin(name="a.png", size=100_001)
+    assert answer.status_code == 413
+    assert answer.json()["extra"]["limit"] == 100_000
+
+
+def test_hooks_are_asked_when_an_upload_begins(world: World) -> None:
+    assert world.client().begin(name="mallory.pdf", size=10).status_code == 403
+
+
+def test_nothing_sent_is_nothing_to_complete(world: World) -> None:
+    client = world.client()
+    for size in (10, 11 * MIB):
+        told = client.begin(name="a.pdf", size=size).json()
+        answer = client.complete(told["id"])
+        assert answer.status_code == 409, answer.text
+        assert answer.json()["extra"]["code"] == "upload_offset"
+
+
+def test_a_part_that_is_missing_can_still_come(world: World) -> None:
+    client = world.client()
+    told = client.begin(name="a.pdf", size=len(LARGE)).json()
+    if told["way"] != "parts":
+        pytest.skip("this store takes it in one request")
+    size = told["parts"]["size"]
+    assert client.send(told["parts"]["requests"][0], LARGE[:size]).is_success
+    assert client.complete(told["id"]).status_code == 409
+    client.send_all(told, LARGE)
+    assert client.complete(told["id"]).status_code == 200
+
+
+def test_another_subject_finds_nothing(world: World) -> None:
+    ann, bob = world.client(), world.client("bob")
+    told = ann.begin(name="a.pdf", size=len(PDF)).json()
+    ann.send_all(told, PDF)
+    assert bob.complete(told["id"]).status_code == 404
+    assert bob.discard(told["id"]).status_code == 404
+    assert bob.app.get(f"/direct/{told['id']}").status_code == 404
+    token = ann.complete(told["id"]).json()["token"]
+    assert bob.attach(token).status_code == 404
+    assert world.client("").begin(name="a.pdf", size=10).status_code == 401
+
+
+@pytest.mark.parametrize("content", [PDF, LARGE], ids=["one request", "parts"])
+def test_what_is_given_up_is_removed_at_once(world: World, content: bytes) -> None:
+    client = world.client()
+    before = world.keys()
+    told = client.begin(name="a.pdf", size=len(content)).json()
+    client.send_all(told, content)
+    assert world.keys() != before
+    assert client.discard(told["id"]).status_code == 204
+    assert world.keys() == before
+    assert client.complete(told["id"]).status_code == 404
+
+
+@pytest.mark.parametrize("content", [PDF, LARGE], ids=["one request", "parts"])
+def test_what_is_never_completed_is_swept(world: World, content: bytes) -> None:
+    client = world.client()
+    told = client.begin(name="a.pdf", size=len(content)).json()
+    client.send_all(told, content)
+    world.expire()
+    assert client.complete(told["id"]).status_code == 410
+    world.sweep()
+    assert client.complete(told["id"]).status_code == 404
+    # the fixture holds the store against the rows
+
+
+def test_a_request_that_has_expired_is_refused(world: World) -> None:
+    client = world.client(path="/hasty")
+    told = client.begin(name="a.pdf", size=len(PDF)).json()
+    time.sleep(2.5)
+    sent = client.send(told["request"], PDF)
+    if "MiniStack" in sent.headers.get("server", "") or sent.is_success:
+        pytest.skip("this store heeds no signature")
+    assert sent.status_code in (403, 410)
+    again = client.app.get(f"/hasty/{told['id']}").json()
+    client.send_all(again, PDF)
+    assert client.complete(told["id"]).status_code == 200
+
+
+def test_the_same_verbs_serve_synchronous_code(world: World) -> None:
+    direct, client = world.direct(), world.client()
+    session = direct.begin("videos", filename="a.pdf", size=len(PDF), content_type="application/pdf")
+    told = direct.instructions(session)
+    assert told.request is not None
+    if told.request.url.startswith("/bytes/"):
+        direct.receive(told.request.url.removeprefix("/bytes/"), [PDF[:10], PDF[10:]])
+    else:
+        sent = client.anybody.put(told.request.url, content=PDF, headers=told.request.headers)
+        assert sent.is_success
+    finished = direct.complete(session.id)
+    assert finished.status is UploadStatus.FINISHED
+    assert finished.file is not None
+    assert finished.file.content_type == "application/pdf"
+    with pytest.raises(UploadOffsetError):
+        direct.instructions(finished)
+    with Session(world.engine) as db_session:
+        db_session.add(Video(file=finished.file))
+        db_session.commit()
