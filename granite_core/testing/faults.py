@@ -17,6 +17,7 @@ from granite_core.backends.base import (
     ObjectStat,
     ObjectWriter,
     ResumableWriter,
+    SignedRequest,
     StorageBackend,
     WriteOptions,
 )
@@ -46,6 +47,10 @@ Operation: TypeAlias = Literal[
     "delete_many",
     "list",
     "copy",
+    "begin_parts",
+    "list_parts",
+    "join_parts",
+    "discard_parts",
     "clear",
 ]
 """What can be counted and broken. ``close`` is a reader's, or a resumable writer's; ``list`` counts a listing once,
@@ -87,6 +92,7 @@ class FaultyBackend(StorageBackend):
         self.capabilities = inner.capabilities
         self.max_workers = inner.max_workers
         self.presign_limit = inner.presign_limit
+        self.put_limit = inner.put_limit
         self.calls: Counter[str] = Counter()
         self.log: list[tuple[Operation, str]] = []
         self._lock = threading.Lock()
@@ -223,6 +229,34 @@ class FaultyBackend(StorageBackend):
     def public_address(self, location: str) -> str | None:
         """Ask the inner backend; not counted."""
         return self.inner.public_address(location)
+
+    def presign_put(self, location: str, **asked: Any) -> SignedRequest:
+        """Ask the inner backend; not counted, since nothing is sent."""
+        return self.inner.presign_put(location, **asked)
+
+    def presign_post(self, location: str, **asked: Any) -> SignedRequest:
+        """Ask the inner backend; not counted, since nothing is sent."""
+        return self.inner.presign_post(location, **asked)
+
+    def presign_part(self, location: str, upload: str, number: int, **asked: Any) -> SignedRequest:
+        """Ask the inner backend; not counted, since nothing is sent."""
+        return self.inner.presign_part(location, upload, number, **asked)
+
+    def begin_parts(self, location: str, *, content_type: str | None = None) -> str:
+        """Begin in the inner backend."""
+        return self._run("begin_parts", location, lambda: self.inner.begin_parts(location, content_type=content_type))
+
+    def list_parts(self, location: str, upload: str) -> Mapping[int, int]:
+        """List in the inner backend."""
+        return self._run("list_parts", location, lambda: self.inner.list_parts(location, upload))
+
+    def join_parts(self, location: str, upload: str) -> None:
+        """Join in the inner backend."""
+        self._run("join_parts", location, lambda: self.inner.join_parts(location, upload))
+
+    def discard_parts(self, location: str) -> None:
+        """Discard in the inner backend."""
+        self._run("discard_parts", location, lambda: self.inner.discard_parts(location))
 
     def resume_writer(
         self,
