@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import socket
 import threading
 import time
 import uuid
@@ -13,6 +14,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
+from urllib.parse import urljoin, urlsplit
 
 import pytest
 import uvicorn
@@ -109,7 +111,7 @@ class World:
         prepare_sqlite(engine)
         return engine
 
-    def keys(self) -> set[str]:
+    def everything(self) -> set[str]:
         """Every key of the store, reserved ones too, but for the store's marker; and every unfinished upload."""
         backend, found = self.backend, set()
         if isinstance(backend, LocalStorageBackend):
@@ -271,7 +273,7 @@ def nothing_remains(request: pytest.FixtureRequest) -> Iterator[None]:
     prefix = "" if isinstance(world.backend, (LocalStorageBackend, MemoryStorageBackend)) else "pre/fix/"
     with Session(world.engine) as session:
         held = {prefix + each.file.location for each in session.query(Video)}
-    assert world.keys() == held
+    assert world.everything() == held
 
 
 @pytest.mark.parametrize("content", [PDF, LARGE, b""], ids=["one request", "parts", "empty"])
@@ -443,12 +445,12 @@ def test_another_subject_finds_nothing(world: World) -> None:
 @pytest.mark.parametrize("content", [PDF, LARGE], ids=["one request", "parts"])
 def test_what_is_given_up_is_removed_at_once(world: World, content: bytes) -> None:
     client = world.client()
-    before = world.keys()
+    before = world.everything()
     told = client.begin(name="a.pdf", size=len(content)).json()
     client.send_all(told, content)
-    assert world.keys() != before
+    assert world.everything() != before
     assert client.discard(told["id"]).status_code == 204
-    assert world.keys() == before
+    assert world.everything() == before
     assert client.complete(told["id"]).status_code == 404
 
 
@@ -494,3 +496,90 @@ def test_the_same_verbs_serve_synchronous_code(world: World) -> None:
     with Session(world.engine) as db_session:
         db_session.add(Video(file=finished.file))
         db_session.commit()
+
+
+def test_what_is_written_after_the_sweep_is_cleared_by_the_reconcile(world: World) -> None:
+    """A request that is still good outlives its upload, and what it writes is in no listing."""
+    if isinstance(world.backend, (LocalStorageBackend, MemoryStorageBackend)):
+        pytest.skip("the application takes it, and knows that the upload is over")
+    client, direct = world.client(), world.direct()
+    told = client.begin(name="a.pdf", size=len(PDF)).json()
+    assert client.discard(told["id"]).status_code == 204
+    assert client.send(told["request"], PDF).is_success
+    living = direct.begin("videos", filename="b.pdf", size=len(PDF))
+    (key,) = living.progress.leftovers
+    world.backend.put_bytes(key, PDF)
+    time.sleep(1.1)
+    collector = Collector(
+        world.manager,
+        SQLAlchemyLedger([(world.engine, Base.metadata)]),
+        GCConfig(max_share=1, unfinished_after=timedelta(seconds=1)),
+    )
+    report = collector.reconcile()
+    assert not report.problems, report
+    assert [each for each in world.everything() if ".granite-direct/" in each] == [f"pre/fix/{key}"]
+    assert direct.complete(living.id).status is UploadStatus.FINISHED
+
+
+def own_request(world: World, client: DirectClient, **said: Any) -> dict[str, Any]:
+    if not isinstance(world.backend, (LocalStorageBackend, MemoryStorageBackend)):
+        pytest.skip("the store takes it")
+    told: dict[str, Any] = client.begin(name="a.pdf", **said).json()
+    return told
+
+
+def test_the_application_takes_no_more_than_was_said_however_it_comes(world: World) -> None:
+    client = world.client()
+    told = own_request(world, client, size=300_000)
+    before = world.everything()
+
+    def endless() -> Iterator[bytes]:
+        for _ in range(100):
+            yield bytes(100_000)
+
+    url = urljoin(world.base, told["request"]["url"])
+    assert client.anybody.put(url, content=endless()).status_code == 413
+    assert client.anybody.put(url, content=b"x", headers={"Content-Encoding": "gzip"}).status_code == 415
+    assert client.anybody.post(url, content=b"x").status_code == 415
+    assert client.anybody.post(url, files={"other": b"x"}).status_code == 400
+    assert client.anybody.put(url[:-2] + "xx", content=b"x").status_code == 404
+    assert world.everything() == before
+
+
+def test_a_connection_that_ends_leaves_nothing(world: World) -> None:
+    client = world.client()
+    told = own_request(world, client, size=2 * MIB)
+    before = world.everything()
+    parts = urlsplit(urljoin(world.base, told["request"]["url"]))
+    with socket.create_connection((parts.hostname, parts.port)) as connection:
+        head = f"PUT {parts.path} HTTP/1.1\r\nHost: {parts.netloc}\r\nContent-Length: {2 * MIB}\r\n\r\n"
+        connection.sendall(head.encode() + bytes(MIB))
+    deadline = time.monotonic() + 30
+    while world.everything() != before:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    assert client.complete(told["id"]).status_code == 409
+
+
+def test_the_application_takes_nothing_for_an_upload_that_is_over(world: World) -> None:
+    client = world.client()
+    told = own_request(world, client, size=len(PDF))
+    assert client.discard(told["id"]).status_code == 204
+    assert client.send(told["request"], PDF).status_code == 404
+
+
+def test_the_routes_are_described(world: World) -> None:
+    described = world.client().app.get("/schema/openapi.json").json()
+    assert {"/direct", "/direct/{upload_id}", "/direct/{upload_id}/complete"} <= set(described["paths"])
+    assert not [path for path in described["paths"] if "bytes" in path]
+    complete = described["paths"]["/direct/{upload_id}/complete"]["post"]
+    assert {"200", "404", "409", "410", "413", "415", "422", "423"} <= set(complete["responses"])
+    body = described["components"]["schemas"]["NewDirectUpload"]
+    assert set(body["properties"]) == {"name", "size", "type", "sha256", "form"}
+
+
+@pytest.mark.parametrize(
+    "said", [{"name": "a.pdf"}, {"size": -1}, {"size": 1, "sha256": "abc"}, {"size": 1, "key": "videos/x"}]
+)
+def test_what_cannot_be_meant_is_refused(world: World, said: dict[str, Any]) -> None:
+    assert world.client().begin(**said).status_code in (400, 422)
