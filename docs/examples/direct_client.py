@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import sys
 from pathlib import Path
 from typing import Any
 from urllib.parse import urljoin
@@ -35,7 +34,3 @@ def upload(server: str, path: str, title: str, headers: dict[str, str]) -> Any:
 
 def _json(answer: httpx.Response) -> Any:
     return answer.raise_for_status().json()
-
-
-if __name__ == "__main__":
-    print(upload(sys.argv[1], sys.argv[2], sys.argv[3], {"X-User": "ann"}))
