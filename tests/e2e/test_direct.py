@@ -9,7 +9,7 @@ from pathlib import Path
 from urllib.parse import urlencode, urlsplit
 
 import pytest
-from playwright.sync_api import Browser, Route
+from playwright.sync_api import Browser, Request, Route
 
 from granite_core import backend_from_url
 from tests.support.processes import answers, free_port, running
@@ -55,19 +55,17 @@ def test_a_browser_sends_a_film_to_wherever_it_is_told(
     sent_to: list[str] = []
 
     def serve(route: Route) -> None:
-        files = {"/": None, "/direct_upload.js": EXAMPLES / "direct_upload.js", "/sample.mp4": sample_mp4}
+        files = {"/direct_upload.js": EXAMPLES / "direct_upload.js", "/sample.mp4": sample_mp4}
         path = urlsplit(route.request.url).path
-        if route.request.method == "PUT":
-            sent_to.append(urlsplit(route.request.url).netloc)
-        elif urlsplit(route.request.url).netloc == urlsplit(url).netloc:
-            if path in files:
-                file = files[path]
-                kind = "text/javascript" if path.endswith(".js") else "text/html"
-                route.fulfill(body=b"<!doctype html>" if file is None else file.read_bytes(), content_type=kind)
-                return
+        if path in files:
+            kind = "text/javascript" if path.endswith(".js") else "video/mp4"
+            route.fulfill(body=files[path].read_bytes(), content_type=kind)
+        else:
             route.continue_(headers={**route.request.headers, "x-user": "ann"})
-            return
-        route.continue_()
+
+    def see(seen: Request) -> None:
+        if seen.method == "PUT":
+            sent_to.append(urlsplit(seen.url).netloc)
 
     argv = [sys.executable, "-m", "uvicorn", "--app-dir", EXAMPLES, "--port", str(port), "direct_uploads:app"]
     with (
@@ -75,8 +73,9 @@ def test_a_browser_sends_a_film_to_wherever_it_is_told(
         browser.new_context() as context,
     ):
         page = context.new_page()
-        page.route("**/*", serve)
-        page.goto(url)
+        page.on("request", see)
+        page.route(f"{url}/**", serve)
+        page.goto(f"{url}/schema/openapi.json")  # a page that a server gave: others may not talk to this machine
         for padding, requests in ((0, 1), (66 * MIB, 5)):
             content = sample_mp4.read_bytes() + bytes(padding)
             sent_to.clear()
