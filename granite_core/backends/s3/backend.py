@@ -56,6 +56,7 @@ SENDERS: Final = 8
 
 # What of extra_put_kwargs other calls take: whose bucket, and the keys of SSE-C.
 _OWNER: Final = frozenset({"ExpectedBucketOwner", "RequestPayer"})
+_CUSTOMER_KEY: Final = frozenset({"SSECustomerAlgorithm", "SSECustomerKey", "SSECustomerKeyMD5"})
 _PRESIGNED: Final = frozenset(
     {
         Capability.PRESIGNED_GET,
@@ -64,7 +65,6 @@ _PRESIGNED: Final = frozenset(
         Capability.PRESIGNED_PUT,
     }
 )
-_CUSTOMER_KEY: Final = frozenset({"SSECustomerAlgorithm", "SSECustomerKey", "SSECustomerKeyMD5"})
 _REPLACED: Final = {"MetadataDirective": "REPLACE", "TaggingDirective": "REPLACE"}  # a copy is its own policy's object
 
 

@@ -9,6 +9,7 @@ import threading
 import time
 import uuid
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -583,3 +584,27 @@ def test_the_routes_are_described(world: World) -> None:
 )
 def test_what_cannot_be_meant_is_refused(world: World, said: dict[str, Any]) -> None:
     assert world.client().begin(**said).status_code in (400, 422)
+
+
+def test_completing_goes_on_where_a_process_died_after_joining_the_parts(world: World) -> None:
+    client, direct = world.client(), world.direct(parts_above=6 * MIB, part_size=5 * MIB)
+    session = direct.begin("videos", filename="a.pdf", size=len(LARGE))
+    parts = direct.instructions(session).parts
+    if parts is None or parts.requests[0].url.startswith("/"):
+        pytest.skip("nothing is joined here")
+    for number, request in enumerate(parts.requests):
+        data = LARGE[number * parts.size : (number + 1) * parts.size]
+        assert client.anybody.put(request.url, content=data, headers=request.headers).is_success
+    world.backend.join_parts(session.details["key"], session.details["upload"])
+    assert direct.complete(session.id).status is UploadStatus.FINISHED
+
+
+def test_of_two_that_complete_at_once_one_does_it(world: World) -> None:
+    clients = [world.client() for _ in range(4)]
+    told = clients[0].begin(name="a.pdf", size=len(PDF)).json()
+    clients[0].send_all(told, PDF)
+    with ThreadPoolExecutor(4) as threads:
+        answered = list(threads.map(lambda client: client.complete(told["id"]), clients))
+    assert {each.status_code for each in answered} <= {200, 423, 409}
+    assert len({each.json()["token"] for each in answered if each.status_code == 200}) == 1
+    assert clients[0].complete(told["id"]).status_code == 200
