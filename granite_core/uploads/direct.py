@@ -449,7 +449,7 @@ class Direct:
     def gave_up(self, session: UploadSession, holder: str, error: BaseException) -> None:
         """End an upload that was refused, and give back one that was not."""
         if isinstance(error, (ContentRejectedError, ChecksumMismatchError)):
-            self.uploads._end(session.id)
+            self.uploads._end(session.id, holder)
             return
         with suppress(Exception):  # the lease runs out by itself
             self.uploads.ledger.renew(session.id, holder, lease=0)
