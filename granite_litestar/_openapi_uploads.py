@@ -128,10 +128,16 @@ def describe_upload(
         form_part: Where it takes the file of a raw body in a form too: the name of its part.
     """
     problems = upload_problems(form=isinstance(plan, FormPlan) or form_part is not None)
+    if any(manager.get_policy(key).before_upload for key in _storage_keys(plan)):
+        problems[403] = problem("You may not do this, or the application denies the upload (`upload_denied`).")
     handler.responses = raised(handler.raises or ()) | problems | dict(handler.responses or {})
     media_type = str(getattr(handler.media_type, "value", handler.media_type)) or JSON
     amend = partial(_amend, plan=plan, manager=manager, media_type=media_type, form_part=form_part)
     handler.operation_class = amended(handler.operation_class, amend)
+
+
+def _storage_keys(plan: FormPlan | RawBodyPlan) -> list[str]:
+    return [plan.storage_key] if isinstance(plan, RawBodyPlan) else [each.storage_key for each in plan.files()]
 
 
 def _amend(

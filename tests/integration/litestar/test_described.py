@@ -28,11 +28,13 @@ from litestar.handlers import HTTPRouteHandler
 from litestar.openapi import OpenAPIConfig
 from litestar.openapi.spec import Components, SecurityScheme
 from litestar.params import FromPath, FromQuery
+from litestar.testing import TestClient
 from openapi_spec_validator import validate
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from granite_core import (
+    Announcement,
     BackendError,
     MemoryStorageBackend,
     StagedFile,
@@ -40,6 +42,7 @@ from granite_core import (
     StorageManager,
     StoragePolicy,
     StoredObjectRef,
+    UploadDeniedError,
 )
 from granite_core.integrations.sqlalchemy import file_field, files_field
 from granite_core.testing import FaultyBackend, Operation
@@ -599,3 +602,35 @@ def test_who_is_refused_shows_as_far_as_the_route_tells() -> None:
             [item] = Litestar(plugins=[GranitePlugin(config)]).openapi_schema.to_schema()["paths"].values()
             for operation in item.values():
                 assert {"401", "403"} & operation["responses"].keys() == set(statuses)
+
+
+class DeniedForm(UploadDTO):
+    letter: Annotated[StagedFile, Upload("letters")]
+
+
+def test_what_a_hook_denies_shows() -> None:
+    def closed(announcement: Announcement) -> None:
+        raise UploadDeniedError("closed for today")
+
+    manager = StorageManager(
+        {"main": MemoryStorageBackend()}, [StoragePolicy("letters", "main", before_upload=[closed])]
+    )
+
+    @post("/forms")
+    async def take(data: MultipartBody[DeniedForm]) -> None: ...
+
+    @put("/raw")
+    async def replace(data: Annotated[StagedFile, RawUpload("letters")]) -> None: ...
+
+    app = Litestar([take, replace], plugins=[GranitePlugin(GraniteConfig(manager, gc=None))])
+    described = Described(app.openapi_schema.to_schema())
+    with TestClient(app) as client:
+        for method, path, sent in [
+            ("POST", "/forms", {"files": {"letter": b"x"}}),
+            ("PUT", "/raw", {"content": b"x"}),
+        ]:
+            answer = client.request(method, path, **sent)
+            assert answer.status_code == 403
+            assert answer.json()["extra"]["code"] == "upload_denied"
+            described.check(path, answer)
+            assert "`upload_denied`" in described.operation(method, path)["responses"]["403"]["description"]
