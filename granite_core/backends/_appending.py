@@ -78,7 +78,8 @@ class AppendingWriter(ResumableWriter):
         self._source: str = known.get("from", "")
         self._borrowed = False
         self._file = self._folder = -1
-        self._name_is_safe = self._is_there = self._closed = False
+        self._name_is_safe = self._is_there = self._closed = self._made = False
+        self._told = 0
         self._changed = not self._part
         try:
             self._open()
@@ -130,6 +131,7 @@ class AppendingWriter(ResumableWriter):
         except OSError as error:
             self.close()
             raise failure(error, "checkpoint", self._location, absent=False) from error
+        self._told += self._made
         return self._dump()
 
     def commit(self) -> None:
@@ -148,6 +150,15 @@ class AppendingWriter(ResumableWriter):
             self.close()
         with suppress(BackendError):  # an older file may still be there
             self._backend.discard_unfinished(self._location, self._dump())
+
+    def withdraw(self, *, refused: bool = False) -> None:
+        """Remove the file where this go made it and nobody goes on with it."""
+        mine = self._made and self._told <= refused
+        self._made = False
+        self.close()
+        if mine:
+            with suppress(BackendError):
+                self._backend.discard_unfinished(self._location, json.dumps({"part": self._part}))
 
     def close(self) -> None:
         """Close the file, and with it unlock it."""
@@ -247,6 +258,7 @@ class AppendingWriter(ResumableWriter):
                 self._folder = self._backend._open_folder(self._folders, make=True, sync=catch_up)
                 flags = _OPEN | os.O_CREAT | os.O_EXCL  # the name is ours alone
                 self._file = os.open(self._file_name, flags, self._backend._file_mode, dir_fd=self._folder)
+                self._made, self._told = True, 0
                 break
             except FileNotFoundError:  # a delete pruned the folder, empty until now, between two of our steps
                 os.close(self._folder)

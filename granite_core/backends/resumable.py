@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -61,8 +62,8 @@ class ResumableWriter(ABC):
         """Make the object visible, whole and durable under its key. Follows ``checkpoint(last=True)``, its state kept.
 
         Idempotent: a later go that was given that state, because it is not known how far this one came, commits again
-        and succeeds. Afterwards nothing remains but the object, unless a removal failed: ``discard_unfinished`` with
-        the same state tries that again.
+        and succeeds. Afterwards nothing remains but the object, and what ``leftovers`` names; ``discard_unfinished``
+        with the same state tries again to remove that.
 
         Raises:
             BackendError: It is not known to be there; ``commit`` may be tried again by a later go.
@@ -71,6 +72,26 @@ class ResumableWriter(ABC):
     @abstractmethod
     def close(self) -> None:
         """End this go, and leave the object to a later one, or to ``discard_unfinished``. Idempotent, never raises."""
+
+    @property
+    def leftovers(self) -> Sequence[str]:
+        """Reserved keys under which something may be after ``commit``: a removal failed, or a late go may write there.
+
+        Whoever commits sees that they are deleted in the end.
+        """
+        return ()
+
+    def withdraw(self, *, refused: bool = False) -> None:
+        """End this go, for the object was taken from it, or is over: ``close``, and remove what it alone has written.
+
+        What a state names that may have been kept MUST stay, for another goes on from it. As far as that can be done:
+        what is left is found by ``clear_unfinished``. Idempotent, never raises.
+
+        Args:
+            refused: Whether it is known that the state of the last checkpoint was not kept, so that what only that
+                state names goes too.
+        """
+        self.close()
 
     def __enter__(self) -> Self:
         return self

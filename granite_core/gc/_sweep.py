@@ -93,21 +93,21 @@ class Sweep(Run):
             for each in ended:
                 if self.must_stop():  # another run takes it when the hold is over
                     return
-                if self.clear(each):
-                    self.ledger.forget_upload(each)
+                leftovers = self.clear(each)
+                if leftovers is not None:
+                    self.ledger.forget_upload(each, leftovers=leftovers)
                     self.counts["uploads"] += 1
 
-    def clear(self, upload: EndedUpload) -> bool:
-        """Clear away what an upload left in its store; whether that is done."""
+    def clear(self, upload: EndedUpload) -> Sequence[str] | None:
+        """Clear away what an upload left in its store; what may be written there yet, None where it is not done."""
         backend = self.backends.get(upload.backend)
         try:
             if backend is None or upload.backend not in self.usable:
                 raise StorageError(f"backend {upload.backend!r} cannot be asked in this run")
-            self.ledger.call(backend, clear_away, backend, upload)
+            return self.ledger.call(backend, clear_away, backend, upload)
         except Exception as error:  # noqa: BLE001 - whatever one raises, the others go on
             self.fail(upload.backend, upload.location, error)
-            return False
-        return True
+            return None
 
     def sweep_database(self, database: int) -> None:
         """Take batch after batch. What was taken once in this run is not taken again: ``until`` stays."""

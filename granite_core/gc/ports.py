@@ -309,8 +309,8 @@ class Ledger(Protocol):
         """
         ...
 
-    def forget_upload(self, upload: EndedUpload) -> None:
-        """Remove the row of an upload that was cleared away."""
+    def forget_upload(self, upload: EndedUpload, *, leftovers: Sequence[str] = ()) -> None:
+        """Remove the row of an upload that was cleared away; keys that may be written yet get tombstones."""
         ...
 
     def receiving(self) -> Collection[str]:

@@ -360,6 +360,16 @@ class _FaultyResumableWriter(ResumableWriter):
     def commit(self) -> None:
         self._backend._run("commit", self._location, self._inner.commit)
 
+    @property
+    def leftovers(self) -> Sequence[str]:
+        return self._inner.leftovers
+
+    def withdraw(self, *, refused: bool = False) -> None:
+        late = self._backend._count("close", self._location)
+        self._inner.withdraw(refused=refused)
+        self._backend._writers.discard(self)
+        _act(late)
+
     def close(self) -> None:
         late = self._backend._count("close", self._location)
         self._inner.close()

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Final
@@ -68,6 +69,8 @@ class Arrival:
         self.size = session.offset
         """Bytes admitted, with those of earlier goes."""
         self.content_type = progress.content_type
+        self.leftovers: Sequence[str] = ()
+        """Keys under which ``store`` has left something, or a go that sleeps may."""
         self._planned = planned
         self._policy = policy
         self._now = now
@@ -194,6 +197,7 @@ class Arrival:
         created_at = self._now()
         self._writer.commit()
         self._writer.close()
+        self.leftovers = self._writer.leftovers
         self._writer = None
         checksum = self._hash.hexdigest() if self._hash is not None else self._read_again()
         planned = self._planned
@@ -217,6 +221,16 @@ class Arrival:
         """End this go. Idempotent, never raises; what was recorded stays."""
         if self._writer is not None:
             self._writer.close()
+
+    def withdraw(self, *, refused: bool) -> None:
+        """End this go, for the session is another's, or over; remove what only this go has written. Never raises.
+
+        Args:
+            refused: Whether it is known that the last checkpoint was not recorded.
+        """
+        if self._writer is not None:
+            with suppress(Exception):  # what is left is found by others
+                self._writer.withdraw(refused=refused)
 
     def _open(self) -> ResumableWriter:
         known: dict[str, Any] = {

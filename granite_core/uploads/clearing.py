@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from granite_core.backends.base import Capability, StorageBackend
-from granite_core.backends.pieces import discard_pieces
+from granite_core.backends.pieces import discard_pieces, piece_keys_of_goes
 from granite_core.uploads.sessions import EndedUpload
 
 __all__ = ["clear_away"]
 
 
-def clear_away(backend: StorageBackend, ended: EndedUpload) -> None:
+def clear_away(backend: StorageBackend, ended: EndedUpload) -> Sequence[str]:
     """Remove what a session that has ended left in the store, but for an object that was committed.
 
     Of that its tombstone tells, and the sweep looks before it deletes. Idempotent.
@@ -18,14 +20,20 @@ def clear_away(backend: StorageBackend, ended: EndedUpload) -> None:
         backend: Where it is.
         ended: Which.
 
+    Returns:
+        Keys under which a go may still write that is not over yet: they get tombstones when the session's row goes.
+
     Raises:
         BackendError: Something may still be there.
     """
     if Capability.RESUMABLE_WRITES in backend.capabilities:
         backend.discard_unfinished(ended.location, ended.progress.writer)
+        late: Sequence[str] = ()
     else:
         discard_pieces(backend, ended.location, ended.progress.writer)
+        late = piece_keys_of_goes(ended.location, ended.progress.writer)
     for key in ended.progress.leftovers:
         if Capability.PRESIGNED_PARTS in backend.capabilities:
             backend.discard_parts(key)
         backend.delete(key)
+    return late

@@ -7,7 +7,7 @@ duration is in milliseconds, and every moment is the database's own.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import ParamSpec, Protocol, TypeVar
 
@@ -81,12 +81,27 @@ class UploadLedger(Protocol):
         ...
 
     def finish(
-        self, upload_id: str, holder: str, file: StoredObjectRef, *, expires_in: int, manager: StorageManager
+        self,
+        upload_id: str,
+        holder: str,
+        file: StoredObjectRef,
+        *,
+        expires_in: int,
+        manager: StorageManager,
+        leftovers: Sequence[str] = (),
     ) -> UploadSession | None:
         """Say that the object is there, whole and accepted; None where the session is not the caller's any more.
 
         It may be another one than was planned: then, as where a session is made of one, it was stored lately. What the
         session's progress names as left over gets tombstones in the same transaction.
+
+        Args:
+            upload_id: The session.
+            holder: Who holds it.
+            file: The object.
+            expires_in: When it ends unless a row takes it.
+            manager: Whose grace and clock rule.
+            leftovers: Further keys that get tombstones.
 
         Raises:
             StaleRefError: It was stored too long ago.
@@ -105,8 +120,13 @@ class UploadLedger(Protocol):
         """
         ...
 
-    def forget(self, upload_id: str) -> None:
-        """Remove the row of a session that has ended, once nothing of it is left."""
+    def forget(self, ended: EndedUpload, *, leftovers: Sequence[str] = ()) -> None:
+        """Remove the row of a session that has ended, once nothing of it is left.
+
+        Args:
+            ended: Which.
+            leftovers: Keys that get tombstones in the same transaction: something may be written there yet.
+        """
         ...
 
     # -- how calls are made

@@ -5,13 +5,14 @@ from __future__ import annotations
 import secrets
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final
 
 from granite_core.errors import (
+    BackendUnavailableError,
     ConfigurationError,
     ContentRejectedError,
     StorageError,
@@ -402,20 +403,25 @@ class Uploads:
             raise UploadGoneError("this file was let go already", operation="finish", location=staged.location)
         return self.finish_as(session, holder, staged)
 
-    def finish_as(self, session: UploadSession, holder: str, staged: StoredObjectRef) -> UploadSession:
+    def finish_as(
+        self, session: UploadSession, holder: str, staged: StoredObjectRef, leftovers: Sequence[str] = ()
+    ) -> UploadSession:
         """Say that the object is there and accepted: the session holds it from now on.
 
         Args:
             session: The session.
             holder: Who holds it.
             staged: Its ref; at the planned location.
+            leftovers: Keys that the sweep shall look after, since the session forgets them.
 
         Raises:
             UploadGoneError: The session is not the holder's any more.
         """
         expires_in = milliseconds(self.settings.finished_for)
         try:
-            finished = self.ledger.finish(session.id, holder, staged, expires_in=expires_in, manager=self.manager)
+            finished = self.ledger.finish(
+                session.id, holder, staged, expires_in=expires_in, manager=self.manager, leftovers=leftovers
+            )
         except BaseException:
             self.manager.note([staged])  # whether the session holds it is not known: the sweep looks
             raise
@@ -431,10 +437,10 @@ class Uploads:
             return False
         with suppress(StorageError):  # the sweep goes on with it
             backend = self.manager.get_backend(ended.backend)
-            self.ledger.call(backend, clear_away, backend, ended)
+            late = self.ledger.call(backend, clear_away, backend, ended)
             if holder is not None:  # it was never finished: no row can have its object
                 self.ledger.call(backend, backend.delete, ended.location)
-            self.ledger.forget(upload_id)
+            self.ledger.forget(ended, leftovers=late)
         return True
 
     def discard(self, upload_id: str, *, kind: str | None = None, subject: str = "") -> None:
@@ -495,6 +501,7 @@ class Reception:
         self._lease = milliseconds(uploads.settings.lease)
         self._recorded = time.monotonic()
         self._opened = False
+        self._unsure = False
         self._over = False
 
     @property
@@ -565,6 +572,8 @@ class Reception:
         Args:
             ends: Whether nothing more comes; then the upload is given back, unless it is complete.
         """
+        if self._unsure:  # what only the state before needs must not be removed: that may be the one that is kept
+            raise BackendUnavailableError("it is not known what was recorded last", operation="receive")
         if not self._begin(ends=ends):
             self.renew()
             return
@@ -608,7 +617,7 @@ class Reception:
 
     def finished(self, staged: StagedFile) -> UploadSession:
         """Let the session hold the file."""
-        self.session = self._uploads.finish_as(self.session, self.holder, staged)
+        self.session = self._uploads.finish_as(self.session, self.holder, staged, self._arrival.leftovers)
         self._over = True
         return self.session
 
@@ -656,6 +665,7 @@ class Reception:
     def _record(self, offset: int, progress: Progress, lease: int) -> None:
         self._recorded = time.monotonic()
         length = self._arrival.length
+        self._unsure = True
         expires_at = self._uploads.ledger.record(
             self.session.id,
             self.holder,
@@ -666,12 +676,13 @@ class Reception:
             expires_in=milliseconds(self._uploads.settings.expires_in),
         )
         if expires_at is None:
-            raise self._gone()
+            raise self._gone(refused=True)
+        self._unsure = False
         self.session = replace(self.session, offset=offset, length=length, progress=progress, expires_at=expires_at)
 
-    def _gone(self) -> UploadGoneError:
+    def _gone(self, *, refused: bool = False) -> UploadGoneError:
         self._over = True
-        self._arrival.close()
+        self._call(lambda: self._arrival.withdraw(refused=refused))
         return UploadGoneError("the upload has ended, or somebody else has taken it", operation="receive")
 
     @contextmanager

@@ -738,6 +738,29 @@ class LetsASleeperWrite(Resumed):
             self.inner.offset += len(data)
 
 
+class WithdrawsWhatWasKept(Resumed):
+    class resumer(Resumer):
+        def withdraw(self, *, refused: bool = False) -> None:
+            self.backend.discard_unfinished(self.location, None)
+
+
+class WritesOnWhatWasDiscarded(Resumed):
+    class resumer(Resumer):
+        def checkpoint(self, *, ends: bool = False, last: bool = False) -> str:
+            self.backend._unfinished[self.location] = self.inner._mine  # type: ignore[attr-defined]  # memory's
+            return super().checkpoint(ends=ends, last=last)
+
+
+class RemembersEachGo(Resumed):
+    class resumer(Resumer):
+        def __init__(self, backend: Resumed, location: str, said: dict[str, Any]) -> None:
+            super().__init__(backend, location, said)
+            self.before = said.get("state") or ""
+
+        def checkpoint(self, *, ends: bool = False, last: bool = False) -> str:
+            return self.before + "the name of a piece that this go has written, for the next; "
+
+
 class CommitsOnceOnly(Resumed):
     class resumer(Resumer):
         def commit(self) -> None:

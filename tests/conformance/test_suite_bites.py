@@ -58,6 +58,11 @@ CASES: dict[str, list[tuple[type[StorageBackend], dict[str, Any]]]] = {
     "test_a_checkpoint_whose_state_is_not_kept_is_as_if_it_had_not_been": [(of.AppendsToWhatADeadGoWrote, {})],
     "test_a_go_that_died_before_any_checkpoint_begins_anew": [(of.AppendsToWhatADeadGoWrote, {})],
     "test_a_go_that_wakes_up_late_changes_nothing": [(of.LetsASleeperWrite, {"many_parts": False})],
+    "test_a_go_that_withdraws_leaves_what_was_kept_and_nothing_else": [(of.WithdrawsWhatWasKept, {})],
+    "test_a_go_that_goes_on_after_the_object_was_discarded_removes_what_it_wrote": [
+        (of.WritesOnWhatWasDiscarded, {"checkpoint": False})
+    ],
+    "test_an_object_may_be_written_in_very_many_goes": [(of.RemembersEachGo, {})],
     "test_committing_again_is_no_error": [(of.CommitsOnceOnly, {})],
     "test_what_is_complete_waits_for_its_commit": [(of.CommitsAtTheLastCheckpoint, {})],
     "test_a_closed_go_takes_nothing_more": [(of.TakesMoreOnceItIsClosed, {})],

@@ -40,6 +40,8 @@ from granite_core.backends.obstore.listing import listed, walked
 from granite_core.backends.obstore.signing import Signer, bucket_address, can_sign
 from granite_core.backends.obstore.stores import Patience, place_of, place_of_url
 from granite_core.backends.obstore.upload import ObstoreWriter
+from granite_core.backends.pieces import clear_pieces, discard_pieces, resume_in_pieces
+from granite_core.backends.resumable import ResumableWriter
 from granite_core.errors import (
     AccessDeniedError,
     BackendError,
@@ -49,7 +51,7 @@ from granite_core.errors import (
     StorageError,
 )
 from granite_core.findings import Finding
-from granite_core.keys import DIRECT, RESERVED_PREFIX
+from granite_core.keys import DIRECT, PIECES, RESERVED_PREFIX
 from granite_core.refs import StoredObjectRef
 
 __all__ = ["ObstoreStorageBackend"]
@@ -100,7 +102,7 @@ class ObstoreStorageBackend(StorageBackend):
     """
 
     backend_name = "obstore"
-    capabilities = frozenset({Capability.SERVER_SIDE_COPY})
+    capabilities = frozenset({Capability.SERVER_SIDE_COPY, Capability.RESUMABLE_WRITES})
     """``BATCH_DELETE`` as well in a bucket; ``PRESIGNED_GET``, ``PRESIGNED_PUT`` and ``PRESIGNED_POST`` where
     S3 credentials are known here: from the store,
     from the environment, or from a ``credential_provider`` that is no coroutine function."""
@@ -194,6 +196,12 @@ class ObstoreStorageBackend(StorageBackend):
 
     def list_objects(self, *, prefix: str = "", start_after: str | None = None) -> Iterator[ObjectStat]:
         """List the store page by page; a disk folder by folder, since it has no order of its own."""
+        for each in self._list(prefix, start_after or ""):
+            if is_object_key(each.location):
+                yield each
+
+    def _list(self, prefix: str, start_after: str) -> Iterator[ObjectStat]:
+        """List whatever is there, reserved keys too."""
         wanted, after = self.prefix + prefix, self.prefix + start_after if start_after else ""
         try:
             if self._place.kind in _ORDERED:
@@ -201,10 +209,9 @@ class ObstoreStorageBackend(StorageBackend):
             else:
                 entries = walked(library(), self._store(), wanted, after)
             for meta in entries:
-                location = meta["path"][len(self.prefix) :]
                 self._check_meta(meta, "list", prefix)
-                if is_object_key(location):
-                    yield ObjectStat(location, int(meta["size"]), meta["last_modified"], _etag(meta))
+                found = meta["path"][len(self.prefix) :]
+                yield ObjectStat(found, int(meta["size"]), meta["last_modified"], _etag(meta))
             # Nor does obstore tell an empty bucket from one whose every answer comes from something in between.
             if self._place.kind in _BUCKETS and self._is_there(f"{self.prefix}{RESERVED_PREFIX}-none"):
                 raise _no_answer("list", prefix)
@@ -346,20 +353,36 @@ class ObstoreStorageBackend(StorageBackend):
         """Return the object's address under ``public_url``."""
         return self._public_url and object_address(f"{self._public_url}/", self._place.inside + self._key(location))
 
+    def resume_writer(
+        self,
+        location: str,
+        *,
+        offset: int = 0,
+        state: str | None = None,
+        content_type: str | None = None,
+        options: WriteOptions = NO_OPTIONS,
+    ) -> ResumableWriter:
+        """Go on with an object in pieces, which are joined at the end: obstore does not go on with its own uploads."""
+        self._key(location)
+        return resume_in_pieces(self, location, offset=offset, state=state, content_type=content_type, options=options)
+
+    def discard_unfinished(self, location: str, state: str | None) -> None:
+        """Remove the pieces."""
+        discard_pieces(self, location, state)
+
     def clear_unfinished(self, older_than: timedelta, *, keep: Collection[str] = ()) -> int:
-        """Remove what clients wrote directly and nobody waits for any more. Parts of its own are removed by obstore."""
-        before, cleared = datetime.now(UTC) - older_than, 0
+        """Remove old pieces of objects that nobody writes, and what clients wrote directly and nobody waits for.
+
+        Unfinished multipart uploads obstore does not show.
+        """
+        cleared = clear_pieces(self, self._list(PIECES, ""), older_than, keep=keep)
         if Capability.PRESIGNED_PUT not in self.capabilities:
-            return 0
-        try:
-            for meta in listed(library(), self._store(), self.prefix + DIRECT, "", self._is_there):
-                location = meta["path"][len(self.prefix) :]
-                self._check_meta(meta, "clear", DIRECT)
-                if meta["last_modified"] < before and location not in keep:
-                    self.delete(location)
-                    cleared += 1
-        except obstore_errors() as error:
-            raise _not_absent(failure(error, "clear", DIRECT)) from error
+            return cleared
+        before = datetime.now(UTC) - older_than
+        for each in self._list(DIRECT, ""):
+            if each.modified < before and each.location not in keep:
+                self.delete(each.location)
+                cleared += 1
         return cleared
 
     def check(self) -> None:

@@ -1,8 +1,9 @@
 """Writing an object in several goes: a multipart upload whose parts are recorded, and pieces for what is no part yet.
 
 A part has at least 5 MiB (S3 user guide, "Multipart upload limits"). What is less waits in small objects of its own
-under reserved keys, is read back when more comes, and becomes a part when there is enough. The completion names the
-ETag of each part, so a go that wakes up late can put no byte of its own into the object.
+under reserved keys, and is read back when there is enough for a part, or when a go has brought as much again: however
+small the goes are, what is read is a few times what comes. The completion names the ETag of each part, so a go that
+wakes up late can put no byte of its own into the object.
 """
 
 from __future__ import annotations
@@ -12,9 +13,10 @@ import io
 import json
 import secrets
 import zlib
+from collections.abc import Sequence
 from concurrent.futures import Future
 from contextlib import suppress
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, Final
 
 from granite_core.backends._bucket import TOKEN
 from granite_core.backends._budget import buffer_budget
@@ -31,7 +33,6 @@ from granite_core.errors import (
     BackendError,
     BackendUnavailableError,
     ObjectNotFoundError,
-    StorageError,
 )
 
 if TYPE_CHECKING:
@@ -40,6 +41,8 @@ if TYPE_CHECKING:
     from granite_core.backends.s3.backend import S3StorageBackend
 
 __all__ = ["S3ResumableWriter", "discard_upload"]
+
+COPY_BYTES: Final = 1024 * 1024
 
 
 class S3ResumableWriter(ResumableWriter):
@@ -81,12 +84,17 @@ class S3ResumableWriter(ResumableWriter):
         self._pieces = Pieces.load(backend, location, known.get("pieces"))
         self._in_pieces = self._pieces.length
         self._buffer: PartBuffer | None = None
+        self._buffer_from = 0
+        """Where in the part the buffer begins; what comes before waits in pieces."""
         self._sending: Future[tuple[str, str]] | None = None
         self._checkpoints = 0
-        self._closed = False
+        self._told_upload = self._unkept_upload = self._upload_id
+        self._leftovers: tuple[str, ...] = ()
+        self._closed = self._withdrawn = False
         whole = sum(part_length(number, base=self._base) for number in range(1, len(self._parts) + 1))
         if not self._is_last and whole + self._in_pieces != offset:
             raise BackendError("the state is of another offset", operation="resume", backend="s3", location=location)
+        self._pieces.tidy()
 
     @property
     def state(self) -> str | None:
@@ -99,10 +107,13 @@ class S3ResumableWriter(ResumableWriter):
         view = memoryview(data).cast("B")
         try:
             while view:
-                buffer = self._filled_buffer()
-                room = part_length(self._next_number, base=self._base) - buffer.length
+                buffer = self._current_buffer()
+                room = part_length(self._next_number, base=self._base) - self._buffer_from - buffer.length
                 if not room:
                     self._send_part()
+                    continue
+                if self._buffer_from and buffer.length >= self._in_pieces:
+                    self._read_back(len(self._pieces.held))
                     continue
                 taken = view[:room]
                 if self._sending is not None and not buffer.fits(len(taken)):
@@ -121,17 +132,16 @@ class S3ResumableWriter(ResumableWriter):
         """Send what is a part, and put the rest into a piece; the last part may be short."""
         self._check_open("checkpoint")
         try:
-            if self._checkpoints:
-                self._pieces.remove_gone()
+            self._pieces.begin_checkpoint(again=bool(self._checkpoints))
             self._join()
             if last and not self._is_last:
                 if self.offset:
-                    self._filled_buffer()
+                    self._current_buffer()
                     self._send_part()
                     self._join()
                 self._is_last = True
-            elif self._buffer is not None and self._buffer.length > self._in_pieces:
-                self._put_piece(self._buffer)
+            elif self._buffer is not None and self._buffer_from + self._buffer.length > self._in_pieces:
+                self._put_piece()
         except boto_errors() as error:
             self.close()
             raise failure(error, "checkpoint", self._location) from error
@@ -139,7 +149,9 @@ class S3ResumableWriter(ResumableWriter):
             self.close()
             raise
         self._checkpoints += 1
-        self._pieces.told = [*self._pieces.gone]
+        self._pieces.end_checkpoint()
+        self._unkept_upload = None if self._upload_id == self._told_upload else self._upload_id
+        self._told_upload = self._upload_id
         return self._dump(ends=ends or last)
 
     def commit(self) -> None:
@@ -154,8 +166,24 @@ class S3ResumableWriter(ResumableWriter):
             raise failure(error, "commit", self._location) from error
         finally:
             self.close()
-        with suppress(StorageError):
-            self._pieces.remove_all()
+        self._leftovers = self._pieces.remove_all()
+
+    @property
+    def leftovers(self) -> Sequence[str]:
+        """The pieces that could not be removed, and those that a go which sleeps may still write."""
+        return self._leftovers
+
+    def withdraw(self, *, refused: bool = False) -> None:
+        """Remove the pieces of this go that nobody goes on from, and abort the upload where this go began it."""
+        if self._withdrawn:
+            return
+        self._withdrawn = True
+        self.close()
+        self._pieces.withdraw(refused=refused)
+        for upload_id in {self._upload_id if self._upload_id != self._told_upload else None, self._unkept_upload}:
+            if upload_id is not None and (refused or upload_id != self._told_upload):
+                with suppress(*boto_errors()):
+                    _abort(self._backend, self._backend._object(self._location), upload_id)
 
     def close(self) -> None:
         """Wait for the part that is under way, and free memory."""
@@ -172,18 +200,35 @@ class S3ResumableWriter(ResumableWriter):
     def _next_number(self) -> int:
         return len(self._parts) + 1 + (self._sending is not None)
 
-    def _filled_buffer(self) -> PartBuffer:
-        """The part that is being filled; begun with what waits in pieces."""
+    def _current_buffer(self) -> PartBuffer:
+        """What is being filled: the end of a part, where a beginning of it waits in pieces."""
         if self._buffer is None:
             self._buffer = PartBuffer(buffer_budget)
-            for data in self._pieces.read():
+            self._buffer_from = self._in_pieces
+        return self._buffer
+
+    def _read_back(self, last: int) -> PartBuffer:
+        """Have the buffer begin with what so many of the last pieces hold."""
+        end = self._current_buffer()
+        before = sum(each.size for each in self._pieces.held[len(self._pieces.held) - last :])
+        self._buffer = PartBuffer(buffer_budget, before + end.length)
+        try:
+            for data in self._pieces.read(last):
                 self._buffer.append(memoryview(data))
+            body = end.body
+            while data := body.read(COPY_BYTES):
+                self._buffer.append(memoryview(data))
+        finally:
+            end.free()
+        self._buffer_from -= before
         return self._buffer
 
     def _send_part(self) -> None:
         """Send what was written since the last part, and go on without waiting for it."""
         self._join()
         number, full = self._next_number, self._buffer
+        if full is not None and self._buffer_from:
+            full = self._read_back(len(self._pieces.held))
         if full is None or not full.length:
             return
         if number > MAX_PARTS:
@@ -196,7 +241,7 @@ class S3ResumableWriter(ResumableWriter):
                 **head,
                 ChecksumAlgorithm="CRC32",
             )["UploadId"]
-        self._buffer = PartBuffer(buffer_budget)
+        self._buffer, self._buffer_from = PartBuffer(buffer_budget), 0
         self._pieces.drop()
         self._in_pieces = 0
         self._sending = self._backend._pool().submit(self._upload_part, number, full)
@@ -228,10 +273,17 @@ class S3ResumableWriter(ResumableWriter):
 
     # -- what is no part yet -------------------------------------------------------------------------------------------
 
-    def _put_piece(self, buffer: PartBuffer) -> None:
+    def _put_piece(self) -> None:
         """Store what came since the last piece: straight from the buffer, so that memory does not double."""
-        rest = _Rest(buffer.body, self._in_pieces, buffer.length)
-        key = self._pieces.next_key
+        pieces, buffer = self._pieces, self._current_buffer()
+        begin, folded = self._in_pieces, pieces.due
+        if folded:
+            begin -= sum(each.size for each in pieces.held[-folded:])
+            if begin < self._buffer_from:
+                buffer = self._read_back(folded)
+        end = self._buffer_from + buffer.length
+        rest = _Rest(buffer.body, begin - self._buffer_from, buffer.length)
+        key = pieces.next_key
         self._backend._ask(
             "put_object",
             **self._backend._object(key),
@@ -240,8 +292,8 @@ class S3ResumableWriter(ResumableWriter):
             ChecksumCRC32=rest.crc32(),
         )
         buffer.body.seek(0, io.SEEK_END)
-        self._pieces.added(buffer.length - self._in_pieces)
-        self._in_pieces = buffer.length
+        pieces.added(end - begin, folded=folded)
+        self._in_pieces = end
 
     # -- becoming visible ----------------------------------------------------------------------------------------------
 
@@ -314,7 +366,7 @@ def discard_upload(backend: S3StorageBackend, location: str, state: str | None) 
     except boto_errors() as error:
         raise failure(error, "discard", location) from error
     if known:
-        Pieces.load(backend, location, known.get("pieces")).remove_all()
+        Pieces.load(backend, location, known.get("pieces")).discard()
 
 
 def _uploads_of(backend: S3StorageBackend, place: dict[str, Any], known: str | None) -> list[str]:

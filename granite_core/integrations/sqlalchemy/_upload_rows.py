@@ -189,9 +189,11 @@ def expire_uploads(
     return [_ended(row, database) for row in rows]
 
 
-def forget_upload(connection: Connection, t: Table, upload_id: str) -> None:
-    """Delete the row of a session that has ended."""
-    connection.execute(t.delete().where(t.c.id == upload_id, t.c.status == _ENDING))
+def forget_upload(connection: Connection, tables: GraniteTables, ended: EndedUpload, leftovers: Sequence[str]) -> None:
+    """Delete the row of a session that has ended, and leave tombstones of what may be written yet."""
+    t = tables.upload
+    bury(connection, tables, ended.backend, ended.storage_key, leftovers)
+    connection.execute(t.delete().where(t.c.id == ended.id, t.c.status == _ENDING))
 
 
 def receiving_locations(connection: Connection, t: Table) -> frozenset[str]:

@@ -308,10 +308,10 @@ class SQLAlchemyLedger(RowFiles, Diagnosis, Calls):
         tables = self._tables(database)
         return self._all[database].write(lambda c: expire_uploads(c, tables, database=database, limit=limit, hold=hold))
 
-    def forget_upload(self, upload: EndedUpload) -> None:
+    def forget_upload(self, upload: EndedUpload, *, leftovers: Sequence[str] = ()) -> None:
         """Remove the row of an upload that has ended."""
-        t = self._tables(upload.database).upload
-        self._all[upload.database].write(lambda c: forget_upload(c, t, upload.id))
+        tables = self._tables(upload.database)
+        self._all[upload.database].write(lambda c: forget_upload(c, tables, upload, leftovers))
 
     def receiving(self) -> frozenset[str]:
         """Return the keys that are being written in several goes."""

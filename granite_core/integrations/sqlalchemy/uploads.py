@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from functools import partial
 from typing import Any, Final, TypeVar
@@ -100,7 +100,14 @@ class SQLAlchemyUploadLedger(Calls):
         return self._write(lambda c: rows.renew_upload(c, self._tables.upload, upload_id, holder, lease=lease))
 
     def finish(
-        self, upload_id: str, holder: str, file: StoredObjectRef, *, expires_in: int, manager: StorageManager
+        self,
+        upload_id: str,
+        holder: str,
+        file: StoredObjectRef,
+        *,
+        expires_in: int,
+        manager: StorageManager,
+        leftovers: Sequence[str] = (),
     ) -> UploadSession | None:
         """Say that the object is there; see ``UploadLedger.finish``."""
         t = self._tables
@@ -113,7 +120,8 @@ class SQLAlchemyUploadLedger(Calls):
                 return None
             if file.location != before.location:
                 self._check_age(connection, file, manager)
-            rows.bury(connection, t, before.backend, before.storage_key, before.progress.leftovers)
+            left = (*before.progress.leftovers, *leftovers)
+            rows.bury(connection, t, before.backend, before.storage_key, left)
             return rows.find_upload(connection, t.upload, upload_id, self._discard)
 
         return self._write(step)
@@ -134,9 +142,9 @@ class SQLAlchemyUploadLedger(Calls):
         """End a session; see ``UploadLedger.end``."""
         return self._write(lambda c: rows.end_upload(c, self._tables, upload_id, holder, hold=HOLD))
 
-    def forget(self, upload_id: str) -> None:
+    def forget(self, ended: EndedUpload, *, leftovers: Sequence[str] = ()) -> None:
         """Remove the row of a session that has ended; see ``UploadLedger.forget``."""
-        self._write(lambda c: rows.forget_upload(c, self._tables.upload, upload_id))
+        self._write(lambda c: rows.forget_upload(c, self._tables, ended, leftovers))
 
     def close(self) -> None:
         """Close the connections that nobody uses."""

@@ -125,6 +125,56 @@ class ResumingTests(BackendTests):
         assert_same(backend.get("a/b"), b"kept " + content)
         assert self.keys(backend) == ["a/b"]
 
+    def test_a_go_that_withdraws_leaves_what_was_kept_and_nothing_else(self, backend: StorageBackend) -> None:
+        self.needs(backend, Capability.RESUMABLE_WRITES)
+        late = backend.resume_writer("a/b")
+        late.write(b"kept ")
+        state = late.checkpoint()
+        late.write(noise(7 * MIB, 3))
+        late.checkpoint()
+        late.withdraw(refused=True)
+        late.withdraw(refused=True)
+        with backend.resume_writer("a/b", offset=5, state=state) as writer:
+            writer.write(b"and this")
+            state = writer.checkpoint()
+            writer.withdraw()
+        self.finish(backend, "a/b", state, 13)
+        assert backend.get("a/b") == b"kept and this"
+        assert self.keys(backend) == ["a/b"]
+        assert backend.clear_unfinished(_LATER) == 0
+
+    @pytest.mark.parametrize("checkpoint", [False, True])
+    def test_a_go_that_goes_on_after_the_object_was_discarded_removes_what_it_wrote(
+        self, backend: StorageBackend, checkpoint: bool
+    ) -> None:
+        self.needs(backend, Capability.RESUMABLE_WRITES)
+        late = backend.resume_writer("a/b")
+        state = late.state
+        if checkpoint:
+            late.write(b"kept ")
+            state = late.checkpoint()
+        backend.discard_unfinished("a/b", state)
+        try:
+            late.write(noise(7 * MIB, 3))
+            late.checkpoint()
+        except StorageError:
+            pass  # what it wrote to is gone
+        late.withdraw(refused=True)
+        assert self.keys(backend) == []
+        assert backend.clear_unfinished(_LATER) == 0
+
+    def test_an_object_may_be_written_in_very_many_goes(self, backend: StorageBackend) -> None:
+        self.needs(backend, Capability.RESUMABLE_WRITES)
+        content, state = noise(100 * 37), None
+        for start in range(0, len(content), 37):
+            with backend.resume_writer("a/b", offset=start, state=state) as writer:
+                writer.write(content[start : start + 37])
+                state = writer.checkpoint(ends=True)
+        assert len(state or "") < 5000
+        self.finish(backend, "a/b", state, len(content))
+        assert_same(backend.get("a/b"), content)
+        assert backend.clear_unfinished(_LATER) == 0
+
     def test_committing_again_is_no_error(self, backend: StorageBackend) -> None:
         self.needs(backend, Capability.RESUMABLE_WRITES)
         content = noise(self.large)
