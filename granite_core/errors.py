@@ -34,9 +34,11 @@ __all__ = [
     "StorageFullError",
     "TokenExpiredError",
     "TokenInvalidError",
+    "UnfinishableError",
     "UploadBusyError",
     "UploadDeniedError",
     "UploadGoneError",
+    "UploadLostError",
     "UploadNotFoundError",
     "UploadOffsetError",
     "ValidationFailedError",
@@ -309,6 +311,14 @@ class UploadBusyError(StorageError):
     retryable = True
 
 
+class UploadLostError(StorageError):
+    """Somebody else has taken the upload session meanwhile: ask where it stands, and go on from there."""
+
+    code = "upload_lost"
+    public = "Somebody else has gone on with this upload: ask where it stands."
+    retryable = True
+
+
 class UploadOffsetError(StorageError):
     """The bytes do not belong where the upload session stands: ask for its offset, and go on from there."""
 
@@ -333,6 +343,13 @@ class BackendError(StorageError):
     """The backend failed in a way that waiting will not mend (a broken disk, a refused request)."""
 
     code = "backend_error"
+
+
+class UnfinishableError(BackendError):
+    """The store has lost what was written in several goes, or will never make an object of it: send it again."""
+
+    code = "unfinishable"
+    public = "What was sent is lost: upload the file again."
 
 
 class AccessDeniedError(BackendError):

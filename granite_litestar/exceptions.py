@@ -36,9 +36,11 @@ from granite_core import (
     StorageFullError,
     TokenExpiredError,
     TokenInvalidError,
+    UnfinishableError,
     UploadBusyError,
     UploadDeniedError,
     UploadGoneError,
+    UploadLostError,
     UploadNotFoundError,
     UploadOffsetError,
 )
@@ -79,8 +81,11 @@ _STATUS: Final[Mapping[type[StorageError], HTTPStatus]] = {
     ContentRejectedError: HTTPStatus.UNPROCESSABLE_ENTITY,
     ChecksumMismatchError: HTTPStatus.UNPROCESSABLE_ENTITY,
     StaleRefError: HTTPStatus.CONFLICT,
+    UnfinishableError: HTTPStatus.GONE,
     UploadBusyError: HTTPStatus.LOCKED,
     UploadGoneError: HTTPStatus.GONE,
+    # Not 423: whoever took it may have finished. Clients of tus ask after a 409 where the upload stands, and go on.
+    UploadLostError: HTTPStatus.CONFLICT,
     UploadNotFoundError: HTTPStatus.NOT_FOUND,
     UploadOffsetError: HTTPStatus.CONFLICT,
     ObjectNotFoundError: HTTPStatus.NOT_FOUND,

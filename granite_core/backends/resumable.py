@@ -40,6 +40,7 @@ class ResumableWriter(ABC):
         """Take the next bytes, all of them; the caller may reuse the buffer afterwards.
 
         Raises:
+            UnfinishableError: What was written before is gone for good.
             BackendError: They cannot be taken. The writer is then good for ``close`` only.
         """
 
@@ -66,6 +67,7 @@ class ResumableWriter(ABC):
         with the same state tries again to remove that.
 
         Raises:
+            UnfinishableError: It is not there, and never will be, however often ``commit`` is tried.
             BackendError: It is not known to be there; ``commit`` may be tried again by a later go.
         """
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 from granite_core._hops import open_reader
 from granite_core.aio import AsyncStorageManager, accepted, hop, joined
 from granite_core.backends.base import StorageBackend
-from granite_core.errors import ContentRejectedError
+from granite_core.errors import ContentRejectedError, StorageError, UnfinishableError
 from granite_core.refs import StagedFile, StoredObjectRef
 from granite_core.uploads.sessions import Progress, UploadSession, UploadStatus
 from granite_core.uploads.uploads import Reception, Uploads, announcement_of, milliseconds
@@ -183,6 +183,8 @@ class AsyncReception:
         except ContentRejectedError:
             await self._refuse()
             raise
+        except UnfinishableError as error:
+            raise await self._give_up() from error
 
     async def renew(self) -> None:
         """Keep the upload without recording anything; see ``Reception.renew``."""
@@ -222,6 +224,8 @@ class AsyncReception:
         except ContentRejectedError:
             await self._refuse()
             raise
+        except UnfinishableError as error:
+            raise await self._give_up() from error
         return await self._run(partial(sync.finished, staged))
 
     async def close(self, *, keep: bool = True) -> None:
@@ -236,6 +240,9 @@ class AsyncReception:
 
     async def _run(self, call: Callable[[], T]) -> T:
         return await self._uploads._run(call)
+
+    async def _give_up(self) -> StorageError:
+        return await joined(asyncio.ensure_future(self._run(self._sync.give_up)))
 
     async def _refuse(self) -> None:
         await joined(asyncio.ensure_future(self._run(self._sync.refuse)))

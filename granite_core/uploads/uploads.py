@@ -16,8 +16,10 @@ from granite_core.errors import (
     ConfigurationError,
     ContentRejectedError,
     StorageError,
+    UnfinishableError,
     UploadBusyError,
     UploadGoneError,
+    UploadLostError,
     UploadNotFoundError,
     UploadOffsetError,
 )
@@ -415,7 +417,8 @@ class Uploads:
             leftovers: Keys that the sweep shall look after, since the session forgets them.
 
         Raises:
-            UploadGoneError: The session is not the holder's any more.
+            UploadGoneError: The session has ended.
+            UploadLostError: The session is not the holder's any more.
         """
         expires_in = milliseconds(self.settings.finished_for)
         try:
@@ -427,8 +430,16 @@ class Uploads:
             raise
         if finished is None:
             self.manager.note([staged])
-            raise UploadGoneError("the upload has ended, or somebody else has taken it", operation="finish")
+            raise self.lost(session, "finish")
         return finished
+
+    def lost(self, session: UploadSession, operation: str) -> StorageError:
+        """Return the error for whoever held a session that is not theirs any more: it has ended, or is another's."""
+        found = self.ledger.find(session.id)
+        over = found is None or found.status is UploadStatus.ENDING
+        if found is None or over or (found.expired and found.status is UploadStatus.RECEIVING):
+            return UploadGoneError("the upload has ended", operation=operation, location=session.location)
+        return UploadLostError("somebody else has taken the upload", operation=operation, location=session.location)
 
     def _end(self, upload_id: str, holder: str | None = None) -> bool:
         """End a session, and remove what it left as far as that can be done now."""
@@ -528,7 +539,8 @@ class Reception:
 
         Raises:
             UploadOffsetError: They are more than the upload's length; none of them was taken.
-            UploadGoneError: The upload is not ours any more.
+            UploadGoneError: The upload has ended, or the store has lost what was sent.
+            UploadLostError: The upload is not ours any more.
             ContentRejectedError: The policy refuses it; nothing remains.
             BackendError: They cannot be stored now; go on later, from what was recorded.
         """
@@ -559,7 +571,8 @@ class Reception:
         """Make durable what has come, and record it; ``write`` does so by itself from time to time.
 
         Raises:
-            UploadGoneError: The upload is not ours any more.
+            UploadGoneError: The upload has ended, or the store has lost what was sent.
+            UploadLostError: The upload is not ours any more.
             ContentRejectedError: The policy refuses it; nothing remains.
             BackendError: It cannot be stored now; go on later, from what was recorded.
         """
@@ -594,7 +607,8 @@ class Reception:
             The finished session; None where more has to come.
 
         Raises:
-            UploadGoneError: The upload is not ours any more.
+            UploadGoneError: The upload has ended, or the store has lost what was sent.
+            UploadLostError: The upload is not ours any more.
             ContentRejectedError: The policy, or one of its validators, refuses it; nothing remains.
             BackendError: It cannot be stored now; go on later, from what was recorded.
         """
@@ -638,7 +652,7 @@ class Reception:
         try:
             if keep:
                 self.keep(ends=True)
-        except ContentRejectedError:
+        except (ContentRejectedError, UnfinishableError):
             self.refuse()
             return
         except Exception:  # noqa: BLE001 S110 - what was recorded stays
@@ -647,11 +661,17 @@ class Reception:
         with suppress(Exception):
             self._uploads.ledger.renew(self.session.id, self.holder, lease=0)
 
-    def refuse(self) -> None:
+    def refuse(self) -> bool:
         """End the upload, unless somebody else has taken it meanwhile: a refused file leaves nothing."""
         self._over = True
-        self._call(self._arrival.close)
-        self._uploads._end(self.session.id, self.holder)
+        self._call(lambda: self._arrival.withdraw(refused=False))
+        return self._uploads._end(self.session.id, self.holder)
+
+    def give_up(self) -> StorageError:
+        """End an upload that can never be finished; return what to raise for it."""
+        if self.refuse():
+            return UploadGoneError("the store has lost what was sent: send it again", operation="receive")
+        return self._uploads.lost(self.session, "receive")
 
     def __enter__(self) -> Self:
         return self
@@ -680,16 +700,18 @@ class Reception:
         self._unsure = False
         self.session = replace(self.session, offset=offset, length=length, progress=progress, expires_at=expires_at)
 
-    def _gone(self, *, refused: bool = False) -> UploadGoneError:
+    def _gone(self, *, refused: bool = False) -> StorageError:
         self._over = True
         self._call(lambda: self._arrival.withdraw(refused=refused))
-        return UploadGoneError("the upload has ended, or somebody else has taken it", operation="receive")
+        return self._uploads.lost(self.session, "receive")
 
     @contextmanager
     def _refusing(self) -> Iterator[None]:
-        """End the upload when the policy refuses its content: a refused file leaves nothing."""
+        """End the upload when the policy refuses its content, or the store has lost it: nothing of it remains."""
         try:
             yield
         except ContentRejectedError:
             self._uploads.ledger.run(self.refuse)
             raise
+        except UnfinishableError as error:
+            raise self._uploads.ledger.run(self.give_up) from error

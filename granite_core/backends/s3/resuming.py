@@ -32,7 +32,9 @@ from granite_core.errors import (
     AccessDeniedError,
     BackendError,
     BackendUnavailableError,
-    ObjectNotFoundError,
+    ObjectExistsError,
+    StorageError,
+    UnfinishableError,
 )
 
 if TYPE_CHECKING:
@@ -43,6 +45,8 @@ if TYPE_CHECKING:
 __all__ = ["S3ResumableWriter", "discard_upload"]
 
 COPY_BYTES: Final = 1024 * 1024
+_LOST: Final = frozenset({"NoSuchUpload", "InvalidPart", "InvalidPartOrder", "EntityTooSmall", "EntityTooLarge"})
+"""What a completion answers that no other will ever be different from (S3 API, "CompleteMultipartUpload")."""
 
 
 class S3ResumableWriter(ResumableWriter):
@@ -260,9 +264,7 @@ class S3ResumableWriter(ResumableWriter):
         except boto_errors() as error:
             if error_code(error) != "NoSuchUpload":
                 raise
-            raise ObjectNotFoundError(
-                "what was written is gone", operation="resume", backend="s3", location=self._location
-            ) from error
+            raise self._unfinishable("write") from error
         finally:
             buffer.free()
 
@@ -326,10 +328,23 @@ class S3ResumableWriter(ResumableWriter):
             self._look_whether_ours(error)
 
     def _look_whether_ours(self, error: Exception) -> None:
-        if not was_ours(self._backend, self._location, self._token, error):
+        """Learn what an error of a commit means; return where our object is there."""
+        lost = error_code(error) in _LOST
+        try:
+            ours = was_ours(self._backend, self._location, self._token, error)
+        except StorageError as said:
+            if lost and not said.retryable and not isinstance(said, ObjectExistsError):
+                raise self._unfinishable("commit") from error
+            raise
+        if not ours and lost:
+            raise self._unfinishable("commit") from error
+        if not ours:
             raise BackendUnavailableError(
                 "commit: it must be tried again", operation="commit", backend="s3", location=self._location
             ) from error
+
+    def _unfinishable(self, operation: str) -> UnfinishableError:
+        return UnfinishableError("what was written is gone", operation=operation, backend="s3", location=self._location)
 
     def _dump(self, *, ends: bool) -> str:
         found = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -23,6 +24,9 @@ from granite_core import (
     StorageError,
     StorageManager,
     StoragePolicy,
+    UploadGoneError,
+    UploadLostError,
+    UploadNotFoundError,
 )
 from granite_core.backends.base import Capability
 from granite_core.gc import Collector, GCConfig
@@ -296,6 +300,55 @@ def test_pieces_of_nobody_are_cleared_and_those_of_an_upload_never(place: Place)
     assert file is not None
     place.manager.verify(file)
     assert place.everything() == [file.location]
+
+
+@pytest.mark.parametrize("place", ["s3"], indirect=True)
+@pytest.mark.parametrize("moment", ["write", "completion"])
+def test_an_upload_that_the_store_has_lost_is_ended(place: Place, moment: str) -> None:
+    """As a lifecycle rule, or an operator, aborts the store's own upload."""
+    content = CONTENT * 20
+    upload = place.begin(len(content) + (moment == "write"))
+    with place.uploads.receive(upload, offset=0) as reception:
+        reception.write(content)
+        reception.keep(ends=True)
+        reception._over = True
+    backend: Any = place.backend.inner
+    known = json.loads(place.uploads.find(upload).progress.writer or "")["upload"]
+    key = place.uploads.find(upload).location
+    backend.client.abort_multipart_upload(Bucket=backend.bucket, Key=key, UploadId=known)
+    place.overtake()
+    with pytest.raises(UploadGoneError):
+        if moment == "completion":
+            place.uploads.complete(upload)
+        else:
+            with place.uploads.receive(upload, offset=len(content)) as reception:
+                reception.write(b".")
+                reception.finish()
+    with pytest.raises(UploadNotFoundError):
+        place.uploads.find(upload)
+    assert place.everything() == []
+    place.sweep()
+    assert place.tombstones() == 0
+
+
+def test_who_lost_its_upload_is_told_so_and_not_that_it_has_ended(primitive: Place) -> None:
+    for ending, told in (
+        (None, UploadLostError),
+        (_finish, UploadLostError),
+        (primitive.uploads.discard, UploadGoneError),
+    ):
+        upload = primitive.begin()
+        asleep = primitive.uploads.receive(upload, offset=0)
+        asleep.write(CONTENT[:300_000])
+        primitive.overtake()
+        if ending is None:
+            primitive.uploads.receive(upload, offset=0)
+        elif ending is _finish:
+            _finish(primitive, upload)
+        else:
+            primitive.uploads.discard(upload)
+        with pytest.raises(told):
+            asleep.record()
 
 
 def _finish(place: Place, upload: str, offset: int = 0) -> None:
