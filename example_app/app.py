@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from datetime import datetime, timedelta
-from pathlib import Path
 from typing import Annotated, Any
 from uuid import UUID
 
 import msgspec
 from advanced_alchemy.extensions.litestar import AsyncSessionConfig, SQLAlchemyAsyncConfig, SQLAlchemyPlugin
-from litestar import Litestar, Response, delete, get, post, put
+from litestar import Litestar, delete, get, post, put
 from litestar.connection import ASGIConnection
 from litestar.di import NamedDependency, Provide
 from litestar.exceptions import NotFoundException, PermissionDeniedException
@@ -18,25 +17,17 @@ from litestar.params import MultipartBody
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from example_app.adding import add, adding_files, adding_template, large_uploads, show_form
 from example_app.collection import Keeper, StorageView
 from example_app.models import Item, make_engine
+from example_app.pages import PAGE, page_file
 from example_app.settings import MB, Settings
-from granite_core import StagedFile, StorageManager, StoragePolicy, StoredObjectRef, backend_from_url
+from granite_core import StagedFile, StorageManager, StoragePolicy, StoredObjectRef, UrlSettings, backend_from_url
 from granite_core.gc import GCConfig
-from granite_litestar import FileRoute, GraniteConfig, GranitePlugin, RawUpload, Upload, UploadDTO, item_id
+from granite_litestar import FileRoute, GraniteConfig, GranitePlugin, RawUpload, TokenConfig, Upload, UploadDTO, item_id
 
 __all__ = ["create_app"]
 
-PAGE = Path(__file__).parent / "page"
-PAGE_HEADERS = {
-    "Cache-Control": "no-cache",
-    "Content-Security-Policy": (
-        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; media-src 'self'; "
-        "connect-src 'self'; frame-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-    ),
-    "Referrer-Policy": "no-referrer",
-    "X-Content-Type-Options": "nosniff",
-}
 REFUSALS = [NotFoundException, PermissionDeniedException]  # for the API's description
 NOTES = ["application/pdf", "image/*", "text/*", "audio/*"]
 
@@ -197,17 +188,6 @@ def shown(ref: StoredObjectRef) -> dict[str, Any]:
     }
 
 
-def page_file(path: str, name: str, media_type: str) -> Any:
-    """A route for a file of the page."""
-    content = (PAGE / name).read_bytes()
-
-    @get(path, name=name, include_in_schema=False, media_type=media_type, sync_to_thread=False)
-    def serve() -> Response[bytes]:
-        return Response(content, media_type=media_type, headers=PAGE_HEADERS)
-
-    return serve
-
-
 def same_site(connection: ASGIConnection[Any, Any, Any, Any], _: BaseRouteHandler) -> None:
     """Let no other site make a visitor's browser write here. A guard runs before the first byte of a body."""
     cross = connection.headers.get("sec-fetch-site", "none") not in ("same-origin", "none")
@@ -226,6 +206,7 @@ def create_app(settings: Settings | None = None) -> Litestar:
             StoragePolicy("attachments", "main", max_size=20 * MB, key_prefix="attachments", content_types=NOTES),
         ],
         grace=settings.grace,
+        urls=UrlSettings(secrets=[settings.secret]),
     )
     granite = GranitePlugin(
         GraniteConfig(
@@ -234,19 +215,24 @@ def create_app(settings: Settings | None = None) -> Litestar:
                 FileRoute("/items/{id:uuid}/file", Item.file, public=True),
                 FileRoute("/items/{id:uuid}/attachments/{item:str}", Item.attachments, public=True),
             ],
+            uploads=[large_uploads],
+            tokens=TokenConfig(subject=None),  # whoever has a token may use it; say whose it is where yours has users
             gc=GCConfig(sweep_every=timedelta(seconds=2), reconcile_every=timedelta(minutes=1)),
         )
     )
     keeper = Keeper(granite, engine)
     return Litestar(
         [
-            page_file("/", "page.html", "text/html"),
-            page_file("/page.css", "page.css", "text/css"),
-            page_file("/page.js", "page.js", "text/javascript"),
-            page_file("/icon.svg", "icon.svg", "image/svg+xml"),
+            page_file(PAGE / "page.html", "text/html", "/"),
+            page_file(PAGE / "page.css", "text/css"),
+            page_file(PAGE / "page.js", "text/javascript"),
+            page_file(PAGE / "elements.js", "text/javascript"),
+            page_file(PAGE / "icon.svg", "image/svg+xml"),
             *(overview, create, replace, remove, attach, detach),
+            *(show_form, add, *adding_files(settings)),
         ],
         guards=[same_site],
+        template_config=adding_template(settings),
         dependencies={
             "keeper": Provide(lambda: keeper, sync_to_thread=False),
             "settings": Provide(lambda: settings, sync_to_thread=False),

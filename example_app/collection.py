@@ -60,6 +60,7 @@ class StorageView:
     database: str
     grace: float
     in_rows: Gauge
+    in_uploads: Gauge
     waiting_total: Gauge
     unaccounted: Gauge
     on_backend: Gauge
@@ -129,16 +130,18 @@ class Keeper:
     async def view(self, session: AsyncSession, refs: list[StoredObjectRef]) -> StorageView:
         """Compare what rows hold, what waits, and what is on the backend."""
         due = await self._due(session)
+        sent = await self._sent(session)
         listing = await self._list()
         held = {ref.location for ref in refs}
         waiting = {key: left for key, left in due.items() if key in listing and key not in held}
-        rest = [key for key in listing if key not in held and key not in waiting]
+        rest = [key for key in listing if key not in held | sent.keys() and key not in waiting]
         backend = self._manager.get_backend_for_policy("library")
         return StorageView(
             backend="local disk" if backend.identity[0] == "file" else backend.identity[0].upper(),
             database=self._engine.dialect.name,
             grace=self._manager.grace.total_seconds(),
             in_rows=Gauge(len(held), sum(ref.size for ref in set(refs))),
+            in_uploads=Gauge(len(sent), sum(sent.values())),
             waiting_total=Gauge(len(waiting), sum(listing[key] for key in waiting)),
             unaccounted=Gauge(len(rest), sum(listing[key] for key in rest)),
             on_backend=Gauge(len(listing), sum(listing.values())),
@@ -162,6 +165,13 @@ class Keeper:
         last = func.max(t.written_at + t.retention) - db_now()
         rows = await session.execute(select(t.location, last).where(t.run.is_(None)).group_by(t.location))
         return {key: left / 1000 + self._manager.grace.total_seconds() for key, left in rows}
+
+    async def _sent(self, session: AsyncSession) -> dict[str, int]:
+        """Bytes that each upload has, whose file is in no row yet, by location."""
+        tables = tables_of(Item.metadata)
+        assert tables is not None
+        rows = await session.execute(select(tables.upload.c.location, tables.upload.c.received))
+        return dict(row.tuple() for row in rows)
 
     async def _list(self) -> dict[str, int]:
         """Size of every object on the backend, by location."""

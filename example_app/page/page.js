@@ -1,43 +1,12 @@
 // The page of the example app: no build step, no library. State comes from /api/overview, every second and a half.
 
-const $ = (id) => document.getElementById(id);
+import { $, bytes, h, icon, iconButton, say } from "/elements.js";
+
 const POLL = 1500;
 const AT_ONCE = 3;
 const state = { items: [], storage: null, maxSize: Infinity, kind: "all", find: "", open: null };
 
 // ------------------------------------------------------------------------------------------------- small things
-function h(name, attributes = {}, ...children) {
-  const element = document.createElement(name);
-  for (const [key, value] of Object.entries(attributes)) {
-    if (value === null || value === undefined || value === false) continue;
-    if (key.startsWith("on")) element.addEventListener(key.slice(2), value);
-    else if (key in element && key !== "list") element[key] = value;
-    else element.setAttribute(key, value === true ? "" : value);
-  }
-  element.append(...children.filter((child) => child !== null));
-  return element;
-}
-
-function icon(name) {
-  const svg = document.createElementNS("http://www.w3.org/2000/svg", "svg");
-  svg.setAttribute("class", "icon");
-  svg.setAttribute("aria-hidden", "true");
-  const use = document.createElementNS("http://www.w3.org/2000/svg", "use");
-  use.setAttribute("href", `#i-${name}`);
-  svg.append(use);
-  return svg;
-}
-
-const iconButton = (name, label, onclick, extra = "") =>
-  h("button", { type: "button", className: `icon-button ${extra}`, title: label.split(" ")[0], ariaLabel: label, onclick }, icon(name));
-
-function bytes(size) {
-  if (size < 1024) return `${size} B`;
-  let unit = 0;
-  while (size >= 1023.5 && unit < 5) { size /= 1024; unit += 1; }
-  return `${size.toFixed(size < 10 ? 1 : 0).replace(".0", "")} ${["B", "KB", "MB", "GB", "TB", "PB"][unit]}`;
-}
-
 const relative = new Intl.RelativeTimeFormat("en", { numeric: "always", style: "narrow" });
 function ago(when) {
   const seconds = Math.max(0, (Date.now() - new Date(when)) / 1000);
@@ -48,7 +17,6 @@ function ago(when) {
 }
 
 const count = (number, one, many = `${one}s`) => `${number.toLocaleString("en")} ${number === 1 ? one : many}`;
-const say = (text) => { $("say").textContent = text; };
 const versioned = (file) => `${file.url}?v=${file.checksum.slice(-12)}`;
 const download = (file) => `${file.url}?download`;
 
@@ -202,7 +170,7 @@ function drawStorage() {
   const s = state.storage;
   $("total-bytes").textContent = bytes(s.on_backend.bytes);
   $("total-objects").textContent = `in ${count(s.on_backend.objects, "object")}`;
-  for (const [id, part] of [["rows", s.in_rows], ["wait", s.waiting_total], ["rest", s.unaccounted]]) {
+  for (const [id, part] of [["rows", s.in_rows], ["sent", s.in_uploads], ["wait", s.waiting_total], ["rest", s.unaccounted]]) {
     const share = s.on_backend.bytes ? (100 * part.bytes) / s.on_backend.bytes : 0;
     $(`split-${id}`).style.width = part.bytes ? `max(4px, ${share}%)` : "0";
     $(`split-${id}`).style.flexShrink = "1";
