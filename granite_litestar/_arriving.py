@@ -43,6 +43,11 @@ class Body:
         self.length: Final = parse_number(request.headers, "Content-Length")
         """How long it says it is; None where it does not say."""
 
+    @property
+    def is_announced(self) -> bool:
+        """Whether the request says that it has one."""
+        return self.length != 0 and (self.length is not None or "transfer-encoding" in self._request.headers)
+
     def is_of_type(self, media_type: str) -> bool:
         """Whether it says that it is of a type."""
         return self._request.headers.get("content-type", "").partition(";")[0].strip().lower() == media_type
@@ -56,6 +61,7 @@ class Body:
         offset: int,
         length: int | None,
         kind: str,
+        ends: bool = False,
     ) -> UploadSession:
         """Take it into a session, and return how that stands then; finished, where it was the last of it.
 
@@ -66,13 +72,14 @@ class Body:
             offset: Where they belong.
             length: How long the upload is to be, where that was not said yet.
             kind: Of the session.
+            ends: Whether nothing comes after it: then the upload is as long as it is, where nobody said how long.
 
         Raises:
             ClientLeftError: The connection ended; what came is kept, unless there is a checksum.
             WrongChecksumError: The bytes are others; none is kept.
             StorageError: They cannot be taken.
         """
-        going = _Going(uploads, session, checksum, length=length, kind=kind)
+        going = _Going(uploads, session, checksum, length=length, kind=kind, ends=ends)
         try:
             await going.begin(offset)
             async with self._arriving() as arriving:
@@ -137,7 +144,14 @@ class _Going:
     """One request's go at a session. Over a silence it is given back, and taken again."""
 
     def __init__(
-        self, uploads: AsyncUploads, session: UploadSession, checksum: Checksum | None, *, length: int | None, kind: str
+        self,
+        uploads: AsyncUploads,
+        session: UploadSession,
+        checksum: Checksum | None,
+        *,
+        length: int | None,
+        kind: str,
+        ends: bool,
     ) -> None:
         self._uploads = uploads
         self._session = session
@@ -145,6 +159,7 @@ class _Going:
         self._digest = None if checksum is None else hashlib.new(checksum.algorithm, usedforsecurity=False)
         self._length = length
         self._kind = kind
+        self._ends = ends
         self._offset = 0
         self._silences = 0
         self._reception: AsyncReception | None = None
@@ -189,7 +204,13 @@ class _Going:
         if checksum is not None and digest is not None and not hmac.compare_digest(digest.digest(), checksum.digest):
             raise WrongChecksumError
         reception = self._owned()
-        return await reception.finish() or reception.session
+        finished = await reception.finish()
+        if finished is None and self._ends and reception.session.length is None:
+            self._length = reception.offset
+            await self.begin(reception.offset)
+            reception = self._owned()
+            finished = await reception.finish()
+        return finished or reception.session
 
     async def leave(self, *, keep: bool, error: BaseException) -> None:
         if self._reception is not None:

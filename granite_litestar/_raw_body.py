@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import parse_qs
@@ -13,6 +11,7 @@ from litestar.types import Empty
 
 from granite_core import AsyncStorageManager, ConfigurationError
 from granite_core.serving import filename_of
+from granite_litestar._digests import announced_sha256
 from granite_litestar._form_plan import storage_key_of
 from granite_litestar._streaming import FileSink
 from granite_litestar.exceptions import MalformedBodyError, UnsupportedBodyError
@@ -28,7 +27,6 @@ FIELD: Final = "data"
 _STAND_IN: Final = b"-"
 """What Litestar reads instead of the body; it must not be empty, or no data would be handed on."""
 
-_SHA256: Final = re.compile(r"(?:\A|,)\s*sha-256\s*=\s*:([^:]*):", re.IGNORECASE)
 _DIGEST_HEADERS: Final = ("repr-digest", "content-digest")
 
 
@@ -161,14 +159,6 @@ def _filename(upload: UploadRequest) -> str | None:
 def _announced_checksum(upload: UploadRequest) -> str | None:
     """The SHA-256 the client announces (RFC 9530), as ``"sha256:…"``; other algorithms are passed over."""
     for header in _DIGEST_HEADERS:
-        match = _SHA256.search(upload.headers.get(header, ""))
-        if match is None:
-            continue
-        try:
-            digest = base64.b64decode(match[1], validate=True)
-        except ValueError:  # binascii.Error is one; so is what says that this is not even ASCII
-            digest = b""
-        if len(digest) != 32:
-            raise MalformedBodyError(detail=f"The sha-256 of the {header.title()} header is no base64 of 32 bytes")
-        return f"sha256:{digest.hex()}"
+        if (digest := announced_sha256(upload.headers, header)) is not None:
+            return f"sha256:{digest.hex()}"
     return None

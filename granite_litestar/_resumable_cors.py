@@ -24,11 +24,12 @@ METHODS: Final = ("POST", "HEAD", "PATCH", "DELETE", "OPTIONS")
 EXPOSED: Final = (
     *("Location", "Tus-Version", "Tus-Resumable", "Tus-Max-Size", "Tus-Extension", "Tus-Checksum-Algorithm"),
     *("Upload-Offset", "Upload-Length", "Upload-Defer-Length", "Upload-Metadata", "Upload-Expires", "Upload-Concat"),
-    TOKEN_HEADER,
+    *("Upload-Complete", "Upload-Limit", TOKEN_HEADER),
 )
 SENT: Final = (
     *("Authorization", "Content-Type", "Tus-Resumable", "Upload-Offset", "Upload-Length", "Upload-Defer-Length"),
     *("Upload-Metadata", "Upload-Concat", "Upload-Checksum", "X-HTTP-Method-Override", "X-Requested-With"),
+    *("Upload-Complete", "Upload-Draft-Interop-Version", "Content-Disposition", "Content-Digest", "Repr-Digest"),
 )
 MAX_AGE: Final = 86400
 """For so many seconds a browser may rely on what it was told, where the application says nothing else."""

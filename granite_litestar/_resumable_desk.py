@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
-from granite_core import StorageError, StoragePolicy, UploadNotFoundError
+from granite_core import StorageError, StoragePolicy, UploadGoneError, UploadNotFoundError
 from granite_core.uploads import PARTIAL, AsyncUploads, UploadSession, UploadStatus, UploadTokens
 from granite_litestar._subjects import subject_of
 from granite_litestar.exceptions import UnsupportedBodyError
@@ -69,6 +69,16 @@ class Desk:
             raise UploadNotFoundError("the upload was made elsewhere", operation="find")
         return session
 
+    async def knows(self, request: Request[Any, Any, Any]) -> bool:
+        """Whether a request is about an upload that was made here, ended or not."""
+        try:
+            await self.find(request.path_params["upload_id"], await self.subject(request))
+        except UploadNotFoundError:
+            return False
+        except UploadGoneError:
+            return True
+        return True
+
     async def make(
         self,
         request: Request[Any, Any, Any],
@@ -117,9 +127,10 @@ class Desk:
                 await self.discard(each)
 
     def address(self, request: Request[Any, Any, Any], session: UploadSession) -> str:
-        """Return the path of an upload that the request has made."""
+        """Return the path of an upload that the request is about, or has made."""
         scope = request.scope
-        return f"{scope.get('root_path', '').rstrip('/')}{scope['path'].rstrip('/')}/{session.id}"
+        path = scope["path"].rstrip("/").removesuffix(f"/{session.id}")
+        return f"{scope.get('root_path', '').rstrip('/')}{path}/{session.id}"
 
     def token(self, session: UploadSession) -> dict[str, str]:
         """Return the header that attaches an upload; nothing before it is finished."""

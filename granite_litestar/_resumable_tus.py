@@ -55,7 +55,7 @@ class TusProtocol:
         """Answer ``POST``: make an upload, and take what comes with it."""
         wanted = tus.parse_creation(request.headers)
         body = Body(request)
-        has_body = body.length != 0 and (body.length is not None or "transfer-encoding" in request.headers)
+        has_body = body.is_announced
         checksum = self._check(request, body) if has_body else None
         if wanted.parts is not None:
             session = await self._join(request, wanted, subject)

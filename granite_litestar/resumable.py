@@ -17,9 +17,11 @@ from litestar.middleware import ASGIMiddleware
 
 from granite_core import ConfigurationError, StoragePolicy
 from granite_core.uploads import AsyncUploads, UploadSettings
+from granite_litestar import _draft as draft
 from granite_litestar import _tus as tus
 from granite_litestar._resumable_cors import CrossOrigin
 from granite_litestar._resumable_desk import Desk, UploadsProvider
+from granite_litestar._resumable_draft import DraftProtocol
 from granite_litestar._resumable_tus import TusProtocol
 from granite_litestar._streaming import UploadContext
 from granite_litestar._subjects import Subject
@@ -42,10 +44,12 @@ _VERSION: Final = tus.VERSION.encode()
 
 @dataclass(frozen=True)
 class ResumableUploads:
-    """Routes for uploads that survive cut connections, restarts and a change of worker (tus 1.0.0).
+    """Routes for uploads that survive cut connections, restarts and a change of worker.
 
-    All extensions of the protocol but ``checksum-trailer`` and ``concatenation-unfinished``. Guards decide before
-    anything is read; only ``OPTIONS`` passes without them, as browsers send it without credentials.
+    They speak tus 1.0.0, with all extensions but ``checksum-trailer`` and ``concatenation-unfinished``, and what the
+    IETF drafts in its place (draft-ietf-httpbis-resumable-upload, interop versions 5 to 8); by its headers a request
+    says which. Guards decide before anything is read; only ``OPTIONS`` passes without them, as browsers send it without
+    credentials.
 
     When all bytes have come, and the policy's validators accept them, the answer carries a token in the header
     ``Granite-Upload-Token``; so does each later answer to ``HEAD``. The client hands it in with whatever makes the row,
@@ -118,6 +122,7 @@ class _Routes:
         self._route = route
         self._desk = Desk(route, provider, "tus")
         self._tus = TusProtocol(self._desk)
+        self._draft = DraftProtocol(Desk(route, provider, "draft"))
 
     def handler(self, path: str, methods: list[Any], *, name: str, guarded: bool = True) -> HTTPRouteHandler:
         async def answer(request: Any) -> Any:
@@ -142,14 +147,26 @@ class _Routes:
         )(called)
 
     async def answer(self, request: Request[Any, Any, Any]) -> Response[Any]:
-        """Answer a request by its method."""
-        allowed = _ON_ONE if "upload_id" in request.path_params else _ON_ALL
+        """Answer a request by its method, in the protocol that it speaks."""
+        on_one = "upload_id" in request.path_params
+        allowed = _ON_ONE if on_one else _ON_ALL
         meant = request.headers.get(_OVERRIDE, "POST").upper() if request.method == "POST" else request.method
-        if meant != request.method or meant not in allowed:
+        in_draft = await self._is_in_draft(request)
+        if meant != request.method or not (meant in allowed or (meant == "GET" and on_one and in_draft)):
             raise tus.TusError(405, "Method Not Allowed", headers={"Allow": ", ".join(allowed)})
+        if in_draft:
+            return await self._draft.answer(request)
         if request.headers.get("tus-resumable") != tus.VERSION:
             raise tus.TusError(412, f"Only tus {tus.VERSION} is spoken here", headers={"Tus-Version": tus.VERSION})
         return await self._tus.answer(request)
+
+    async def _is_in_draft(self, request: Request[Any, Any, Any]) -> bool:
+        if draft.is_spoken(request.headers):
+            return True
+        if "tus-resumable" in request.headers or "upload_id" not in request.path_params:
+            return False
+        # A client of the RFC to come will not say so where it only asks or ends.
+        return request.method in ("HEAD", "GET", "DELETE") and not await self._desk.knows(request)
 
 
 class _Protocol(ASGIMiddleware):
@@ -168,7 +185,7 @@ class _Protocol(ASGIMiddleware):
                 message["headers"] = [*message["headers"], (b"tus-resumable", _VERSION)]
             await send(message)
 
-        await next_app(scope, receive, send_with_version)
+        await next_app(scope, receive, send if draft.is_spoken(asked) else send_with_version)
 
 
 def options_of(policy: StoragePolicy, *, on_one: bool) -> dict[str, str]:
@@ -184,6 +201,8 @@ def options_of(policy: StoragePolicy, *, on_one: bool) -> dict[str, str]:
         "Tus-Extension": ",".join(tus.EXTENSIONS),
         "Tus-Checksum-Algorithm": ",".join(tus.CHECKSUMS),
         "Allow": ", ".join(_ON_ONE if on_one else _ON_ALL),
+        "Accept-Patch": f"{tus.OFFSET_TYPE}, {draft.PARTIAL_TYPE}",
+        **draft.told_limits(draft.NEWEST, max_size=policy.max_size),
     }
     if policy.max_size is not None:
         headers["Tus-Max-Size"] = str(policy.max_size)

@@ -25,9 +25,18 @@ from tests.support.s3 import S3Server
 MIB = 1024 * 1024
 DEEP = os.environ.get("GRANITE_DEEP") == "1"
 SIZE = 1024 * MIB if DEEP else 36 * MIB
-PAIRS = [("tuspy", "sqlite, disk"), ("tus-js-client", "postgresql, s3")]
+PAIRS = [
+    ("tuspy", "sqlite, disk"),
+    ("tus-js-client", "postgresql, s3"),
+    ("tus-js-client ietf-draft-05", "sqlite, disk"),
+]
 if DEEP:
-    PAIRS += [("tuspy", "postgresql, s3"), ("tus-js-client", "sqlite, disk")]
+    PAIRS += [
+        ("tuspy", "postgresql, s3"),
+        ("tus-js-client", "sqlite, disk"),
+        ("tus-js-client ietf-draft-05", "postgresql, s3"),
+        ("tus-js-client ietf-draft-03", "sqlite, disk"),
+    ]
 HERE = Path(__file__).parent / "tus_client"
 ANN = {"Tus-Resumable": "1.0.0", "Authorization": "Bearer ann"}
 
@@ -143,7 +152,8 @@ def _argv(client: str, site: Site, path: Path) -> list[str]:
     assert found is not None
     assert found.origin is not None
     node = str(Path(found.origin).parent / "bin" / "node")
-    return [node, str(HERE / "upload.mjs"), endpoint, str(path), str(SIZE // 3), "1"]
+    protocol = client.partition(" ")[2] or "tus-v1"
+    return [node, str(HERE / "upload.mjs"), endpoint, str(path), str(SIZE // 3), "1", protocol]
 
 
 @pytest.mark.parametrize(("client", "env"), PAIRS, indirect=["env"], ids=[", ".join(each) for each in PAIRS])

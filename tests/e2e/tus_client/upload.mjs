@@ -1,14 +1,15 @@
-// Uploads a file, goes on over every cut, and prints the token: upload.mjs ENDPOINT FILE PART_BYTES PARALLEL
+// Uploads a file, goes on over every cut, and prints the token: upload.mjs ENDPOINT FILE PART_BYTES PARALLEL [PROTOCOL]
 import { createReadStream, statSync } from "node:fs";
 import { Upload } from "tus-js-client";
 
-const [endpoint, path, part, parallel] = process.argv.slice(2);
+const [endpoint, path, part, parallel, protocol = "tus-v1"] = process.argv.slice(2);
 const uploadSize = statSync(path).size;
 const parallelUploads = Number(parallel);
 let token = null;
 
 const upload = new Upload(createReadStream(path), {
   endpoint,
+  protocol,
   headers: { Authorization: "Bearer ann" },
   metadata: { filename: "träume.bin", filetype: "application/octet-stream" },
   chunkSize: Number(part),

@@ -5,18 +5,17 @@ from __future__ import annotations
 import base64
 import hashlib
 import socket
-import threading
 import time
 from collections.abc import Iterator
 from typing import Any
 
 import httpx
 import pytest
-import uvicorn
-from sqlalchemy import create_engine, func, select, update
 
-from granite_core.integrations.sqlalchemy import db_now, tables_of
-from tests.support.resumable_app import LIMIT, ORIGIN, Base, make_app
+from granite_core.integrations.sqlalchemy import db_now
+from tests.support.resumable_app import LIMIT, ORIGIN
+
+from .resumable_support import change, count, row, serving
 
 TUS = {"Tus-Resumable": "1.0.0"}
 ANN = {**TUS, "Authorization": "Bearer ann"}
@@ -30,21 +29,8 @@ PNG = base64.b64decode(
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, str]]:
-    folder = tmp_path_factory.mktemp("resumable")
-    database = f"{folder}/db.sqlite3"
-    app = make_app(f"sqlite+aiosqlite:///{database}", f"file:{folder}/files", lease=8, record_every=0.3, patience=0.5)
-    config = uvicorn.Config(app, host="127.0.0.1", port=0, log_level="warning")
-    running = uvicorn.Server(config)
-    thread = threading.Thread(target=running.run, daemon=True)
-    thread.start()
-    deadline = time.monotonic() + 60
-    while not running.started:
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-    port = running.servers[0].sockets[0].getsockname()[1]
-    yield f"http://127.0.0.1:{port}", database
-    running.should_exit = True
-    thread.join(30)
+    with serving(tmp_path_factory.mktemp("resumable")) as server:
+        yield server
 
 
 @pytest.fixture
@@ -172,7 +158,7 @@ def _refusals(client: httpx.Client, database: str) -> Iterator[tuple[int, httpx.
     yield 400, send(client, later, 2, b"x", **{"Upload-Length": "6"})
     # 410
     gone = create(client)
-    _change(database, gone, expires_at=db_now() - 1)
+    change(database, gone, expires_at=db_now() - 1)
     yield 410, client.head(gone, headers=ANN)
     yield 410, send(client, gone, 0, b"x")
     yield 410, client.delete(gone, headers=ANN)
@@ -203,11 +189,11 @@ def _refusals(client: httpx.Client, database: str) -> Iterator[tuple[int, httpx.
     yield 415, client.patch(text, content=b"text", headers={**TUS, **BYTES, "Upload-Offset": "0"})
     yield 404, client.head(text, headers=TUS)
     # 423
-    _change(database, url, holder="somebody", held_until=db_now() + 60_000)
+    change(database, url, holder="somebody", held_until=db_now() + 60_000)
     yield 423, send(client, url, 0, b"x")
-    _change(database, url, holder=None, held_until=0)
+    change(database, url, holder=None, held_until=0)
     judged = create(client)
-    _change(database, judged, received=10, holder="somebody", held_until=db_now() + 60_000)
+    change(database, judged, received=10, holder="somebody", held_until=db_now() + 60_000)
     answer = client.head(judged, headers=ANN)
     assert "upload-offset" not in answer.headers, "a client takes that for the end of the upload"
     assert answer.headers["retry-after"] == "1"
@@ -234,37 +220,6 @@ def _refusals(client: httpx.Client, database: str) -> Iterator[tuple[int, httpx.
         answer = client.request(method, path, headers=ANN)
         assert answer.headers["allow"] == ("OPTIONS, POST" if path == "/uploads" else "OPTIONS, HEAD, PATCH, DELETE")
         yield 405, answer
-
-
-def _change(database: str, url: str, **values: Any) -> None:
-    found = tables_of(Base.metadata)
-    assert found is not None
-    engine = create_engine(f"sqlite:///{database}")
-    with engine.begin() as connection:
-        t = found.upload
-        changed = connection.execute(update(t).where(t.c.id == url.rpartition("/")[2]).values(**values))
-        assert changed.rowcount == 1
-    engine.dispose()
-
-
-def _row(database: str, url: str) -> Any:
-    found = tables_of(Base.metadata)
-    assert found is not None
-    engine = create_engine(f"sqlite:///{database}")
-    with engine.connect() as connection:
-        row = connection.execute(select(found.upload).where(found.upload.c.id == url.rpartition("/")[2])).one()
-    engine.dispose()
-    return row
-
-
-def _count(database: str) -> int:
-    found = tables_of(Base.metadata)
-    assert found is not None
-    engine = create_engine(f"sqlite:///{database}")
-    with engine.connect() as connection:
-        count = connection.scalar(select(func.count()).select_from(found.upload))
-    engine.dispose()
-    return int(count or 0)
 
 
 def test_every_refusal_has_its_status(client: httpx.Client, server: tuple[str, str]) -> None:
@@ -303,15 +258,15 @@ def test_bytes_may_come_with_the_creation(client: httpx.Client) -> None:
 def test_a_creation_whose_bytes_are_refused_leaves_no_upload(
     client: httpx.Client, server: tuple[str, str], status: int, body: Any, headers: dict[str, str]
 ) -> None:
-    before = _count(server[1])
+    before = count(server[1])
     content = iter(body) if isinstance(body, list) else body
     answer = client.post("/uploads", content=content, headers={**ANN, **BYTES, "Upload-Length": "5", **headers})
     assert answer.status_code == status
-    assert _count(server[1]) == before
+    assert count(server[1]) == before
 
 
 def test_a_creation_that_is_cut_leaves_no_upload(client: httpx.Client, server: tuple[str, str]) -> None:
-    before = _count(server[1])
+    before = count(server[1])
     host, port = server[0].removeprefix("http://").split(":")
     with socket.create_connection((host, int(port))) as connection:
         head = (
@@ -319,8 +274,8 @@ def test_a_creation_that_is_cut_leaves_no_upload(client: httpx.Client, server: t
             "Content-Type: application/offset+octet-stream\r\nUpload-Length: 10\r\nContent-Length: 10\r\n\r\nhello"
         )
         connection.sendall(head.encode())
-        _until(lambda: _count(server[1]) == before + 1)
-    _until(lambda: _count(server[1]) == before)
+        _until(lambda: count(server[1]) == before + 1)
+    _until(lambda: count(server[1]) == before)
 
 
 def test_bytes_that_come_with_the_creation_are_checked(client: httpx.Client) -> None:
@@ -484,7 +439,7 @@ def test_of_two_clients_at_once_one_wins(client: httpx.Client, server: tuple[str
     url = create(client, 400_000)
     with _raw(server[0], url, 0, 400_000) as first:
         first.sendall(b"x" * 200_000)
-        _until(lambda: _row(server[1], url).holder is not None or offset_of(client, url))
+        _until(lambda: row(server[1], url).holder is not None or offset_of(client, url))
         assert send(client, url, 0, b"y" * 400_000).status_code in (409, 423)
         first.sendall(b"x" * 200_000)
         answer = first.recv(2000)
