@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -14,6 +16,7 @@ from sqlalchemy import Column, Connection, Engine, MetaData, create_engine
 from sqlalchemy.pool import SingletonThreadPool, StaticPool
 from sqlalchemy.util import await_only
 
+from granite_core._hops import hop_to
 from granite_core.aio import joined
 from granite_core.errors import ConfigurationError
 from granite_core.gc.ports import LedgerBusyError
@@ -52,6 +55,9 @@ _MODES: Final[dict[Mode, dict[str, dict[str, Any]]]] = {
 _WAIT_FOR_IDLE: Final = 0.5
 """So many seconds a step waits for the one connection of an in-memory database to be in no transaction."""
 _POLL: Final = 0.01
+THREADS: Final = 8
+"""So many steps at a time are under way on a synchronous engine, for callers on an event loop."""
+_making_threads = threading.Lock()
 
 
 class Database:
@@ -73,6 +79,7 @@ class Database:
         self.indexed: frozenset[Column[Any]] = frozenset()
         self.tables: GraniteTables | None = None
         self._shadow: tuple[Any, Engine] | None = None
+        self._threads: tuple[int, ThreadPoolExecutor] | None = None
         self.find_columns()
 
     def find_columns(self) -> None:
@@ -108,10 +115,30 @@ class Database:
             raise ConfigurationError(
                 f"the engine of {self.label} is asynchronous: await the collector's asweep() or areconcile()"
             )
+        if beneath and not self.is_async:
+            return await_only(hop_to(self.threads(), partial(self._run_here, mode, step)))
+        return self._run_here(mode, step)
+
+    def threads(self) -> ThreadPoolExecutor:
+        """Return the few threads in which steps run for an event loop; made at first use, and anew after a fork.
+
+        What runs there waits for the database alone, never for another that runs there.
+        """
+        with _making_threads:
+            if self._threads is None or self._threads[0] != os.getpid():
+                self._threads = (os.getpid(), ThreadPoolExecutor(THREADS, thread_name_prefix="granite-database"))
+            return self._threads[1]
+
+    def close(self) -> None:
+        """Close the connections that nobody uses, and let the threads end."""
+        made, self._threads = self._threads, None
+        if made is not None and made[0] == os.getpid():
+            made[1].shutdown(wait=False)
+        self.engine.dispose()
+
+    def _run_here(self, mode: Mode, step: Callable[[Connection], T]) -> T:
         if isinstance(self.engine.pool, (StaticPool, SingletonThreadPool)) and self.engine.dialect.name == "sqlite":
             return self._run_shared(mode, step)
-        if beneath and not self.is_async:
-            return await_only(in_thread(partial(self._run_on, self.engine, mode, step)))
         return self._run_on(self.engine, mode, step)
 
     def _run_on(self, engine: Engine, mode: Mode, step: Callable[[Connection], T]) -> T:

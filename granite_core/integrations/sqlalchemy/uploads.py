@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
+import threading
 from collections.abc import Callable, Sequence
 from datetime import datetime
-from functools import partial
+from functools import cache, partial
+from importlib.util import find_spec
 from typing import Any, Final, TypeVar
 
 from sqlalchemy import Connection, MetaData
+from sqlalchemy.util import greenlet_spawn
 
+from granite_core._hops import hop_to
+from granite_core.aio import joined
 from granite_core.errors import ConfigurationError, StaleRefError, UploadBusyError
 from granite_core.gc.ports import LedgerBusyError
 from granite_core.integrations.sqlalchemy import _upload_rows as rows
@@ -146,9 +152,20 @@ class SQLAlchemyUploadLedger(Calls):
         """Remove the row of a session that has ended; see ``UploadLedger.forget``."""
         self._write(lambda c: rows.forget_upload(c, self._tables, ended, leftovers))
 
+    async def arun(self, call: Callable[[], T], stop: threading.Event) -> T:
+        """Run it for an asynchronous caller; joined when that is cancelled.
+
+        On a synchronous engine too it runs beside the loop, and only its steps in the database, and what it does in a
+        store, run in threads, each in their own few: a thread that waits for the store keeps nobody's lease from being
+        renewed. Without greenlet, which only asynchronous engines need, all of it runs in the few for the database.
+        """
+        if self._needs_loop or _has_greenlet():
+            return await joined(asyncio.ensure_future(greenlet_spawn(call)), stop.set)
+        return await hop_to(self._database.threads(), call, on_cancel=stop.set)
+
     def close(self) -> None:
         """Close the connections that nobody uses."""
-        self._database.engine.dispose()
+        self._database.close()
 
     def _discard(self, ref: StoredObjectRef) -> None:
         """Never called: what a session holds is deleted by the collector alone."""
@@ -162,3 +179,8 @@ class SQLAlchemyUploadLedger(Calls):
             return run(step)
         except LedgerBusyError as busy:
             raise UploadBusyError(str(busy), operation="upload") from busy
+
+
+@cache
+def _has_greenlet() -> bool:
+    return find_spec("greenlet") is not None
