@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import sys
+from contextlib import suppress
 
 import uvicorn
 
@@ -34,7 +35,8 @@ def main() -> None:
     app = create_app(settings)
     print(f"\n  Granite's example app:  http://{host}:{port}\n  Ctrl-C ends it.\n", flush=True)  # noqa: T201
     config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=3)
-    uvicorn.Server(config).run(sockets=[listening])
+    with suppress(KeyboardInterrupt):  # it has shut down by then, and raises it once more
+        uvicorn.Server(config).run(sockets=[listening])
 
 
 if __name__ == "__main__":

@@ -18,16 +18,12 @@ function begin() {
   chooser.removeAttribute("name"); // its token is sent in its place
   chooser.addEventListener("change", () => { if (chooser.files[0]) choose(chooser.files[0]); });
   form.addEventListener("submit", waitForUpload);
+  addEventListener("online", () => { if (current?.failed) current.start("goes on"); });
   showEarlier();
 }
 
 // ------------------------------------------------------------------------------------------------- one upload
 async function choose(file) {
-  if (current?.name === file.name && current.size === file.size) { // chosen once more
-    if (current.upload.file && !current.running && !current.token) current.start("goes on");
-    return;
-  }
-  replace(new Transfer(file.name, file.size));
   const upload = new tus.Upload(file, {
     endpoint: ENDPOINT,
     metadata: { filename: file.name, filetype: file.type || "application/octet-stream" },
@@ -35,16 +31,26 @@ async function choose(file) {
     onProgress: (sent) => transfer.progress(sent),
     onAfterResponse: (_, response) => { transfer.token = response.getHeader(TOKEN) ?? transfer.token; },
     onSuccess: () => transfer.finish(),
+    onShouldRetry: (error) => {
+      const status = error.originalResponse?.getStatus() ?? 0;
+      const worth = navigator.onLine && (status < 400 || status >= 500 || status === 409 || status === 423);
+      if (worth) transfer.wait();
+      return worth;
+    },
     onError: (error) => transfer.fail(reason(error)),
   });
-  const transfer = current;
-  transfer.upload = upload;
   const [earlier] = (await upload.findPreviousUploads()).sort((a, b) => new Date(b.creationTime) - new Date(a.creationTime));
+  if (earlier && earlier.uploadUrl === current?.upload.url) { // chosen once more
+    if (!current.running && !current.token) current.start("goes on");
+    return;
+  }
+  const transfer = new Transfer(file.name, file.size, upload);
+  replace(transfer);
   if (earlier) {
     upload.resumeFromPreviousUpload(earlier);
     offered(earlier)?.remove();
   }
-  if (transfer === current) transfer.start(earlier ? "goes on" : "begins");
+  transfer.start(earlier ? "goes on" : "begins");
 }
 
 /** The form has one file: the upload before this one ends. */
@@ -60,8 +66,8 @@ class Transfer {
   sent = 0;
   seen = []; // [time, bytes sent], of the last seconds
 
-  constructor(name, size) {
-    Object.assign(this, { name, size });
+  constructor(name, size, upload) {
+    Object.assign(this, { name, size, upload });
     this.bar = h("progress", { max: 100, value: 0, ariaLabel: `Upload of ${name}` });
     this.state = h("span", { className: "state" }, "Looks for what is here already");
     this.toggle = h("button", { type: "button", className: "button small", onclick: () => (this.running ? this.pause() : this.start("goes on")) });
@@ -106,6 +112,12 @@ class Transfer {
     const now = performance.now();
     this.seen = [...this.seen.filter(([time]) => now - time < 4000), [now, sent]];
     this.show(true);
+  }
+
+  /** Until the next try; the bar may be ahead of what the server has. */
+  wait() {
+    this.seen = [];
+    this.state.textContent = "The connection was lost. It is tried again, and goes on where it stopped.";
   }
 
   finish() {
@@ -191,8 +203,7 @@ async function discard(earlier) {
 
 function use(earlier, name, token) {
   offered(earlier)?.remove();
-  replace(new Transfer(name, earlier.size));
-  current.upload = { abort: () => discard(earlier) };
+  replace(new Transfer(name, earlier.size, { url: earlier.uploadUrl, abort: () => discard(earlier) }));
   current.token = token;
   current.finish();
 }

@@ -16,7 +16,7 @@ from tests.e2e.test_example_app import PATIENCE, assert_fits, card, eventually
 from tests.support.parts import TUS_CLIENT, need
 
 SIZE = 30 * 1024 * 1024
-SLOW = 6_000_000
+SLOW = 4_000_000
 """Bytes a second."""
 
 StartForm = Callable[..., Demo]
