@@ -24,7 +24,7 @@ class WriteOptions:
         encryption_key: The store's name of the key (S3 ``SSEKMSKeyId``).
         cache_control: ``Cache-Control`` of the store's own answers.
         content_disposition: ``Content-Disposition`` of the store's own answers.
-        content_type: Media type of a copy, where that is not to be its original's.
+        content_type: Media type of a copy that takes over the bytes alone, and nothing that is kept with its original.
     """
 
     durable: bool | None = None

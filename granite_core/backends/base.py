@@ -338,13 +338,16 @@ class StorageBackend(ABC):
     def copy(self, source: str, target: str, *, options: WriteOptions = NO_OPTIONS) -> None:
         """Copy an object to a new key. Without ``Capability.SERVER_SIDE_COPY`` the bytes pass through here.
 
+        What is kept with the object goes with it, unless ``options.content_type`` is given: then the original was
+        described by somebody who is not to be believed, and the copy MUST be of that type, with nothing else of it.
+
         Raises:
             ObjectNotFoundError: There is no object under ``source``.
             BackendError: The copy failed; nothing is visible under ``target``.
         """
         with (
             self.open_reader(source) as reader,
-            self.open_writer(target, size=reader.size, options=options) as writer,
+            self.open_writer(target, content_type=options.content_type, size=reader.size, options=options) as writer,
         ):
             while data := reader.read(COPY_BYTES):
                 writer.write(data)

@@ -13,6 +13,7 @@ from granite_core.backends.memory import MemoryStorageBackend
 from granite_core.errors import StorageError
 from granite_core.testing import BackendConformance
 from tests.conformance import broken as of
+from tests.conformance import receiving_memory as receiving
 from tests.conformance import signing_memory as signing
 
 _CAUGHT = (AssertionError, StorageError, ValueError, zipfile.BadZipFile, pytest.fail.Exception)
@@ -114,6 +115,43 @@ CASES: dict[str, list[tuple[type[StorageBackend], dict[str, Any]]]] = {
     "test_presigned_addresses_may_be_good_for_some_time": [(signing.GivesForMinutesOnly, {})],
     "test_without_the_capability_nothing_is_presigned": [(of.PresignsUnasked, {})],
     "test_a_public_address_is_there_where_it_is_claimed": [(of.HasNoPublicAddress, {})],
+    # -- what others store
+    "test_a_signed_put_stores_the_object": [(receiving.KeepsTheBeginning, {})],
+    "test_a_signed_put_takes_no_other_length": [(receiving.TakesAnyLength, {})],
+    "test_a_signed_put_takes_no_other_type": [(receiving.TakesAnyType, {})],
+    "test_a_signed_put_with_a_checksum_takes_what_has_it": [(receiving.MistakesChecksums, {})],
+    "test_a_signed_put_may_be_sent_again": [(receiving.TakesItOnce, {})],
+    "test_nothing_of_a_signed_put_can_be_changed": [(receiving.SignsNoKey, {}), (receiving.TakesForEver, {})],
+    "test_a_signed_put_ends": [(receiving.TakesForEver, {})],
+    "test_signed_requests_may_be_good_for_some_time": [(receiving.LastsForMinutesOnly, {})],
+    "test_a_signed_form_stores_the_object": [(receiving.CutsForms, {})],
+    "test_a_signed_form_takes_no_less_and_no_more": [(receiving.TakesFormsOfAnyLength, {})],
+    "test_a_signed_form_leads_on": [(receiving.LeadsNowhere, {})],
+    "test_nothing_of_a_signed_form_can_be_changed": [(receiving.TakesAnyForm, {})],
+    "test_a_signed_form_ends": [(receiving.TakesFormsForEver, {})],
+    "test_parts_are_joined_in_the_order_of_their_numbers": [
+        (receiving.JoinsPartsAsTheyCame, {}),
+        (receiving.ShowsPartsBeforeTheyAreJoined, {}),
+    ],
+    "test_a_signed_part_takes_nothing_else": [(receiving.TakesAnyLength, {}), (receiving.TakesForEver, {})],
+    "test_joined_parts_are_no_parts_any_more": [
+        (receiving.RemembersJoinedParts, {}),
+        (receiving.DiscardsJoinedParts, {}),
+    ],
+    "test_nothing_remains_of_parts_that_are_discarded": [
+        (receiving.KeepsDiscardedParts, {}),
+        (receiving.DiscardsEveryonesParts, {}),
+    ],
+    "test_clearing_keeps_what_clients_may_still_send": [
+        (receiving.ClearsWhatIsStillSent, {}),
+        (receiving.ClearsNothingOfOthers, {}),
+    ],
+    "test_clearing_keeps_parts_that_may_still_come": [
+        (receiving.ClearsWhatIsStillSent, {}),
+        (receiving.ClearsNothingOfOthers, {}),
+    ],
+    "test_a_copy_that_is_described_anew_takes_over_the_bytes_alone": [(receiving.CopiesWhatOthersSaid, {})],
+    "test_without_the_capability_others_store_nothing": [(receiving.HasOthersStoreUnasked, {})],
     # -- what is derived
     "test_the_identity_is_the_same_every_time": [(of.IsCalledAnewEachTime, {})],
     "test_a_diagnosis_finds_something_or_nothing_and_changes_nothing": [(of.DiagnosesByWriting, {})],
@@ -167,7 +205,8 @@ def test_the_suite_catches_a_backend_that(
 @pytest.mark.parametrize("test", [test for test in CASES if test not in _NEVER_SOUND])
 def test_what_catches_it_passes_a_sound_backend(test: str) -> None:
     for broken, arguments in CASES[test]:
-        sound = signing.Presigning if issubclass(broken, signing.Presigning) else of.Misread
+        families = receiving.Receiving, signing.Presigning, of.Misread
+        sound = next(each for each in families if issubclass(broken, each) or each is of.Misread)
         with _closing(sound()) as backend:
             getattr(BackendConformance(), test)(backend, **arguments)
 

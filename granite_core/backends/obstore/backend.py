@@ -232,7 +232,7 @@ class ObstoreStorageBackend(StorageBackend):
         size = self.stat(source).size
         if (
             self._changes(options)
-            or self._is_of_other_type(source, options.content_type)
+            or self._is_described_otherwise(source, options.content_type)
             or (self._place.kind == "s3" and size > COPY_LIMIT)
         ):
             self._copy_through_here(source, target, options)
@@ -500,10 +500,11 @@ class ObstoreStorageBackend(StorageBackend):
         asked = (options.metadata, options.tags, *(getattr(options, field) for _, field in _HEADERS))
         return any(asked) or (self._place.kind == "s3" and bool(options.encryption or options.encryption_key))
 
-    def _is_of_other_type(self, location: str, wanted: str | None) -> bool:
+    def _is_described_otherwise(self, location: str, wanted: str | None) -> bool:
+        """Whether more is kept with an object than a type, or another one."""
         if wanted is None or self._place.kind == "file":
             return False
-        return self._attributes_of(location).get("Content-Type") != wanted
+        return dict(self._attributes_of(location)) != {"Content-Type": wanted}
 
     def _copy_through_here(self, source: str, target: str, options: WriteOptions) -> None:
         with self.open_reader(source) as reader:

@@ -291,8 +291,7 @@ class S3StorageBackend(StorageBackend):
         try:
             if int(head["ContentLength"]) <= self.copy_limit:
                 kept = {name: value for name, value in self._extra.items() if name not in _OWNER}
-                kind = options.content_type or head.get("ContentType")
-                described = self._object_head(kind, options, head.get("Metadata", {}))
+                described = self._copy_head(head, options)
                 self._ask("copy_object", **{**kept, **described, **self._object(target)}, **origin, **_REPLACED)
             else:
                 self._copy_parts(target, head, origin, options)
@@ -547,6 +546,12 @@ class S3StorageBackend(StorageBackend):
             head["ContentType"] = content_type
         return head
 
+    def _copy_head(self, head: Mapping[str, Any], options: WriteOptions) -> dict[str, Any]:
+        """Return the arguments that describe a copy: as its original, or anew."""
+        if options.content_type is not None:
+            return self._object_head(options.content_type, options, {})
+        return self._object_head(head.get("ContentType"), options, head.get("Metadata", {}))
+
     def _create_only(self) -> dict[str, str]:
         return {"IfNoneMatch": "*"} if self.atomic_create else {}
 
@@ -586,7 +591,7 @@ class S3StorageBackend(StorageBackend):
             "UploadId": self._ask(
                 "create_multipart_upload",
                 **place,
-                **self._object_head(options.content_type or head.get("ContentType"), options, head.get("Metadata", {})),
+                **self._copy_head(head, options),
             )["UploadId"],
         }
         parts = []

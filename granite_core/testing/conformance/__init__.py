@@ -18,6 +18,7 @@ from granite_core.testing.conformance.linking import LinkingTests
 from granite_core.testing.conformance.listing import ListingTests
 from granite_core.testing.conformance.programs import ProgramTests
 from granite_core.testing.conformance.reading import ReadingTests
+from granite_core.testing.conformance.receiving import ReceivingTests
 from granite_core.testing.conformance.resuming import ResumingTests
 from granite_core.testing.conformance.writing import WritingTests
 
@@ -25,7 +26,14 @@ __all__ = ["BackendConformance"]
 
 
 class BackendConformance(
-    WritingTests, ResumingTests, ReadingTests, ListingTests, LinkingTests, DerivedTests, ProgramTests
+    WritingTests,
+    ResumingTests,
+    ReadingTests,
+    ListingTests,
+    LinkingTests,
+    ReceivingTests,
+    DerivedTests,
+    ProgramTests,
 ):
     """Subclass it under a name that begins with ``Test``, and give it a fixture ``backend``: a new, empty one.
 
