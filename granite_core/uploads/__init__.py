@@ -21,7 +21,6 @@ The rules of the policy hold throughout: a declared length before any byte, the 
 the end. What is refused leaves nothing.
 """
 
-from granite_core.uploads._direct_plan import DirectSettings, DirectWay
 from granite_core.uploads.aio import AsyncReception, AsyncUploads
 from granite_core.uploads.direct import (
     AsyncDirect,
@@ -30,6 +29,8 @@ from granite_core.uploads.direct import (
     DirectInstructions,
     DirectParts,
     DirectRequest,
+    DirectSettings,
+    DirectWay,
 )
 from granite_core.uploads.ports import UploadLedger
 from granite_core.uploads.sessions import EndedUpload, NewUpload, Progress, UploadSession, UploadStatus

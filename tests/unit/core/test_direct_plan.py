@@ -10,7 +10,7 @@ import pytest
 from granite_core import Capability, ConfigurationError, ContentTooLargeError
 from granite_core.keys import is_reserved
 from granite_core.uploads import DirectSettings, DirectWay
-from granite_core.uploads._direct_plan import DirectPlan, plan_direct
+from granite_core.uploads.direct.plan import DirectPlan, plan_direct
 
 MIB = 1024 * 1024
 GIB = 1024 * MIB
