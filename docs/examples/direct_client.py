@@ -12,7 +12,12 @@ import httpx
 
 def upload(server: str, path: str, title: str, headers: dict[str, str]) -> Any:
     film = Path(path)
-    with httpx.Client(base_url=server, headers=headers) as api, httpx.Client() as store, film.open("rb") as file:
+    patience = httpx.Timeout(10, read=1800)  # to complete an upload, the application reads it once from the store
+    with (
+        httpx.Client(base_url=server, headers=headers, timeout=patience) as api,
+        httpx.Client(timeout=patience) as store,
+        film.open("rb") as file,
+    ):
         digest = hashlib.file_digest(file, "sha256").hexdigest()
         told = _json(api.post("/direct", json={"name": film.name, "size": film.stat().st_size, "sha256": digest}))
         number, count = 1, told["parts"]["count"] if told["parts"] else 1

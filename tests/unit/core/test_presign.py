@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
+import json
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -9,6 +13,8 @@ from urllib.parse import parse_qs, urlsplit
 import boto3
 import pytest
 from botocore import UNSIGNED
+from botocore.auth import S3SigV4PostAuth
+from botocore.awsrequest import AWSRequest
 from botocore.config import Config
 
 from granite_core import AccessDeniedError, Capability, ConfigurationError, S3StorageBackend, backend_from_url
@@ -16,6 +22,7 @@ from granite_core.backends._sigv4 import SigningKey, sign
 
 STARTS = datetime(2013, 5, 24, tzinfo=UTC)
 DAY = timedelta(days=1)
+NO_MORE_CHECKSUMS = {"request_checksum_calculation": "when_required"}
 
 
 def client(endpoint: str | None = None, region: str = "eu-central-1", **config: Any) -> Any:
@@ -56,6 +63,94 @@ def test_botocore_signs_the_same(method: Any, token: str | None, monkeypatch: py
     theirs = made.generate_presigned_url("get_object", Params=params, ExpiresIn=86400, HttpMethod=method)
     assert asked == {name: values[0] for name, values in parse_qs(urlsplit(theirs).query).items()}
     assert urlsplit(ours)[:3] == urlsplit(theirs)[:3]
+
+
+SHA256 = "sha256:" + hashlib.sha256(b"0123456789").hexdigest()
+IN_BASE64 = base64.b64encode(hashlib.sha256(b"0123456789").digest()).decode()
+
+
+@pytest.mark.parametrize("token", [None, "a/session+token=="])
+@pytest.mark.parametrize("style", ["virtual", "path"])
+@pytest.mark.parametrize("said", [True, False], ids=["with type and checksum", "plain"])
+def test_botocore_signs_the_same_put(
+    said: bool, style: str, token: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = client(signature_version="s3v4", token=token, s3={"addressing_style": style}, **NO_MORE_CHECKSUMS)
+    described = {"content_type": "text/plain", "checksum": SHA256} if said else {}
+    ours = S3StorageBackend("bucket", "prefix", made).presign_put(
+        "a/b c+d~ü.txt", starts=STARTS, expires_in=DAY, size=10, **described
+    )
+    asked = {"ContentType": "text/plain", "ChecksumSHA256": IN_BASE64} if said else {}
+    params = {"Bucket": "bucket", "Key": "prefix/a/b c+d~ü.txt", "ContentLength": 10, **asked}
+    theirs = signed_by_botocore(made, "put_object", params, monkeypatch)
+    assert as_signed(ours.url) == as_signed(theirs)
+    assert ours.headers == ({"Content-Type": "text/plain", "x-amz-checksum-sha256": IN_BASE64} if said else {})
+
+
+@pytest.mark.parametrize("token", [None, "a/session+token=="])
+def test_botocore_signs_the_same_part(token: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = client(signature_version="s3v4", token=token, s3={"addressing_style": "virtual"}, **NO_MORE_CHECKSUMS)
+    ours = S3StorageBackend("bucket", "prefix", made).presign_part(
+        "a/b", "an+upload/id==", 7, starts=STARTS, expires_in=DAY, size=10
+    )
+    params = {"Bucket": "bucket", "Key": "prefix/a/b", "UploadId": "an+upload/id==", "PartNumber": 7}
+    theirs = signed_by_botocore(made, "upload_part", {**params, "ContentLength": 10}, monkeypatch)
+    assert as_signed(ours.url) == as_signed(theirs)
+
+
+@pytest.mark.parametrize("token", [None, "a/session+token=="])
+@pytest.mark.parametrize("redirect", [None, "https://app.example/done?a=b"])
+def test_botocore_signs_the_same_form(redirect: str | None, token: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = client(signature_version="s3v4", token=token, s3={"addressing_style": "virtual"})
+    ours = S3StorageBackend("bucket", "prefix", made).presign_post(
+        "a/b ü.txt",
+        starts=STARTS,
+        expires_in=DAY,
+        min_size=1,
+        max_size=10,
+        content_type="text/plain",
+        checksum=SHA256,
+        redirect=redirect,
+    )
+    ends = {"success_action_redirect": redirect} if redirect else {"success_action_status": "204"}
+    fields = {**ends, "Content-Type": "text/plain", "x-amz-checksum-sha256": IN_BASE64}
+    monkeypatch.setattr("botocore.auth.get_current_datetime", lambda: STARTS)
+    theirs = made.generate_presigned_post(
+        "bucket",
+        "prefix/a/b ü.txt",
+        Fields=fields,
+        Conditions=[*({name: text} for name, text in fields.items()), ["content-length-range", 1, 10]],
+        ExpiresIn=86400,
+    )
+    assert ours.url == theirs["url"]
+    made_of = policy_of(ours.fields), policy_of(theirs["fields"])
+    assert made_of[0]["expiration"] == "2013-05-25T00:00:00.000Z"
+    assert sorted(map(str, made_of[0]["conditions"])) == sorted(map(str, made_of[1]["conditions"]))
+    lasting = {"policy", "x-amz-signature"}
+    assert {name: text for name, text in ours.fields.items() if name not in lasting} == {
+        name: text for name, text in theirs["fields"].items() if name not in lasting
+    }
+    # The order of conditions is nobody's business, but makes another text: theirs, of our text, is our signature.
+    signer = S3SigV4PostAuth(made._request_signer._credentials, "s3", "eu-central-1")
+    request = AWSRequest(method="POST")
+    request.context["timestamp"] = "20130524T000000Z"
+    assert signer.signature(ours.fields["policy"], request) == ours.fields["x-amz-signature"]
+
+
+def signed_by_botocore(made: Any, verb: str, params: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> str:
+    monkeypatch.setattr("botocore.auth.get_current_datetime", lambda: STARTS)
+    signed: str = made.generate_presigned_url(verb, Params=params, ExpiresIn=86400)
+    return signed
+
+
+def as_signed(address: str) -> tuple[str, dict[str, list[str]]]:
+    """An address without the order of its query."""
+    parts = urlsplit(address)
+    return parts._replace(query="").geturl(), parse_qs(parts.query)
+
+
+def policy_of(fields: Mapping[str, str]) -> Any:
+    return json.loads(base64.b64decode(fields["policy"]))
 
 
 @pytest.mark.parametrize(
@@ -121,9 +216,16 @@ def test_without_credentials_nothing_is_signed(monkeypatch: pytest.MonkeyPatch, 
     ],
 )
 def test_what_cannot_be_signed_for_is_not_claimed(backend: S3StorageBackend) -> None:
-    assert Capability.PRESIGNED_GET not in backend.capabilities
+    presigned = {each for each in Capability if each.value.startswith("presigned")}
+    assert len(presigned) == 4
+    assert not presigned & backend.capabilities
     with pytest.raises(ConfigurationError):
         address_of(backend)
+    for asked in (backend.presign_put, backend.presign_post):
+        with pytest.raises(ConfigurationError):
+            asked("a/b", starts=STARTS, expires_in=DAY, **{"size" if asked == backend.presign_put else "max_size": 1})
+    with pytest.raises(ConfigurationError):
+        backend.begin_parts("a/b")
 
 
 def test_a_public_address_has_the_whole_key() -> None:
