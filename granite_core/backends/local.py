@@ -43,7 +43,7 @@ from granite_core.errors import (
     StorageError,
 )
 from granite_core.findings import Finding, Severity
-from granite_core.keys import RESERVED_PREFIX, split_key, validate_key
+from granite_core.keys import DIRECT, RESERVED_PREFIX, split_key, validate_key
 from granite_core.refs import StoredObjectRef
 
 if TYPE_CHECKING:
@@ -264,12 +264,12 @@ class LocalStorageBackend(StorageBackend):
         self._prune(segments[:-1])
 
     def clear_unfinished(self, older_than: timedelta, *, keep: Collection[str] = ()) -> int:
-        """Remove the temporary files of writers that died, and those to which nobody will append any more."""
+        """Remove temporary files of writers that died, files of uploads that nobody goes on with, and direct ones."""
         before, cleared, emptied = time.time() - older_than.total_seconds(), 0, set()
         try:
             for path, folder, names in self._walk("", "", temporary=True):
                 for name in names:
-                    if path + owner_of_part(name) in keep:
+                    if path + (owner_of_part(name) or name) in keep:
                         continue
                     with suppress(FileNotFoundError):  # its writer, or another process that clears, was faster
                         if os.stat(name, dir_fd=folder, follow_symlinks=False).st_mtime < before:
@@ -684,7 +684,7 @@ def _entries(folder: int, path: str, prefix: str, after: str, temporary: bool) -
             if entry.is_dir(follow_symlinks=False):
                 folders.append(name + "/")
             elif temporary:
-                if name.startswith((TEMPORARY_PREFIX, PART_PREFIX)):
+                if path == DIRECT or name.startswith((TEMPORARY_PREFIX, PART_PREFIX)):
                     files.append(name)
             elif entry.is_file(follow_symlinks=False):
                 files.append(name)

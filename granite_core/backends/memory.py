@@ -23,7 +23,7 @@ from granite_core.backends.base import (
     location_of,
 )
 from granite_core.errors import BackendError, ObjectExistsError, ObjectNotFoundError
-from granite_core.keys import is_reserved
+from granite_core.keys import DIRECT, is_reserved
 from granite_core.refs import StoredObjectRef
 
 if TYPE_CHECKING:
@@ -117,13 +117,17 @@ class MemoryStorageBackend(StorageBackend):
             self._unfinished.pop(location, None)
 
     def clear_unfinished(self, older_than: timedelta, *, keep: Collection[str] = ()) -> int:
-        """Forget what was collected for keys that nobody writes."""
+        """Forget what was collected for keys that nobody writes, or for uploads that nobody remembers."""
         before = datetime.now(UTC) - older_than
         with self._lock:
             old = [key for key, each in self._unfinished.items() if each.touched < before and key not in keep]
             for key in old:
                 del self._unfinished[key]
-        return len(old)
+            stats = [each for key, (_, each) in self._objects.items() if key.startswith(DIRECT.encode())]
+            late = [each.location for each in stats if each.modified < before and each.location not in keep]
+        for key in late:
+            self.delete(key)
+        return len(old) + len(late)
 
     def _is_whole(self, location: str, size: int) -> bool:
         return location.encode() in self._objects and len(self._objects[location.encode()][0]) == size

@@ -21,7 +21,8 @@ def clear_away(backend: StorageBackend, ended: EndedUpload) -> Sequence[str]:
         ended: Which.
 
     Returns:
-        Keys under which a go may still write that is not over yet: they get tombstones when the session's row goes.
+        Keys under which something may still be written, by a go that is not over yet or by a client whose request is
+        still good: they get tombstones when the session's row goes.
 
     Raises:
         BackendError: Something may still be there.
@@ -36,4 +37,4 @@ def clear_away(backend: StorageBackend, ended: EndedUpload) -> Sequence[str]:
         if Capability.PRESIGNED_PARTS in backend.capabilities:
             backend.discard_parts(key)
         backend.delete(key)
-    return late
+    return [*late, *ended.progress.leftovers]

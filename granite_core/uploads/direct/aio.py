@@ -151,6 +151,7 @@ class AsyncDirectWrite:
 
     async def commit(self) -> None:
         """Make them the object under the key; see ``Direct.receive``."""
+        await self._direct.find(self._session.id, subject=self._session.subject)
         await hop(self._sync.backend, self._sync.commit)
         try:
             await self._direct.find(self._session.id, subject=self._session.subject)

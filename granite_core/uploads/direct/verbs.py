@@ -221,13 +221,16 @@ class Direct:
             for data in chunks:
                 if write.admit(data):
                     write.drain()
+            # What is committed to a session that ended just now is under a tombstone: the sweep removes it, should this
+            # process die before it does.
+            self.uploads.find(claims.upload, kind=KIND, subject=claims.subject)
             write.commit()
         finally:
             write.abort()
         try:
             self.uploads.find(claims.upload, kind=KIND, subject=claims.subject)
         except (UploadNotFoundError, UploadGoneError):
-            write.backend.delete(write.key)  # nobody else will: what the session left was removed before
+            write.backend.delete(write.key)
             raise
 
     # -- finishing -----------------------------------------------------------------------------------------------------

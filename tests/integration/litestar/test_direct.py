@@ -50,6 +50,7 @@ from granite_core.integrations.sqlalchemy import (
     prepare_sqlite,
     tables_of,
 )
+from granite_core.keys import DIRECT
 from granite_core.uploads import Direct, DirectSettings, Uploads, UploadStatus
 from granite_litestar import DirectUploads, GraniteConfig, GranitePlugin, finished_upload
 from tests.support.direct_client import DirectClient
@@ -505,15 +506,11 @@ def test_the_same_verbs_serve_synchronous_code(world: World) -> None:
         db_session.commit()
 
 
-def test_what_is_written_after_the_sweep_is_cleared_by_the_reconcile(world: World) -> None:
-    """A request that is still good outlives its upload, and what it writes is in no listing."""
-    if isinstance(world.backend, (LocalStorageBackend, MemoryStorageBackend)):
-        pytest.skip("the application takes it, and knows that the upload is over")
-    client, direct = world.client(), world.direct()
-    told = client.begin(name="a.pdf", size=len(PDF)).json()
-    assert client.discard(told["id"]).status_code == 204
+def test_what_nobody_remembers_is_cleared_by_the_reconcile(world: World) -> None:
+    """A request may outlive its upload by more than the grace, a store its database; and such keys no listing shows."""
+    direct = world.direct()
     before = world.everything()
-    assert client.send(told["request"], PDF).is_success
+    world.backend.put_bytes(f"{DIRECT}{uuid.uuid4().hex}", PDF)
     living = direct.begin("videos", filename="b.pdf", size=len(PDF))
     (key,) = living.progress.leftovers
     world.backend.put_bytes(key, PDF)
@@ -525,8 +522,56 @@ def test_what_is_written_after_the_sweep_is_cleared_by_the_reconcile(world: Worl
     )
     report = collector.reconcile()
     assert not report.problems, report
-    assert world.everything() - before == {f"pre/fix/{key}"}
+    assert {each.removeprefix("pre/fix/") for each in world.everything() - before} == {key}
     assert direct.complete(living.id).status is UploadStatus.FINISHED
+
+
+@pytest.mark.parametrize("ends", ["given up", "expired"])
+def test_what_is_written_within_the_grace_of_an_upload_s_end_is_swept(world: World, ends: str) -> None:
+    """By a request that is still good, or that was being taken when the process died that took it."""
+    client, direct = world.client(), world.direct()
+    world.check_nothing_remains()
+    before = world.everything()
+    session = direct.begin("videos", filename="a.pdf", size=len(PDF))
+    request = direct.instructions(session).request
+    assert request is not None
+    if isinstance(world.backend, (LocalStorageBackend, MemoryStorageBackend)):
+        write = direct.write_for(direct.opened(request.url.removeprefix("/bytes/")), session)
+        write.admit(PDF)
+        end(world, session.id, ends)
+        write.commit()
+    else:
+        end(world, session.id, ends)
+        assert client.anybody.put(request.url, content=PDF, headers=request.headers).is_success
+    assert world.everything() > before
+    world.sweep()
+    assert world.everything() == before
+
+
+def end(world: World, upload: str, ends: str) -> None:
+    if ends == "given up":
+        world.direct().uploads.discard(upload)
+    else:
+        world.expire()
+        engine = SQLAlchemyLedger([(world.engine, Base.metadata)])
+        assert Collector(world.manager, engine, GCConfig(max_share=1)).sweep().uploads
+
+
+def test_the_application_takes_nothing_for_an_upload_that_ended_meanwhile(world: World) -> None:
+    client, direct = world.client(), world.direct()
+    told = own_request(world, client, size=len(PDF))
+    before = world.everything()
+    sealed = direct.instructions(direct.uploads.find(told["id"], subject="ann")).request
+    assert sealed is not None
+
+    def chunks() -> Iterator[bytes]:
+        yield PDF[:100]
+        direct.uploads.discard(told["id"], subject="ann")
+        yield PDF[100:]
+
+    with pytest.raises(UploadNotFoundError):
+        direct.receive(sealed.url.removeprefix("/bytes/"), chunks())
+    assert world.everything() == before
 
 
 def own_request(world: World, client: DirectClient, **said: Any) -> dict[str, Any]:
