@@ -16,9 +16,11 @@ from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from granite_core import StagedFile, StoredObjectRef, unsaved
+from granite_core.backends.base import SignedRequest
 from granite_core.backends.local import TEMPORARY_PREFIX
 from granite_core.integrations.sqlalchemy import SQLAlchemyUploadLedger
-from granite_core.uploads import Uploads
+from granite_core.testing.conformance.receiving import send
+from granite_core.uploads import Direct, DirectSettings, Uploads
 from granite_litestar import GraniteConfig, GranitePlugin, MultipartBody, RawUpload, Upload, UploadDTO
 from tests.faults.world import MIB, Base, Document, Rows, World, digest
 from tests.support.upload_apps import Conversation
@@ -37,6 +39,10 @@ class Operation(ABC):
     """One operation. `salt` makes its content differ from that of the time before."""
 
     name: ClassVar[str]
+    sparse: ClassVar[int] = 1
+    """How much fewer of its moments are tried than of others', without GRANITE_DEEP=1."""
+    everywhere: ClassVar[bool] = True
+    """Whether that is done in every place; else in one."""
 
     def prepare(self, world: World) -> None:  # noqa: B027 - storing works on nothing
         """Make what it works on, where that is not there yet."""
@@ -286,11 +292,66 @@ class UploadInGoes(Operation):
         return {**before, "uploaded": (digest(self.content(salt)), ())}
 
 
+class UploadDirectly(Operation):
+    """A client sends its bytes to the store, or to the application in its place; they are taken over, by a row at last.
+
+    What the client does to the store is a step of nobody's. In the deaths between, all that there is may be: a session,
+    parts that no session knows, bytes where no row looks, a copy that no session holds yet.
+    """
+
+    name = "upload directly"
+    sparse = 3
+    settings = DirectSettings()
+
+    def prepare(self, world: World) -> None:
+        _remove(world, "uploaded")
+
+    def run(self, world: World, salt: str) -> None:
+        content = self.content(salt)
+        with world.session() as session:
+            if _find(session, "uploaded") is not None:
+                return
+        uploads = Uploads(world.manager, SQLAlchemyUploadLedger(world.engine, Base.metadata))
+        direct = Direct(uploads, lambda token: token, self.settings)
+        begun = direct.begin("documents", size=len(content), checksum=digest(content))
+        told = direct.instructions(begun)
+        size = len(content) if told.parts is None else told.parts.size
+        for number, request in enumerate([told.request] if told.parts is None else told.parts.requests):
+            assert request is not None
+            data = content[number * size : (number + 1) * size]
+            if request.url.startswith("http"):
+                with world.steps.paused():
+                    assert send(SignedRequest(request.method, request.url, request.headers), data)[0] == 200
+            else:
+                direct.receive(request.url, [data[:5], data[5:]])
+        finished = direct.complete(begun.id)
+        with world.session() as session:
+            session.add(Document(title="uploaded", file=finished.file))
+            session.commit()
+
+    def content(self, salt: str) -> bytes:
+        return b"x" * 9000 + salt.encode()
+
+    def outcome(self, before: Rows, salt: str) -> Rows:
+        return {**before, "uploaded": (digest(self.content(salt)), ())}
+
+
+class UploadDirectlyInParts(UploadDirectly):
+    """The same in two parts: a multipart upload where the store has such, else an object for each."""
+
+    name = "upload directly, in parts"
+    everywhere = False
+    settings = DirectSettings(parts_above=1, part_size=5 * MIB)
+
+    def content(self, salt: str) -> bytes:
+        return BIG + salt.encode()
+
+
 OPERATIONS: Final[dict[str, Operation]] = {
     each.name: each
     for each in (
         *(PutSmall(), PutMultipart(), Attach(), Replace(), Delete(), ListChange(), Copy(), Sweep(), Reconcile()),
-        *(UploadRaw(), UploadForm(), UploadInGoes()),
+        *(UploadRaw(), UploadForm(), UploadInGoes(), UploadDirectly(), UploadDirectlyInParts()),
     )
 }
 

@@ -18,7 +18,14 @@ from sqlalchemy import create_engine, event, select
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
-from granite_core import LocalStorageBackend, StorageBackend, StorageManager, StoragePolicy, StoredObjectRef
+from granite_core import (
+    LocalStorageBackend,
+    StorageBackend,
+    StorageManager,
+    StoragePolicy,
+    StoredObjectRef,
+    UrlSettings,
+)
 from granite_core.backends import _appending, _files, local
 from granite_core.backends._appending import PART_PREFIX
 from granite_core.backends.local import TEMPORARY_PREFIX
@@ -26,7 +33,7 @@ from granite_core.backends.s3 import S3StorageBackend
 from granite_core.gc import Collector, GCConfig
 from granite_core.integrations.sqlalchemy import SQLAlchemyLedger, file_field, files_field, tables_of
 from granite_core.integrations.sqlalchemy._rows import registered
-from granite_core.keys import PIECES
+from granite_core.keys import DIRECT, PIECES
 from granite_core.testing import FaultyBackend
 from tests.faults.steps import FileSystem, Steps, watch_backend, watch_client, watch_dialect
 from tests.support.s3 import S3Server
@@ -113,7 +120,10 @@ class World:
         self.backend = FaultyBackend(self.store)
         watch_backend(self.steps, self.backend)
         self.manager = StorageManager(
-            {"main": self.backend}, [StoragePolicy("documents", "main", key_prefix="d")], grace=GRACE
+            {"main": self.backend},
+            [StoragePolicy("documents", "main", key_prefix="d")],
+            grace=GRACE,
+            urls=UrlSettings(secrets=["a secret that is as long as it has to be"]),
         )
         self.manager.register(Base)
         self.engine, self.async_engine = self.engines.blocking, self.engines.asynchronous
@@ -163,14 +173,19 @@ class World:
             return sorted(connection.execute(select(self._tables.tombstone.c.location)).scalars())
 
     def leftovers(self) -> list[str]:
-        """What writers that died have left: temporary files, unfinished uploads."""
+        """What writers that died have left: temporary files, unfinished uploads, what clients wrote."""
         if isinstance(self.place.store, Bucket):
             client = _client(self.place.store.server)
             uploads = client.list_multipart_uploads(Bucket=self.place.store.name).get("Uploads", [])
-            pieces = client.list_objects_v2(Bucket=self.place.store.name, Prefix=PIECES).get("Contents", [])
-            return [each["Key"] for each in (*uploads, *pieces)]
-        found = Path(self.place.store).rglob(".granite-*")
-        return [str(each) for each in found if each.name.startswith((TEMPORARY_PREFIX, PART_PREFIX))]
+            objects = [
+                each
+                for folder in (PIECES, DIRECT)
+                for each in client.list_objects_v2(Bucket=self.place.store.name, Prefix=folder).get("Contents", [])
+            ]
+            return [each["Key"] for each in (*uploads, *objects)]
+        found = Path(self.place.store).rglob("*")
+        written = [each for each in found if each.name.startswith((TEMPORARY_PREFIX, PART_PREFIX))]
+        return [str(each) for each in (*written, *Path(self.place.store, DIRECT).rglob("*"))]
 
     def uploads(self) -> int:
         with self.engine.connect() as connection:
