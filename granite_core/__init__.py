@@ -18,6 +18,7 @@ from granite_core.backends.memory import MemoryStorageBackend
 from granite_core.backends.obstore import ObstoreStorageBackend
 from granite_core.backends.s3 import S3StorageBackend
 from granite_core.backends.url import backend_from_url
+from granite_core.claims import AsyncQuotas, Quotas
 from granite_core.data_uris import DataURI, from_data_uri
 from granite_core.errors import (
     AccessDeniedError,
@@ -37,6 +38,7 @@ from granite_core.errors import (
     MissingExtraError,
     ObjectExistsError,
     ObjectNotFoundError,
+    QuotaExceededError,
     RemoteError,
     RemoteRefusedError,
     RemoteUnavailableError,
@@ -62,6 +64,7 @@ from granite_core.offloading import Offload
 from granite_core.options import NO_OPTIONS, WriteOptions
 from granite_core.policies import Delivery, StoragePolicy
 from granite_core.progress import ProgressCallback
+from granite_core.quotas import Quota, QuotaLimit, QuotaUsage
 from granite_core.refs import StagedFile, StoredObjectRef
 from granite_core.remote import FetchRules, RemoteFile, from_url
 from granite_core.sources import SourceInput, unsaved
@@ -85,6 +88,7 @@ __all__ = [
     "AfterCommit",
     "Announcement",
     "AsyncObjectReader",
+    "AsyncQuotas",
     "AsyncReadable",
     "AsyncStagedWrite",
     "AsyncStorageManager",
@@ -122,6 +126,11 @@ __all__ = [
     "Offload",
     "ProgressCallback",
     "PutOptions",
+    "Quota",
+    "QuotaExceededError",
+    "QuotaLimit",
+    "QuotaUsage",
+    "Quotas",
     "ReadableStream",
     "RemoteError",
     "RemoteFile",

@@ -20,7 +20,7 @@ from granite_core.validation import Candidate, is_async, naming_the_field
 if TYPE_CHECKING:
     from granite_core.policies import StoragePolicy
 
-__all__ = ["PendingFile", "ask_before", "check_colour"]
+__all__ = ["PendingFile", "ask_before", "check_colour", "run_to_end"]
 
 
 class PendingFile:
@@ -123,15 +123,24 @@ def check_colour(policy: StoragePolicy) -> None:
 
 
 def _run_here(verdict: Awaitable[object], validator: Callable[..., object], storage_key: str) -> None:
+    run_to_end(verdict, validator, storage_key)
+
+
+def run_to_end(verdict: Awaitable[object], validator: Callable[..., object], storage_key: str) -> object:
+    """Run what a function of a policy has begun, in a thread without an event loop, and return its answer.
+
+    Raises:
+        ConfigurationError: This thread runs an event loop.
+    """
     if _runs_a_loop():
         if asyncio.iscoroutine(verdict):
             verdict.close()
         raise _wrong_colour(validator, storage_key)
-    asyncio.run(_awaited(verdict))
+    return asyncio.run(_awaited(verdict))
 
 
-async def _awaited(verdict: Awaitable[object]) -> None:
-    await verdict
+async def _awaited(verdict: Awaitable[object]) -> object:
+    return await verdict
 
 
 def _runs_a_loop() -> bool:

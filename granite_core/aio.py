@@ -19,6 +19,7 @@ from granite_core._hops import INLINE_BYTES, AsyncObjectReader, hop, hop_or_undo
 from granite_core._open_source import OpenSource
 from granite_core._pending import PendingFile
 from granite_core.backends.base import Capability, ObjectReader, ObjectStat, ReadableStream, StorageBackend
+from granite_core.claims import AsyncQuotas
 from granite_core.errors import StorageError
 from granite_core.hooks import Announcement, BeforeUpload
 from granite_core.manager import PutOptions, StorageManager
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
     from granite_core.policies import Delivery, StoragePolicy
     from granite_core.urls import Disposition, UrlPlan
 
-__all__ = ["AsyncObjectReader", "AsyncStagedWrite", "AsyncStorageManager", "accepted", "hop", "joined"]
+__all__ = ["AsyncObjectReader", "AsyncStagedWrite", "AsyncStorageManager", "accepted", "answer", "hop", "joined"]
 
 
 T = TypeVar("T")
@@ -58,6 +59,11 @@ class AsyncStorageManager:
 
     def __init__(self, manager: StorageManager) -> None:
         self.sync: Final = manager
+
+    @property
+    def quotas(self) -> AsyncQuotas:
+        """What scopes have stored; see ``StorageManager.quotas``."""
+        return AsyncQuotas(self.sync.quotas)
 
     def get_policy(self, storage_key: str) -> StoragePolicy:
         """Return a policy; see ``StorageManager.get_policy``."""
@@ -342,10 +348,13 @@ class AsyncStagedWrite:
         return self._write.size
 
     async def begin(self) -> None:
-        """Ask the policy's hooks whether this may be stored; see ``StagedWrite.begin``."""
-        if hooks := self._write.hooks_to_ask():
+        """Ask the policy's hooks whether this may be stored, and reserve room; see ``StagedWrite.begin``."""
+        if not self._write.has_begun:
+            self._write.mark_begun()
             try:
-                await _ask_before(self._write.backend, hooks, self._write.announced)
+                await _ask_before(self._write.backend, self._write.hooks_to_ask(), self._write.announced)
+                if (claim := self._write.claim) is not None:
+                    await claim.begin_async(partial(answer, self._write.backend))
             except BaseException as error:
                 await hop(self._write.backend, self._write.fail, error)
                 raise
@@ -462,11 +471,15 @@ async def _ask_before(backend: StorageBackend, hooks: Iterable[BeforeUpload], an
 
 
 async def _call(backend: StorageBackend, hook: Callable[[T], object], given: T) -> None:
-    """Call a validator or hook: awaiting it where that can be done, else in the backend's threads."""
+    """Call a validator or hook."""
+    await answer(backend, hook, given)
+
+
+async def answer(backend: StorageBackend, hook: Callable[[T], object], given: T) -> object:
+    """Call a function of a policy: awaiting it where that can be done, else in the backend's threads."""
     form = async_form(hook)
     answer = form(given) if form is not None else await hop(backend, copy_context().run, hook, given)
-    if isawaitable(answer):
-        await answer
+    return await answer if isawaitable(answer) else answer
 
 
 def _open_verifying(backend: StorageBackend, ref: StoredObjectRef) -> ObjectReader:

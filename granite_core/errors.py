@@ -26,6 +26,7 @@ __all__ = [
     "MissingExtraError",
     "ObjectExistsError",
     "ObjectNotFoundError",
+    "QuotaExceededError",
     "RemoteError",
     "RemoteRefusedError",
     "RemoteUnavailableError",
@@ -132,6 +133,37 @@ class ContentTooLargeError(ContentRejectedError):
     """More bytes came than the policy's ``max_size`` (or another limit, in bytes) allows."""
 
     code = "content_too_large"
+
+
+class QuotaExceededError(ContentRejectedError):
+    """Whoever this is stored for would have more than they may: delete something, or ask for more room.
+
+    Attributes:
+        used: What they have: bytes, or files where the limit is one of files.
+        asked: What was to come on top of that.
+    """
+
+    code = "quota_exceeded"
+    used: int = 0
+    asked: int = 0
+
+    @classmethod
+    def of_bytes(cls, field: str, *, limit: int, used: int, asked: int) -> QuotaExceededError:
+        """Say that there is no room for so many bytes."""
+        text = f"{field}: {asked} bytes would be more than the {limit} that may be stored: {used} are used"
+        return cls._made(text, field, limit=limit, used=used, asked=asked)
+
+    @classmethod
+    def of_files(cls, field: str, *, limit: int, used: int) -> QuotaExceededError:
+        """Say that there are as many files as there may be."""
+        text = f"{field}: no more than {limit} files may be stored: there are {used}"
+        return cls._made(text, field, limit=limit, used=used, asked=1)
+
+    @classmethod
+    def _made(cls, text: str, field: str, *, limit: int, used: int, asked: int) -> QuotaExceededError:
+        error = cls(text, operation="put", field=field, limit=limit, value=used + asked)
+        error.used, error.asked = used, asked
+        return error
 
 
 class ContentTypeNotAllowedError(ContentRejectedError):

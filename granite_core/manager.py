@@ -15,6 +15,7 @@ from granite_core._pool import ThreadPool
 from granite_core.addresses import Addresses
 from granite_core.backends.adapter import SevenMethodBackend, adapted
 from granite_core.backends.base import Capability, ObjectStat, ReadableStream, StorageBackend
+from granite_core.claims import Quotas
 from granite_core.errors import ConfigurationError, ContentRejectedError, ObjectNotFoundError, StorageError
 from granite_core.events import Event, EventHub, Listener, ObjectName
 from granite_core.events import object_id as name_object
@@ -26,6 +27,7 @@ from granite_core.logs import LogWriter
 from granite_core.media import clean_content_type, clean_filename
 from granite_core.policies import StoragePolicy
 from granite_core.progress import Meter, ProgressCallback
+from granite_core.quotas import QuotaLedger
 from granite_core.refs import StagedFile, StoredObjectRef
 from granite_core.remote import FetchRules, RemoteFile
 from granite_core.sources import Source, SourceInput, bytes_left
@@ -129,6 +131,7 @@ class StorageManager(Addresses):
         self.fetching: Final = ThreadPool(FETCHES, "granite-fetch")
         """The threads in which asynchronous callers wait for other servers: none of a backend's."""
         self._notes: deque[StoredObjectRef] = deque(maxlen=10_000)
+        self._quotas: Quotas | None = None
         if default_backend is not None:
             self.get_backend(default_backend)
         for policy in self._policies.values():
@@ -236,6 +239,38 @@ class StorageManager(Addresses):
             if not isinstance(info, dict):
                 raise ConfigurationError(f"register() takes declarative bases or MetaData, not {base!r}")
             info[MANAGER_KEY] = self
+
+    @property
+    def has_quotas(self) -> bool:
+        """Whether a policy has quotas."""
+        return any(policy.quotas for policy in self._policies.values())
+
+    @property
+    def counts(self) -> bool:
+        """Whether there is a database to count in; see ``count_in``."""
+        return self._quotas is not None
+
+    @property
+    def quotas(self) -> Quotas:
+        """What scopes have stored.
+
+        Raises:
+            ConfigurationError: There is no database to count in.
+        """
+        if self._quotas is None:
+            raise ConfigurationError(
+                "quotas are counted in a database: call manager.count_in(SQLAlchemyQuotaLedger(engine, Base.metadata)), "
+                "as GranitePlugin does when the application starts"
+            )
+        return self._quotas
+
+    def count_in(self, ledger: QuotaLedger) -> None:
+        """Count what policies with quotas store, in a database. Counting in another one replaces it, as in a test.
+
+        Args:
+            ledger: ``SQLAlchemyQuotaLedger(engine, Base.metadata)``.
+        """
+        self._quotas = Quotas(ledger)
 
     @contextmanager
     def override(self, **backends: StorageBackend | SevenMethodBackend) -> Iterator[None]:
@@ -387,6 +422,8 @@ class StorageManager(Addresses):
             checksum=checksum,
             extra=extra,
             context=context,
+            quotas=self.quotas if policy.quotas else None,
+            attach_within=self.attach_within,
         )
 
     def ask_before(self, announced: Announcement) -> None:
@@ -717,6 +754,21 @@ class StorageManager(Addresses):
         self.backend_of(ref).delete(ref.location)
         backend_key = self.backend_key_of(ref.backend, ref.storage_key, ref.location)
         self.events.deleted(ref.location, ref.storage_key, backend_key, reason, size=ref.size)
+        if not self.give_back(ref.location):
+            self.note([ref])
+
+    def give_back(self, location: str) -> bool:
+        """Count an object no more whose bytes are gone. Never raises.
+
+        Returns:
+            False where that could not be done now; the reconcile does it.
+        """
+        if self._quotas is not None:
+            try:
+                self._quotas.release(location)
+            except Exception:  # noqa: BLE001 - whatever a database raises: the bytes are gone
+                return False
+        return True
 
     def _let_go(self, ref: StoredObjectRef) -> None:
         try:

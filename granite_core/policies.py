@@ -17,6 +17,7 @@ from granite_core.hooks import AfterCommit, BeforeUpload
 from granite_core.keys import KeyTemplate, build_key
 from granite_core.media import TypeJudgement, clean_content_type, matches_type
 from granite_core.options import NO_OPTIONS, WriteOptions
+from granite_core.quotas import Quota
 from granite_core.validation import Validator
 
 __all__ = ["Delivery", "StoragePolicy", "may_offload", "may_redirect"]
@@ -56,6 +57,8 @@ class StoragePolicy:
             and ``field_name`` where they are known. A random name and the suffix always follow.
         before_upload: Functions, synchronous or not, that decide whether an upload may begin, before a byte of it is
             read; see ``Announcement``. What authorises or counts belongs here.
+        quotas: How much may be stored in whose name: counted in the database, reserved before a byte is read, and given
+            back when the file is gone; see ``Quota``.
         validators: Functions, synchronous or not, that look at each file once it is stored and before anyone gets its
             ref; see ``Candidate``. What one of them refuses is let go.
         after_commit: Functions, synchronous or not, that are told of each file that a committed row came to hold; see
@@ -95,6 +98,7 @@ class StoragePolicy:
     mismatch: Literal["detect", "refuse"] = "detect"
     key_template: str | None = None
     before_upload: Sequence[BeforeUpload] = ()
+    quotas: Sequence[Quota] = ()
     validators: Sequence[Validator] = ()
     after_commit: Sequence[AfterCommit] = ()
     retention: timedelta = timedelta(0)
@@ -109,7 +113,7 @@ class StoragePolicy:
     def __post_init__(self) -> None:
         if not self.storage_key:
             raise ConfigurationError("a policy needs a storage_key")
-        for name in ("content_types", *_HOOKS):
+        for name in ("content_types", "quotas", *_HOOKS):
             if isinstance(value := getattr(self, name), str):
                 raise self._cannot_be(name, "must be a list", value)
             if value is not None:
@@ -133,6 +137,8 @@ class StoragePolicy:
         for accepted in self.content_types or ():
             if accepted not in ("*", "*/*") and clean_content_type(accepted.replace("/*", "/x")) is None:
                 raise self._cannot_be("content_types", f"must hold media types, not {accepted!r}", accepted)
+        if not all(isinstance(each, Quota) for each in self.quotas):
+            raise self._cannot_be("quotas", "must hold quotas", self.quotas)
         for name in _HOOKS:
             if not all(map(callable, getattr(self, name))):
                 raise self._cannot_be(name, "must hold functions", getattr(self, name))

@@ -7,12 +7,13 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Final
 
 from granite_core._digest import OVERLAP_BYTES
 from granite_core._pending import PendingFile, ask_before, check_colour
 from granite_core.backends.base import Capability, ObjectReader, ObjectWriter, ReadableStream, StorageBackend
+from granite_core.claims import Claim, Quotas
 from granite_core.errors import ChecksumMismatchError, ContentRejectedError, StorageError
 from granite_core.events import EventHub
 from granite_core.hooks import Announcement, BeforeUpload
@@ -20,6 +21,7 @@ from granite_core.intake import Intake
 from granite_core.media import DEFAULT_TYPE, SNIFF_BYTES, judge_content
 from granite_core.policies import StoragePolicy
 from granite_core.publishing import options_for
+from granite_core.quotas import Counted
 from granite_core.refs import StagedFile, StoredObjectRef, timestamp
 
 if TYPE_CHECKING:
@@ -54,6 +56,8 @@ class StagedWrite:
         checksum: str | None = None,
         extra: Mapping[str, Any] | None = None,
         context: Mapping[str, object] | None = None,
+        quotas: Quotas | None = None,
+        attach_within: timedelta = timedelta(0),
     ) -> None:
         self.backend: Final = backend
         """The backend that is written to."""
@@ -87,22 +91,44 @@ class StagedWrite:
         )
         """What the policy's hooks are told before the first byte."""
         self._to_ask = policy.before_upload
+        self.claim: Claim | None = None
+        """What it is counted with, where its policy has quotas."""
+        self._attach_within = attach_within
+        if quotas is not None and policy.quotas:
+            counted = Counted(location, policy.backend_key, policy.storage_key)
+            self.claim = quotas.claim(policy.quotas, self.announced, counted)
+        self._begun = False
 
     def hooks_to_ask(self) -> Sequence[BeforeUpload]:
         """Return the policy's hooks that have to allow this before its first byte; once, and then none."""
         hooks, self._to_ask = self._to_ask, ()
         return hooks
 
+    @property
+    def has_begun(self) -> bool:
+        """Whether it was asked already whether this may be stored."""
+        return self._begun
+
+    def mark_begun(self) -> None:
+        """Say that the hooks have allowed it, and that it is counted."""
+        self._begun = True
+
     def begin(self) -> None:
-        """Ask the policy's hooks whether this may be stored. What is written asks by itself; this asks before.
+        """Ask the policy's hooks whether this may be stored, and reserve the room that it needs.
+
+        What is written does so by itself; this does it before.
 
         Raises:
-            ContentRejectedError: A hook refuses it.
+            ContentRejectedError: A hook refuses it, or there is no room.
             ConfigurationError: A hook is asynchronous, and this thread runs an event loop.
         """
-        if self._to_ask and self.hooks_to_ask():
+        if not self._begun:
+            self._begun = True
             try:
-                ask_before(self._policy, self.announced)
+                if self.hooks_to_ask():
+                    ask_before(self._policy, self.announced)
+                if self.claim is not None:
+                    self.claim.begin()
             except BaseException as error:
                 self.fail(error)
                 raise
@@ -146,6 +172,8 @@ class StagedWrite:
             BackendError: They cannot be stored; nothing remains.
         """
         try:
+            if self.claim is not None:
+                self.claim.cover(self._intake.size)
             data = self._intake.take()
             if self._writer is None:
                 self._writer = self.backend.open_writer(
@@ -309,6 +337,8 @@ class StagedWrite:
         return PendingFile(staged, self._policy, self.backend, self._field, self._events)
 
     def _written_receipt(self) -> StagedFile:
+        if self.claim is not None:
+            self.claim.settle(self._intake.size, within=self._attach_within)
         self.drain()
         checksum = self._intake.checksum(expected_size=self._expected_size, expected=self._expected_checksum)
         # Read before the object becomes visible: its age must never be taken for less than it is.
@@ -327,6 +357,8 @@ class StagedWrite:
                 limit=ref.size,
                 value=size,
             )
+        if self.claim is not None:
+            self.claim.settle(size, within=self._attach_within)
         return self._receipt(ref.size, ref.checksum, ref.content_type, copied_at)
 
     def _foreign_receipt(self, copied_at: datetime) -> StagedFile:
@@ -343,6 +375,8 @@ class StagedWrite:
                 limit=self._foreign_type,
                 value=self._intake.content_type,
             )
+        if self.claim is not None:
+            self.claim.settle(self._intake.size, within=self._attach_within)
         return self._receipt(self._intake.size, checksum, self._intake.content_type, copied_at)
 
     def _receipt(self, size: int, checksum: str, content_type: str | None, created_at: datetime) -> StagedFile:
@@ -378,6 +412,9 @@ class StagedWrite:
         if self._is_copied:
             with suppress(StorageError):
                 self.backend.delete(self._location)
+        if self.claim is not None:
+            with suppress(Exception):  # what is not given back now is found by the reconcile
+                self.claim.give_back()
 
     def __enter__(self) -> Self:
         return self

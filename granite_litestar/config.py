@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from sqlalchemy import Engine, MetaData
     from sqlalchemy.ext.asyncio import AsyncEngine
 
+    from granite_core.integrations.sqlalchemy import SQLAlchemyQuotaLedger
     from granite_litestar._streaming import UploadContext
     from granite_litestar._token_desk import TokenConfig
     from granite_litestar.direct import DirectUploads
@@ -42,6 +43,8 @@ class GraniteConfig:
         gc: How the collector works in this application's workers; None where another process collects.
         engines: Databases the collector works in, as ``engine`` or ``(engine, metadata)``; by default those of
             ``SQLAlchemyPlugin``. A tenant's schema is an engine with a ``schema_translate_map``.
+        quotas: Where what policies with quotas store is counted; by default in the one database that there is. It must
+            be among those that the collector works in.
         models: Declarative bases or ``MetaData`` whose file fields use ``manager``; by default those of
             ``SQLAlchemyPlugin``, of ``downloads`` and of ``uploads``.
         manager_dependency_key: Name under which handlers get the ``StorageManager``.
@@ -67,6 +70,7 @@ class GraniteConfig:
     tokens: TokenConfig | None = None
     gc: GCConfig | None = DEFAULT_GC
     engines: Sequence[AnyEngine | tuple[AnyEngine, MetaData]] = ()
+    quotas: SQLAlchemyQuotaLedger | None = None
     models: Sequence[Any] = ()
     manager_dependency_key: str = "storage"
     async_manager_dependency_key: str = "files"

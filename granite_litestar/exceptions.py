@@ -31,6 +31,7 @@ from granite_core import (
     InspectionUnavailableError,
     InvalidKeyError,
     ObjectNotFoundError,
+    QuotaExceededError,
     StaleRefError,
     StorageError,
     StorageFullError,
@@ -77,6 +78,8 @@ RETRY_AFTER_SECONDS: Final = 5
 _STATUS: Final[Mapping[type[StorageError], HTTPStatus]] = {
     ContentTooLargeError: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
     ContentTypeNotAllowedError: HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
+    # Not 507, which RFC 4331 section 6 gives to WebDAV: clients repeat what is answered 5xx by themselves.
+    QuotaExceededError: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
     UploadDeniedError: HTTPStatus.FORBIDDEN,
     ContentRejectedError: HTTPStatus.UNPROCESSABLE_ENTITY,
     ChecksumMismatchError: HTTPStatus.UNPROCESSABLE_ENTITY,

@@ -22,7 +22,7 @@ from granite_core import (
     StoredObjectRef,
 )
 from granite_core.gc import Collector, GCConfig
-from granite_core.integrations.sqlalchemy import SQLAlchemyLedger, file_columns
+from granite_core.integrations.sqlalchemy import SQLAlchemyLedger, SQLAlchemyQuotaLedger, file_columns
 from granite_core.logs import describe_error
 from granite_core.serving import may_redirect
 from granite_litestar._collection import NO_DATABASE, CollectionPlugin, alchemy_configs, find_databases
@@ -117,6 +117,8 @@ class GranitePlugin(InitPlugin, ReceiveRoutePlugin, CLIPlugin):
 
         app_config.on_startup.append(self._check_backends)
         app_config.on_shutdown.append(self._end_hooks)
+        if config.manager.has_quotas:
+            app_config.on_startup.append(self._count)
         if desk is not None:
             app_config.on_startup.append(desk.check)
             provide_tokens(app_config, config.tokens_dependency_key, desk)
@@ -155,6 +157,20 @@ class GranitePlugin(InitPlugin, ReceiveRoutePlugin, CLIPlugin):
                 describe_error(error),
                 extra={"event": "not_checked", "error": error.code},
             )
+
+    async def _count(self, app: Litestar) -> None:
+        """Find the database that quotas are counted in; without its tables nothing may start."""
+        ledger = self.config.quotas
+        if ledger is None:
+            places = find_databases(self.config.engines, self._found, list(alchemy_configs(list(app.plugins))))
+            if len({id(engine) for engine, _ in places}) != 1:
+                raise ConfigurationError(
+                    f"which of {len(places)} databases are quotas counted in? GraniteConfig(quotas="
+                    "SQLAlchemyQuotaLedger(engine, Base.metadata))"
+                )
+            ledger = SQLAlchemyQuotaLedger(*places[0])
+        self.config.manager.count_in(ledger)
+        await self.manager.quotas.check()
 
     async def _end_hooks(self) -> None:
         """Let what hooks do after commits come to its end, for a while."""

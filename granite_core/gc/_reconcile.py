@@ -24,6 +24,7 @@ from granite_core.gc.ports import LedgerBusyError
 from granite_core.gc.reports import MAX_DETAILS, BackendReconcile, ReconcileReport
 from granite_core.gc.status import reconcile_name
 from granite_core.keys import RESERVED_PREFIX, is_reserved
+from granite_core.quotas import Counted
 
 if TYPE_CHECKING:
     from granite_core.gc.collector import Collector
@@ -120,6 +121,7 @@ class Reconcile(Run):
         self.not_within = timedelta(0) if not_within is None else not_within
         self.found: list[BackendReconcile] = []
         self.refusals: list[str] = []
+        self.released = 0
         self.retentions = [
             (f"{prefix}/" if (prefix := (policy.key_prefix or "").strip("/")) else "", milliseconds(policy.retention))
             for policy in collector.manager.policies.values()
@@ -134,6 +136,8 @@ class Reconcile(Run):
         if skipped is not None:
             return self.report(skipped)
         try:
+            if not self.dry_run:
+                self.release_unproven()
             for key, aliases in self.places.items():
                 if (self.backend_key is None or self.backend_key in aliases) and not self.must_stop():
                     self.reconcile_place(key)
@@ -158,6 +162,37 @@ class Reconcile(Run):
             seconds=self.seconds,
             ended_at=datetime.now(UTC).isoformat(timespec="seconds"),
         )
+
+    def release_unproven(self) -> None:
+        """Give back what processes that died had reserved: what nobody holds, and no store has.
+
+        What a store has is noted, if nobody holds it, and given back when it is swept. Costs a look at each object that
+        is nobody's, and a look-up of everything that is counted.
+        """
+        for database in self.ledger.databases:
+            after: int | None = None
+            while not self.must_stop():
+                page = self.ledger.counted(database, older_than=self.grace, after=after, limit=self.config.page_size)
+                if not page:
+                    break
+                after = page[-1][0]
+                counted = {each.location: each for _, each in page}
+                loose = self.ledger.loose(list(counted))
+                gone = [location for location in sorted(loose) if self.is_gone(counted[location])]
+                self.released += len(gone)
+                self.ledger.release(gone, older_than=self.grace)
+
+    def is_gone(self, counted: Counted) -> bool:
+        """Whether a store that can be asked says that it has no such object."""
+        key = self.manager.backend_key_of(counted.backend, counted.storage_key, counted.location)
+        if key not in self.usable:
+            return False
+        backend = self.backends[key]
+        try:
+            return not self.ledger.call(backend, backend.exists, counted.location)
+        except StorageError as error:
+            self.fail(key, counted.location, error)
+            return False
 
     def reconcile_place(self, key: str) -> None:
         """List one backend to its end, then decide whether its notes may be acted on."""

@@ -132,14 +132,18 @@ class Sweep(Run):
         look = self.ledger.look(locations, grace=self.grace)
         dropped: list[RowId] = []
         failed: list[tuple[RowId, int]] = []
+        gone: list[str] = []
         tombstones = [self.placed(each) for each in look.tombstones]
         plan = plan_sweep(tombstones, self.held(look, locations), self.usable)
         for each, done in self.act(plan):
             if done:
                 dropped += [(row.database, row.id) for row in each.tombstones]
+                if each.verdict is Verdict.DELETE:
+                    gone.append(each.location)
             else:
                 failed += [((row.database, row.id), backoff(row.attempts + 1)) for row in each.tombstones]
         if not self.dry_run:
+            self.ledger.release(gone)  # first: who dies in between leaves tombstones, and it is given back again, once
             self.ledger.drop(dropped)
             self.ledger.postpone(failed)
         self.tell("", self.counts["examined"], self.counts["deleted"])

@@ -16,6 +16,7 @@ from granite_core.backends.base import StorageBackend
 from granite_core.findings import Finding
 from granite_core.gc.plan import Note, RunState, Tombstone
 from granite_core.manager import StorageManager
+from granite_core.quotas import Counted
 from granite_core.refs import StoredObjectRef
 from granite_core.uploads.sessions import EndedUpload
 
@@ -298,6 +299,23 @@ class Ledger(Protocol):
 
     def write_notes(self, notes: Collection[Note]) -> None:
         """Write released tombstones, as of now."""
+        ...
+
+    # -- quotas
+
+    def release(self, locations: Collection[str], *, older_than: int | None = None) -> None:
+        """Count objects no more, in each database; each is given back once.
+
+        Args:
+            locations: The objects.
+            older_than: Leave what was counted less than so many milliseconds ago; None for nothing.
+        """
+        ...
+
+    def counted(
+        self, database: int, *, older_than: int, after: int | None, limit: int
+    ) -> Sequence[tuple[int, Counted]]:
+        """Return a page of what was counted longer ago than that, with the ids of the rows, in their order."""
         ...
 
     # -- uploads

@@ -11,7 +11,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from granite_core._hops import open_reader
-from granite_core.aio import AsyncStorageManager, accepted, hop, joined
+from granite_core.aio import AsyncStorageManager, accepted, answer, hop, joined
 from granite_core.backends.base import StorageBackend
 from granite_core.errors import ContentRejectedError, StorageError, UnfinishableError
 from granite_core.refs import StagedFile, StoredObjectRef
@@ -68,8 +68,20 @@ class AsyncUploads:
             details=details,
             progress=progress,
         )
-        await AsyncStorageManager(self.sync.manager).ask_before(announcement_of(planned, field, context))
-        return await self._run(lambda: self.sync._create(planned, expires_in))
+        announced = announcement_of(planned, field, context)
+        await AsyncStorageManager(self.sync.manager).ask_before(announced)
+        claim = self.sync.claim_for(planned, announced)
+        if claim is None:
+            return await self._run(lambda: self.sync._create(planned, expires_in))
+        backend = self.sync.manager.get_backend(planned.file.backend)
+        try:
+            with self.sync.manager.telling_of_refusals(storage_key, announced.field):
+                await claim.begin_async(partial(answer, backend))
+            return await self._run(lambda: self.sync._create(planned, expires_in))
+        except BaseException:
+            with suppress(Exception):  # what is not given back now is found by the reconcile
+                await hop(backend, claim.give_back)
+            raise
 
     async def hold(
         self,
@@ -174,7 +186,7 @@ class AsyncReception:
         sync = self._sync
         try:
             if sync._arrival.admit(data):
-                if sync._opened:
+                if sync._opened and not sync.must_cover:
                     await hop(sync._arrival.backend, sync._arrival.drain)
                 else:
                     await self._run(sync.drain)

@@ -11,6 +11,7 @@ from dataclasses import replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final
 
+from granite_core.claims import Claim
 from granite_core.errors import (
     BackendUnavailableError,
     ConfigurationError,
@@ -27,6 +28,7 @@ from granite_core.hooks import Announcement
 from granite_core.keys import suffix_of, unique_part
 from granite_core.manager import StorageManager
 from granite_core.media import clean_content_type, clean_filename
+from granite_core.quotas import Counted
 from granite_core.refs import StagedFile, StoredObjectRef, timestamp
 from granite_core.uploads._arrival import Arrival
 from granite_core.uploads.clearing import clear_away
@@ -43,6 +45,8 @@ __all__ = ["PARTIAL", "Reception", "Uploads", "milliseconds"]
 
 MAX_KIND: Final = 32
 MAX_SUBJECT: Final = 255
+STEP: Final = 16 * 1024 * 1024
+"""An upload of no known length reserves so many bytes ahead."""
 PARTIAL: Final = "partial"
 """In the details of an upload that is a piece of a larger one: nobody judges its type."""
 
@@ -133,8 +137,27 @@ class Uploads:
             details=details,
             progress=progress,
         )
-        self.manager.ask_before(announcement_of(planned, field, context))
-        return self.ledger.run(lambda: self._create(planned, expires_in))
+        announced = announcement_of(planned, field, context)
+        self.manager.ask_before(announced)
+        claim = self.claim_for(planned, announced)
+        if claim is None:
+            return self.ledger.run(lambda: self._create(planned, expires_in))
+        with self.manager.telling_of_refusals(storage_key, announced.field):
+            claim.begin()
+        try:
+            return self.ledger.run(lambda: self._create(planned, expires_in))
+        except BaseException:
+            with suppress(Exception):  # what is not given back now is found by the reconcile
+                claim.give_back()
+            raise
+
+    def claim_for(self, upload: NewUpload, announced: Announcement) -> Claim | None:
+        """Return what counts an upload that is to begin; None where its policy has no quotas. No I/O."""
+        policy, planned = self.manager.get_policy(announced.storage_key), upload.file
+        if not policy.quotas:
+            return None
+        counted = Counted(planned.location, planned.backend, planned.storage_key)
+        return self.manager.quotas.claim(policy.quotas, announced, counted)
 
     def plan(
         self,
@@ -309,9 +332,10 @@ class Uploads:
         session = self._lock(found, holder)
         try:
             self._check_place(session, offset, length, field)  # somebody may have been faster
+            counts = session.length is None and bool(self.manager.get_policy(session.storage_key).quotas)
             if length is not None:
                 session = replace(session, length=length)
-            return Reception(self, session, holder, self._arrival(session, field))
+            return Reception(self, session, holder, self._arrival(session, field), field=field, counts=counts)
         except BaseException:
             self.ledger.renew(upload_id, holder, lease=0)
             raise
@@ -503,7 +527,16 @@ class Reception:
     As a context manager it records what has come, whatever ends it, and gives the upload back.
     """
 
-    def __init__(self, uploads: Uploads, session: UploadSession, holder: str, arrival: Arrival) -> None:
+    def __init__(
+        self,
+        uploads: Uploads,
+        session: UploadSession,
+        holder: str,
+        arrival: Arrival,
+        *,
+        field: str | None = None,
+        counts: bool = False,
+    ) -> None:
         self.session = session
         """The upload as it was recorded last."""
         self.holder: Final = holder
@@ -514,6 +547,9 @@ class Reception:
         self._opened = False
         self._unsure = False
         self._over = False
+        self._field = field
+        self._counts = counts
+        self._covered = 0
 
     @property
     def offset(self) -> int:
@@ -560,12 +596,35 @@ class Reception:
         arrival = self._arrival
         if arrival.content_type is None and not self._call(lambda: arrival.judge(ends=ends)):
             return False
+        if self.must_cover:
+            self._cover(ahead=STEP)
         if not self._opened:
             progress = self._call(arrival.open)
             if progress is not None:
                 self._record(self.session.offset, progress, self._lease)
             self._opened = True
         return True
+
+    @property
+    def must_cover(self) -> bool:
+        """Whether more has come than was reserved: it was not said how long the upload would be."""
+        return self._counts and max(self._arrival.size, self._arrival.length or 0) > self._covered
+
+    def _cover(self, *, ahead: int) -> None:
+        need = max(self._arrival.size, self._arrival.length or 0)
+        session, quotas = self.session, self._uploads.manager.quotas
+        counted = Counted(session.location, session.backend, session.storage_key)
+        wish = need if self._arrival.length is not None else need + ahead
+        field = self._field or session.storage_key
+        self._covered = quotas.perform(lambda: quotas.ledger.hold(counted, None, size=need, wish=wish, field=field))
+
+    def _settle(self, size: int) -> None:
+        """Give back what was reserved ahead."""
+        session, manager = self.session, self._uploads.manager
+        if manager.get_policy(session.storage_key).quotas:
+            counted = Counted(session.location, session.backend, session.storage_key)
+            field = self._field or session.storage_key
+            manager.quotas.perform(lambda: manager.quotas.ledger.hold(counted, None, size=size, field=field))
 
     def record(self) -> None:
         """Make durable what has come, and record it; ``write`` does so by itself from time to time.
@@ -631,6 +690,7 @@ class Reception:
 
     def finished(self, staged: StagedFile) -> UploadSession:
         """Let the session hold the file."""
+        self._settle(staged.size)
         self.session = self._uploads.finish_as(self.session, self.holder, staged, self._arrival.leftovers)
         self._over = True
         return self.session

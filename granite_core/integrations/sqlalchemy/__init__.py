@@ -6,6 +6,7 @@ from granite_core.integrations.sqlalchemy.fields import file_field, files_field
 from granite_core.integrations.sqlalchemy.ledger import SQLAlchemyLedger
 from granite_core.integrations.sqlalchemy.links import link_column, link_content, link_query
 from granite_core.integrations.sqlalchemy.mixin import ReplaceContentResult, StoredContentMixin, UploadedFile
+from granite_core.integrations.sqlalchemy.quotas import SQLAlchemyQuotaLedger
 from granite_core.integrations.sqlalchemy.references import (
     file_columns,
     held_locations,
@@ -30,6 +31,7 @@ __all__ = [
     "ReplaceContentResult",
     "RowFile",
     "SQLAlchemyLedger",
+    "SQLAlchemyQuotaLedger",
     "SQLAlchemyUploadLedger",
     "StorageJSONType",
     "StoredContentMixin",

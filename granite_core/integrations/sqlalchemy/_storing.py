@@ -10,6 +10,7 @@ from sqlalchemy.orm import InstanceState, Mapper
 from granite_core.errors import ConfigurationError
 from granite_core.integrations.sqlalchemy._admitting import is_fresh
 from granite_core.integrations.sqlalchemy._greenlet import run_put_source
+from granite_core.integrations.sqlalchemy._joining import joining
 from granite_core.integrations.sqlalchemy._transaction import Field, Transaction
 from granite_core.keys import clean_segment
 from granite_core.manager import PutOptions, StorageManager
@@ -35,7 +36,8 @@ def store_unsaved(state: Transaction, row: InstanceState[Any], each: Field) -> N
 
 
 def _store_for(state: Transaction, target: object, each: Field, content: UnsavedFile) -> StagedFile:
-    return store(state, each, content, model_name=type(target).__name__.lower(), entity_id=identity_text(target))
+    with joining(inspect(target).session, each.column.table):
+        return store(state, each, content, model_name=type(target).__name__.lower(), entity_id=identity_text(target))
 
 
 def store(

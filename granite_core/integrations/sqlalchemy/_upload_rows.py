@@ -10,6 +10,7 @@ from typing import Any, Final
 from sqlalchemy import ColumnElement, Connection, Select, Table, case, func, or_, select
 
 from granite_core.gc.ports import UploadCounts
+from granite_core.integrations.sqlalchemy._quota_rows import release_usage
 from granite_core.integrations.sqlalchemy.tables import GraniteTables, db_now
 from granite_core.refs import StagedFile, StoredObjectRef
 from granite_core.uploads.sessions import EndedUpload, NewUpload, Progress, UploadSession, UploadStatus
@@ -157,8 +158,7 @@ def end_upload(
     """
     t = tables.upload
     which = (t.c.id == upload_id, t.c.status != _ENDING) if holder is None else _ours(t, upload_id, holder)
-    ended = connection.execute(t.update().where(*which).values(**_ending(hold)))
-    if not ended.rowcount:
+    if not _end_one(connection, tables, upload_id, *which, hold=hold):
         return None
     row = connection.execute(select(t).where(t.c.id == upload_id)).one()
     bury(connection, tables, row.backend, row.storage_key, [row.location])
@@ -176,8 +176,7 @@ def expire_uploads(
     due = t.c.expires_at < db_now()
     found = connection.execute(_batch(connection, t, limit, t.c.status != _ENDING, due)).scalars().all()
     for upload_id in found:
-        ended = t.update().where(t.c.id == upload_id, t.c.status != _ENDING, due).values(**_ending(hold))
-        if connection.execute(ended).rowcount:
+        if _end_one(connection, tables, upload_id, t.c.status != _ENDING, due, hold=hold):
             row = connection.execute(select(t).where(t.c.id == upload_id)).one()
             bury(connection, tables, row.backend, row.storage_key, [row.location])
     abandoned = t.c.status == _ENDING, t.c.held_until < db_now()
@@ -187,6 +186,20 @@ def expire_uploads(
     ids = [*found, *again]
     rows = connection.execute(select(t).where(t.c.id.in_(ids), t.c.status == _ENDING)).all() if ids else []
     return [_ended(row, database) for row in rows]
+
+
+def _end_one(
+    connection: Connection, tables: GraniteTables, upload_id: str, *where: ColumnElement[bool], hold: int
+) -> bool:
+    """End one session. What was not finished counts no more; a finished file counts until it is swept."""
+    t = tables.upload
+    ours = t.c.id == upload_id
+    received = connection.execute(t.update().where(ours, t.c.status == _RECEIVING, *where).values(**_ending(hold)))
+    if received.rowcount:
+        location = connection.execute(select(t.c.location).where(ours)).scalar_one()
+        release_usage(connection, tables, [location])
+        return True
+    return connection.execute(t.update().where(ours, *where).values(**_ending(hold))).rowcount == 1
 
 
 def forget_upload(connection: Connection, tables: GraniteTables, ended: EndedUpload, leftovers: Sequence[str]) -> None:

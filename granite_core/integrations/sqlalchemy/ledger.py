@@ -28,10 +28,12 @@ from granite_core.integrations.sqlalchemy._expressions import WANTED, among, at_
 from granite_core.integrations.sqlalchemy._graces import forget_longer, longest_grace, record_grace
 from granite_core.integrations.sqlalchemy._greenlet import in_greenlet
 from granite_core.integrations.sqlalchemy._loose import find_loose
+from granite_core.integrations.sqlalchemy._quota_rows import release_usage, unproven_usage
 from granite_core.integrations.sqlalchemy._row_files import RowFiles
 from granite_core.integrations.sqlalchemy._upload_rows import expire_uploads, forget_upload, receiving_locations
 from granite_core.integrations.sqlalchemy.references import find_held
 from granite_core.integrations.sqlalchemy.tables import GraniteTables, db_now, home_of, is_upload_column
+from granite_core.quotas import Counted
 from granite_core.uploads.sessions import EndedUpload
 
 if TYPE_CHECKING:
@@ -300,6 +302,22 @@ class SQLAlchemyLedger(RowFiles, Diagnosis, Calls):
         """Write released tombstones, as of now."""
         if notes:
             self._home.write(lambda c: _insert_notes(c, self._tables(self._home_number).tombstone, notes, None))
+
+    # -- quotas --------------------------------------------------------------------------------------------------------
+
+    def release(self, locations: Collection[str], *, older_than: int | None = None) -> None:
+        """Count objects no more, in each database."""
+        for number in self.databases if locations else ():
+            tables = self._tables(number)
+            self._all[number].write(partial(release_usage, tables=tables, locations=locations, older_than=older_than))
+
+    def counted(
+        self, database: int, *, older_than: int, after: int | None, limit: int
+    ) -> Sequence[tuple[int, Counted]]:
+        """Return a page of what was counted longer ago than that."""
+        t = self._tables(database).usage
+        page = partial(unproven_usage, usage=t, older_than=older_than, after=after, limit=limit)
+        return self._all[database].read(page)
 
     # -- uploads -------------------------------------------------------------------------------------------------------
 

@@ -1,4 +1,4 @@
-"""Granite's own tables, which join the user's metadata: tombstones, known columns, the collector's state, uploads."""
+"""Granite's own tables, which join the user's metadata: tombstones, columns, the collector's state, uploads, quotas."""
 
 from __future__ import annotations
 
@@ -44,17 +44,22 @@ class GraniteTables:
         column: Columns that ever held a ref, so that a process that does not know one of them collects nothing.
         state: The lease, the database's identity, where a reconcile stands, and what the last runs found.
         upload: Upload sessions. Their ``file`` is a file column like the models' own: what it holds is held.
+        quota: What each scope has: the sum of ``usage``.
+        usage: Objects that are counted for a scope, stored or on their way in. A row is the receipt: it goes in the
+            transaction that lowers the sum.
     """
 
     tombstone: Table
     column: Table
     state: Table
     upload: Table
+    quota: Table
+    usage: Table
 
     @property
     def all(self) -> tuple[Table, ...]:
         """Every one of them."""
-        return self.tombstone, self.column, self.state, self.upload
+        return self.tombstone, self.column, self.state, self.upload, self.quota, self.usage
 
 
 class db_now(FunctionElement[int]):  # noqa: N801 - named as a SQL function is
@@ -197,6 +202,23 @@ def _make(metadata: MetaData) -> GraniteTables:
             Column("held_until", BigInteger, nullable=False, server_default="0"),
             Column("created_at", BigInteger, nullable=False),
             Column("expires_at", BigInteger, nullable=False, index=True),
+        ),
+        quota=table(
+            "granite_quota",
+            Column("scope", String(255), primary_key=True),
+            Column("bytes", BigInteger, nullable=False, server_default="0"),
+            Column("files", BigInteger, nullable=False, server_default="0"),
+        ),
+        usage=table(
+            "granite_usage",
+            Column("id", _Id, primary_key=True, autoincrement=True),
+            Column("location", _Text, nullable=False, index=True),
+            Column("backend", String(255), nullable=False),
+            Column("storage_key", String(255), nullable=False),
+            Column("scope", String(255), nullable=False, index=True),
+            Column("bytes", BigInteger, nullable=False),
+            Column("max_bytes", BigInteger, nullable=True),
+            Column("touched_at", BigInteger, nullable=False, index=True),
         ),
     )
     held = tables.upload.c.file
