@@ -259,8 +259,8 @@ class StorageManager(Addresses):
         """
         if self._quotas is None:
             raise ConfigurationError(
-                "quotas are counted in a database: call manager.count_in(SQLAlchemyQuotaLedger(engine, Base.metadata)), "
-                "as GranitePlugin does when the application starts"
+                "quotas are counted in a database: call manager.count_in(SQLAlchemyQuotaLedger(engine, metadata)), as "
+                "GranitePlugin does when the application starts"
             )
         return self._quotas
 

@@ -1,0 +1,570 @@
+"""Quotas: what scopes have stored, on every kind of engine."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import threading
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import update
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from granite_core import (
+    Announcement,
+    AsyncStorageManager,
+    ConfigurationError,
+    Quota,
+    QuotaExceededError,
+    QuotaLimit,
+    QuotaUsage,
+    StagedFile,
+    StorageManager,
+    StoragePolicy,
+    ValidationFailedError,
+    unsaved,
+)
+from granite_core.integrations.sqlalchemy import SQLAlchemyQuotaLedger, SQLAlchemyUploadLedger
+from granite_core.uploads import AsyncUploads, Uploads, UploadSettings
+from tests.integration.sqlalchemy.collecting import GRACE_MS, MINUTE, age_everything, reconcile, rows_of, sweep, tables
+from tests.integration.sqlalchemy.world import GRACE, Base, Document, World, make_world
+
+KB = 1024
+MB = 1024 * KB
+
+
+def owner(announced: Announcement) -> str | None:
+    name = announced.context.get("owner")
+    return None if name is None else f"user:{name}"
+
+
+def counting(world: World, limit: Any = 100, **policy: Any) -> StorageManager:
+    """A manager that counts for the owner in the context; all that the world's models store is ann's."""
+    quotas = policy.pop("quotas", [Quota(scope=owner, limit=limit)])
+    world.manager = StorageManager(
+        {"main": world.backend},
+        [
+            StoragePolicy("documents", "main", quotas=quotas, **policy),
+            StoragePolicy("pages", "main", quotas=quotas, **policy),
+        ],
+        grace=GRACE,
+        now=world.manager.now,
+    )
+    world.manager.register(Base)
+    world.manager.count_in(SQLAlchemyQuotaLedger(world.any_engine, Base.metadata))
+    return world.manager
+
+
+def put(world: World, size: int, who: str = "ann") -> StagedFile:
+    return world.manager.put_bytes("documents", content=b"x" * size, context={"owner": who})
+
+
+def used(world: World, who: str = "ann") -> tuple[int, int]:
+    found = world.manager.quotas.usage(f"user:{who}")
+    return found.bytes, found.files
+
+
+def receipts(world: World) -> list[tuple[str, int]]:
+    return [(row.scope, row.bytes) for row in rows_of(world, tables().usage)]
+
+
+def run_async(world: World, scenario: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    async def main() -> None:
+        try:
+            await scenario()
+        finally:
+            if world.is_async:
+                await world.any_engine.dispose()
+
+    asyncio.run(main())
+
+
+def test_what_is_stored_is_counted_until_there_is_no_room(world: World) -> None:
+    def scenario() -> None:
+        counting(world)
+        put(world, 60)
+        put(world, 40, "ben")
+        with pytest.raises(QuotaExceededError) as caught:
+            put(world, 41)
+        error = caught.value
+        assert str(error) == "documents: 41 bytes would be more than the 100 that may be stored: 60 are used"
+        assert (error.field, error.limit, error.value, error.used, error.asked) == ("documents", 100, 101, 60, 41)
+        put(world, 40)
+        assert used(world) == (100, 2)
+        assert used(world, "ben") == (40, 1)
+        assert used(world, "nobody") == (0, 0)
+        assert len(world.stored()) == 3
+        assert world.manager.quotas.scopes(limit=1) == [QuotaUsage("user:ann", 100, 2)]
+        assert world.manager.quotas.scopes(after="user:ann") == [QuotaUsage("user:ben", 40, 1)]
+
+    world.run(scenario)
+
+
+def test_a_scope_of_none_is_not_counted(world: World) -> None:
+    def scenario() -> None:
+        counting(world)
+        world.manager.put_bytes("documents", content=b"x" * 1000)
+        assert receipts(world) == []
+
+    world.run(scenario)
+
+
+def test_nothing_is_read_where_the_announced_length_has_no_room(world: World) -> None:
+    class Unread(io.BytesIO):
+        def read(self, *_: Any) -> bytes:
+            raise AssertionError("read")
+
+    def scenario() -> None:
+        counting(world)
+        write = world.manager.stage("documents", expected_size=101, context={"owner": "ann"})
+        with write, pytest.raises(QuotaExceededError):
+            write.write_from(Unread())
+        assert used(world) == (0, 0)
+
+    world.run(scenario)
+
+
+def test_what_says_no_length_is_counted_as_it_comes(world: World) -> None:
+    def scenario() -> None:
+        counting(world, limit=5 * MB)
+        kept = world.manager.put_stream("documents", stream=io.BytesIO(bytes(3 * MB + 1)), context={"owner": "ann"})
+        assert used(world) == (3 * MB + 1, 1)
+        endless = io.BytesIO(bytes(9 * MB))
+        with pytest.raises(QuotaExceededError):
+            world.manager.put_stream("documents", stream=endless, context={"owner": "ann"})
+        assert endless.tell() < 5 * MB  # no more than there was room for, and a buffer
+        assert used(world) == (3 * MB + 1, 1)
+        assert world.stored() == {kept.location}
+
+    world.run(scenario)
+
+
+def test_users_and_tenants_both_need_room_and_files_are_counted_too(world: World) -> None:
+    def scenario() -> None:
+        tenant = Quota(scope=lambda announced: "tenant:acme", limit=100)
+        user = Quota(scope=owner, limit=lambda scope: QuotaLimit(max_files=2) if scope == "user:ann" else None)
+        counting(world, quotas=[user, tenant])
+        put(world, 10)
+        put(world, 10)
+        with pytest.raises(QuotaExceededError, match="no more than 2 files may be stored: there are 2"):
+            put(world, 10)
+        put(world, 80, "ben")
+        with pytest.raises(QuotaExceededError, match="100"):
+            put(world, 1, "cleo")
+        assert (used(world), used(world, "ben"), used(world, "cleo")) == ((20, 2), (80, 1), (0, 0))
+        assert world.manager.quotas.usage("tenant:acme") == QuotaUsage("tenant:acme", 100, 3)
+
+    world.run(scenario)
+
+
+def test_what_fails_is_given_back(world: World) -> None:
+    def refuse(candidate: object) -> None:
+        raise ValidationFailedError("no")
+
+    def scenario() -> None:
+        counting(world, validators=[refuse])
+        with pytest.raises(ValidationFailedError):
+            put(world, 10)
+        with world.manager.stage("documents", expected_size=50, context={"owner": "ann"}) as write:
+            write.write(b"x" * 20)
+            assert used(world) == (50, 1)
+        assert used(world) == (0, 0)
+        assert receipts(world) == []
+
+    world.run(scenario)
+
+
+def test_what_is_deleted_or_let_go_is_given_back_once(world: World) -> None:
+    def scenario() -> None:
+        counting(world)
+        first, second = put(world, 10), put(world, 20)
+        world.manager.delete(first)
+        world.manager.delete(first)
+        assert used(world) == (20, 1)
+        second.discard()
+        assert used(world) == (0, 0)
+
+    world.run(scenario)
+
+
+def test_a_copy_counts_by_itself(world: World) -> None:
+    def scenario() -> None:
+        counting(world)
+        first = put(world, 60)
+        with pytest.raises(QuotaExceededError):
+            world.manager.copy(first, context={"owner": "ann"})
+        world.manager.copy(first, context={"owner": "ben"})
+        assert (used(world), used(world, "ben")) == ((60, 1), (60, 1))
+
+    world.run(scenario)
+
+
+def test_a_file_in_two_rows_counts_once_and_until_it_is_swept(world: World) -> None:
+    def scenario() -> None:
+        counting(world)
+        file = put(world, 60)
+        with world.session() as session:
+            first, second = Document(file=file), Document(file=file, cover=file)
+            session.add_all([first, second])
+            session.commit()
+            assert used(world) == (60, 1)
+            session.delete(first)
+            session.commit()
+            age_everything(world)
+            sweep(world)
+            assert used(world) == (60, 1)
+            session.delete(second)
+            session.commit()
+        sweep(world)
+        assert used(world) == (60, 1)  # it is there, for the grace
+        age_everything(world)
+        assert sweep(world).deleted == 1
+        sweep(world)
+        assert used(world) == (0, 0)
+
+    world.run(scenario)
+
+
+def test_a_flush_counts_what_it_stores_also_where_the_session_has_written(world: World) -> None:
+    def scenario() -> None:
+        counting(world)
+        with world.session() as session:
+            session.add(Document(title="first"))
+            session.flush()
+            session.add(Document(file=unsaved(b"x" * 60, context={"owner": "ann"})))
+            session.commit()
+        assert used(world) == (60, 1)
+        with world.session() as session:
+            session.add(Document(title="second"))
+            session.flush()
+            session.add(Document(file=unsaved(b"x" * 41, context={"owner": "ann"})))
+            with pytest.raises(QuotaExceededError, match=r"^file: 41"):
+                session.flush()
+        assert used(world) == (60, 1)
+        with world.session() as session:
+            session.add(Document(file=unsaved(iter([b"x" * 30, b"y" * 10]), context={"owner": "ann"})))
+            session.flush()
+            session.rollback()
+        world.manager.take_notes()
+        age_usage(world)
+        reconcile(world, max_share=1)
+        age_everything(world)
+        sweep(world)
+        assert used(world) == (60, 1)
+        assert len(world.stored()) == 1
+
+    world.run(scenario)
+
+
+async def test_a_flush_of_an_async_session_counts_too(world: World) -> None:
+    if not world.is_async:
+        pytest.skip("one of an asynchronous engine")
+    counting(world)
+    async with AsyncSession(world.any_engine) as session:
+        session.add(Document(title="first"))
+        await session.flush()
+        session.add(Document(file=unsaved(b"x" * 60, context={"owner": "ann"})))
+        session.add(Document(file=unsaved(iter([b"x" * 30]), context={"owner": "ann"})))
+        await session.commit()
+        session.add(Document(title="second", file=unsaved(b"x" * 60, context={"owner": "ann"})))
+        with pytest.raises(QuotaExceededError):
+            await session.flush()
+    files = AsyncStorageManager(world.manager)
+    assert await files.quotas.usage("user:ann") == QuotaUsage("user:ann", 90, 2)
+    await world.any_engine.dispose()
+
+
+def test_asynchronous_verbs_count_alike(world: World) -> None:
+    async def scenario() -> None:
+        async def whose(announced: Announcement) -> str | None:
+            await asyncio.sleep(0)
+            return owner(announced)
+
+        async def how_much(scope: str) -> int:
+            await asyncio.sleep(0)
+            return 5 * MB
+
+        async def chunks(pieces: int) -> AsyncIterator[bytes]:
+            for _ in range(pieces):
+                yield bytes(MB)
+
+        files = AsyncStorageManager(counting(world, quotas=[Quota(scope=whose, limit=how_much)]))
+
+        async def used_now() -> tuple[int, int]:
+            found = await files.quotas.usage("user:ann")
+            return found.bytes, found.files
+
+        ann = {"owner": "ann"}
+        first = await files.put_bytes("documents", content=bytes(MB), context=ann)
+        second = await files.put_stream("documents", stream=chunks(2), context=ann)
+        third = await files.put("documents", io.BytesIO(bytes(MB + 5)), context=ann)
+        assert await used_now() == (4 * MB + 5, 3)
+        for refused in (
+            files.put_stream("documents", stream=chunks(9), context=ann),
+            files.put_stream("documents", stream=io.BytesIO(bytes(9 * MB)), context=ann),
+            files.copy(second, context=ann),
+            files.put_bytes("documents", content=bytes(MB), context=ann),
+        ):
+            with pytest.raises(QuotaExceededError):
+                await refused
+        assert await used_now() == (4 * MB + 5, 3)
+        await files.discard(first)
+        await files.delete(third)
+        await files.copy(second, context=ann)
+        assert await used_now() == (4 * MB, 2)
+        assert await files.quotas.recount("user:ann") == QuotaUsage("user:ann", 4 * MB, 2)
+        write = files.stage("documents", expected_size=7, context=ann)
+        task = asyncio.ensure_future(write.write(b"1234567"))
+        await asyncio.sleep(0)
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
+        await write.abort()
+        assert await used_now() == (4 * MB, 2)
+
+    run_async(world, scenario)
+
+
+def age_usage(world: World) -> None:
+    with world.engine.begin() as connection:
+        t = tables().usage
+        connection.execute(update(t).values(touched_at=t.c.touched_at - GRACE_MS - MINUTE))
+
+
+def test_what_a_crash_left_reserved_is_found_after_the_grace(world: World) -> None:
+    def scenario() -> None:
+        counting(world)
+        with world.session() as session:
+            session.add(Document(file=put(world, 10)))
+            session.commit()
+        put(world, 5)  # stored, and the process died before its row
+        lost = world.manager.stage("documents", expected_size=60, context={"owner": "ann"})
+        lost.write(b"x")
+        reconcile(world)
+        assert used(world) == (75, 3)
+        age_usage(world)
+        reconcile(world, max_share=1, dry_run=True)
+        assert used(world) == (75, 3)
+        reconcile(world, max_share=1)
+        assert used(world) == (15, 2)  # what is stored is given back when it is swept
+        age_everything(world)
+        sweep(world)
+        assert used(world) == (10, 1)
+
+    world.run(scenario)
+
+
+def test_an_upload_that_outlived_its_reservation_is_counted_again_or_refused(world: World) -> None:
+    def scenario() -> None:
+        manager = counting(world)
+        slow = [manager.stage("documents", expected_size=60, context={"owner": who}) for who in ("ann", "ben")]
+        for each in slow:
+            each.write(b"x" * 60)
+            assert each.claim is not None
+            each.claim._reserved_at -= GRACE.total_seconds()  # the monotonic clock cannot be moved
+        age_usage(world)
+        reconcile(world)
+        assert used(world) == (0, 0)
+        put(world, 50, "ben")
+        slow[0].commit()
+        with pytest.raises(QuotaExceededError):
+            slow[1].commit()
+        assert (used(world), used(world, "ben")) == ((60, 1), (50, 1))
+
+    world.run(scenario)
+
+
+def test_a_sum_that_was_spoilt_is_mended(world: World) -> None:
+    def scenario() -> None:
+        counting(world)
+        put(world, 60)
+        with world.engine.begin() as connection:
+            connection.execute(update(tables().quota).values(bytes=7, files=9))
+        assert world.manager.quotas.recount("user:ann") == QuotaUsage("user:ann", 60, 1)
+        assert used(world) == (60, 1)
+        assert world.manager.quotas.recount("user:new") == QuotaUsage("user:new", 0, 0)
+
+    world.run(scenario)
+
+
+def test_without_the_tables_nothing_can_be_counted(world: World) -> None:
+    def scenario() -> None:
+        manager = counting(world)
+        manager.quotas.check()
+        tables().usage.drop(world.engine)
+        with pytest.raises(ConfigurationError, match="granite_usage"):
+            manager.quotas.check()
+
+    world.run(scenario)
+
+
+def test_without_a_database_a_policy_with_quotas_stores_nothing(world: World) -> None:
+    manager = StorageManager({"main": world.backend}, [StoragePolicy("a", quotas=[Quota(scope=owner)])])
+    with pytest.raises(ConfigurationError, match="count_in"):
+        manager.put_bytes("a", content=b"x")
+    assert world.stored() == set()
+
+
+class TestUploadSessions:
+    def test_a_session_is_counted_from_its_beginning_to_its_end(self, world: World) -> None:
+        def scenario() -> None:
+            uploads = self.uploads(counting(world), world)
+            first = uploads.create("pages", kind="test", length=60, context={"owner": "ann"})
+            assert used(world) == (60, 1)
+            with pytest.raises(QuotaExceededError):
+                uploads.create("pages", kind="test", length=41, context={"owner": "ann"})
+            with uploads.receive(first.id, offset=0) as reception:
+                reception.write(b"x" * 60)
+                finished = reception.finish()
+            assert finished is not None
+            assert used(world) == (60, 1)
+            second = uploads.create("pages", kind="test", length=40, context={"owner": "ann"})
+            uploads.discard(second.id)
+            assert used(world) == (60, 1)
+            uploads.discard(first.id)
+            assert used(world) == (60, 1)  # the file is there until it is swept
+            age_everything(world)
+            sweep(world)
+            assert used(world) == (0, 0)
+
+        world.run(scenario)
+
+    def test_one_that_expires_is_given_back_by_the_sweep(self, world: World) -> None:
+        def scenario() -> None:
+            uploads = self.uploads(counting(world), world)
+            uploads.create("pages", kind="test", length=60, context={"owner": "ann"})
+            with world.engine.begin() as connection:
+                connection.execute(update(tables().upload).values(expires_at=0))
+            sweep(world)
+            assert used(world) == (0, 0)
+
+        world.run(scenario)
+
+    def test_one_of_no_known_length_is_counted_as_it_comes(self, world: World) -> None:
+        def scenario() -> None:
+            uploads = self.uploads(counting(world, limit=3 * MB), world)
+            first = uploads.create("pages", kind="test", context={"owner": "ann"})
+            with uploads.receive(first.id, offset=0) as reception:
+                reception.write(bytes(MB))
+            assert used(world)[0] >= MB
+            with uploads.receive(first.id, offset=MB, length=2 * MB) as reception:
+                reception.write(bytes(MB))
+                reception.finish()
+            assert used(world) == (2 * MB, 1)
+            second = uploads.create("pages", kind="test", context={"owner": "ann"})
+            with pytest.raises(QuotaExceededError), uploads.receive(second.id, offset=0) as reception:
+                for _ in range(4):
+                    reception.write(bytes(MB))
+            assert used(world) == (2 * MB, 1)
+
+        world.run(scenario)
+
+    def test_asynchronously_it_is_the_same(self, world: World) -> None:
+        async def scenario() -> None:
+            manager = counting(world, limit=3 * MB)
+            uploads, quotas = AsyncUploads(self.uploads(manager, world)), AsyncStorageManager(manager).quotas
+            ann = {"owner": "ann"}
+            first = await uploads.create("pages", kind="test", context=ann)
+            with pytest.raises(QuotaExceededError):
+                await uploads.create("pages", kind="test", length=4 * MB, context=ann)
+            async with await uploads.receive(first.id, offset=0) as reception:
+                for _ in range(2):
+                    await reception.write(bytes(MB))
+            async with await uploads.receive(first.id, offset=2 * MB, length=2 * MB + 1) as reception:
+                await reception.write(b"x")
+                await reception.finish()
+            assert await quotas.usage("user:ann") == QuotaUsage("user:ann", 2 * MB + 1, 1)
+            second = await uploads.create("pages", kind="test", context=ann)
+            with pytest.raises(QuotaExceededError):
+                async with await uploads.receive(second.id, offset=0) as reception:
+                    for _ in range(4):
+                        await reception.write(bytes(MB))
+            assert await quotas.usage("user:ann") == QuotaUsage("user:ann", 2 * MB + 1, 1)
+
+        run_async(world, scenario)
+
+    def test_a_file_that_waits_for_a_form_counts_once(self, world: World) -> None:
+        def scenario() -> None:
+            uploads = self.uploads(counting(world), world)
+            held = uploads.hold(put(world, 60), kind="token")
+            assert used(world) == (60, 1)
+            with world.session() as session:
+                session.add(Document(file=held.file))
+                session.commit()
+            age_everything(world)
+            age_usage(world)
+            sweep(world)
+            reconcile(world)
+            assert used(world) == (60, 1)
+
+        world.run(scenario)
+
+    @staticmethod
+    def uploads(manager: StorageManager, world: World) -> Uploads:
+        ledger = SQLAlchemyUploadLedger(world.any_engine, Base.metadata)
+        return Uploads(manager, ledger, UploadSettings(expires_in=timedelta(hours=1)))
+
+
+class TestManyAtOnce:
+    """Whoever is first, the sum is never over the limit, and what is left over is what is stored."""
+
+    @pytest.fixture(params=["sqlite", "psycopg"])
+    def crowded(self, request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[World]:
+        is_sqlite = request.param == "sqlite"
+        url = f"sqlite:///{tmp_path}/db.sqlite3" if is_sqlite else str(request.getfixturevalue("postgres_url"))
+        options: Any = {"connect_args": {"timeout": 60}} if is_sqlite else {"pool_size": 10, "max_overflow": 10}
+        with make_world(url, **options) as world:
+            yield world
+
+    def test_of_two_that_race_for_the_last_bytes_one_wins(self, crowded: World) -> None:
+        counting(crowded)
+        for _ in range(10):
+            start = threading.Barrier(2)
+
+            def race(start: threading.Barrier = start) -> StagedFile | None:
+                start.wait()
+                with suppress(QuotaExceededError):
+                    return put(crowded, 60)
+                return None
+
+            with ThreadPoolExecutor(2) as pool:
+                won = [each.result() for each in [pool.submit(race), pool.submit(race)]]
+            (winner,) = filter(None, won)
+            assert used(crowded) == (60, 1)
+            winner.discard()
+
+    def test_many_workers_never_pass_the_limit_and_lose_nothing(self, crowded: World) -> None:
+        limit = 500
+        counting(crowded, limit=limit)
+        over, refused = [], []
+
+        def work(seed: int) -> int:
+            kept: list[StagedFile] = []
+            for turn in range(12):
+                size = 20 + (seed * 31 + turn * 17) % 90
+                try:
+                    kept.append(put(crowded, size) if turn % 2 else stream(size))
+                except QuotaExceededError:
+                    refused.append(size)
+                if used(crowded)[0] > limit:
+                    over.append(turn)
+                if kept and turn % 3 == 2:
+                    kept.pop(0).discard()
+            return sum(each.size for each in kept)
+
+        def stream(size: int) -> StagedFile:
+            pieces = [b"x" * 10] * (size // 10) + [b"y" * (size % 10)]
+            return crowded.manager.put("documents", iter(pieces), context={"owner": "ann"})
+
+        with ThreadPoolExecutor(6) as pool:
+            kept = sum(pool.map(work, range(6)))
+        assert not over
+        assert refused
+        assert used(crowded)[0] == kept == sum(crowded.store.stat(each).size for each in crowded.stored())
+        assert crowded.manager.quotas.recount("user:ann").bytes == kept
