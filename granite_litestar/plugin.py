@@ -118,7 +118,7 @@ class GranitePlugin(InitPlugin, ReceiveRoutePlugin, CLIPlugin):
         app_config.on_startup.append(self._check_backends)
         app_config.on_shutdown.append(self._end_hooks)
         if config.manager.has_quotas:
-            app_config.on_startup.append(self._count)
+            app_config.on_startup.append(self._check_quotas)
         if desk is not None:
             app_config.on_startup.append(desk.check)
             provide_tokens(app_config, config.tokens_dependency_key, desk)
@@ -158,8 +158,17 @@ class GranitePlugin(InitPlugin, ReceiveRoutePlugin, CLIPlugin):
                 extra={"event": "not_checked", "error": error.code},
             )
 
-    async def _count(self, app: Litestar) -> None:
-        """Find the database that quotas are counted in; without its tables nothing may start."""
+    def count(self, app: Litestar) -> None:
+        """Have what policies with quotas store counted in the application's database, as it does when it starts.
+
+        For commands, scripts and jobs.
+
+        Args:
+            app: The application.
+
+        Raises:
+            ConfigurationError: There is no database, or it cannot be told which.
+        """
         ledger = self.config.quotas
         if ledger is None:
             places = find_databases(self.config.engines, self._found, list(alchemy_configs(list(app.plugins))))
@@ -170,6 +179,10 @@ class GranitePlugin(InitPlugin, ReceiveRoutePlugin, CLIPlugin):
                 )
             ledger = SQLAlchemyQuotaLedger(*places[0])
         self.config.manager.count_in(ledger)
+
+    async def _check_quotas(self, app: Litestar) -> None:
+        """Without the tables that it counts in nothing may start."""
+        self.count(app)
         await self.manager.quotas.check()
 
     async def _end_hooks(self) -> None:

@@ -8,6 +8,7 @@ from granite_litestar.cli._collect import adopt, lower_grace, reconcile, status,
 from granite_litestar.cli._doctor import doctor
 from granite_litestar.cli._find import find
 from granite_litestar.cli._look import cat, ls
+from granite_litestar.cli._quota import quota
 from granite_litestar.cli._remove import rm
 from granite_litestar.cli._store import cp, put
 from granite_litestar.cli._verify import verify
@@ -20,5 +21,5 @@ def granite_group() -> None:
     """Look after an application's files: collect, verify, look, mend."""
 
 
-for each in (adopt, cat, cp, doctor, find, lower_grace, ls, put, reconcile, rm, status, sweep, verify):
+for each in (adopt, cat, cp, doctor, find, lower_grace, ls, put, quota, reconcile, rm, status, sweep, verify):
     granite_group.add_command(each)

@@ -211,7 +211,10 @@ def _work(context: click.Context, out: Output) -> Work:
     if callable(context.obj):  # Litestar loads the application when somebody asks for it
         context.obj = context.obj()
     app = context.obj.app
-    return Work(app, app.plugins.get(GranitePlugin), out)
+    plugin = app.plugins.get(GranitePlugin)
+    if plugin.config.manager.has_quotas:
+        plugin.count(app)  # as the application does when it starts
+    return Work(app, plugin, out)
 
 
 def _fail(context: click.Context, out: Output, error: Exception) -> NoReturn:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -62,6 +65,21 @@ def test_forms_raw_bodies_and_resumable_uploads_share_one_quota(client: httpx.Cl
     ended = client.delete(begun.headers["location"], headers={**ANN, "Tus-Resumable": "1.0.0"})
     assert ended.status_code == 204
     assert used(client) == {"bytes": 70 * KB, "files": 2}
+
+
+def test_operators_see_what_everybody_has(client: httpx.Client, tmp_path: Path) -> None:
+    assert send(client, 40 * KB).status_code == 201
+    examples = ROOT / "docs" / "examples"
+    argv = [sys.executable, "-m", "litestar", "--app-dir", examples, "--app", "quotas:app", "granite", "quota"]
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    for more in ([], ["--recount"]):
+        told = subprocess.run([*argv, "--json", *more], cwd=tmp_path, env=env, capture_output=True, check=True)
+        assert json.loads(told.stdout)["scopes"] == [
+            {"scope": "company:acme", "bytes": 40 * KB, "files": 1},
+            {"scope": "user:ann", "bytes": 40 * KB, "files": 1},
+        ]
+    one = subprocess.run([*argv, "user:ben"], cwd=tmp_path, env=env, capture_output=True, check=True)
+    assert [each for each in one.stdout.split() if each.isalnum() or b":" in each][-3:] == [b"user:ben", b"0", b"0"]
 
 
 def test_a_company_s_limit_holds_for_all_of_its_users(client: httpx.Client) -> None:

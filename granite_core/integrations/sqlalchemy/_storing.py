@@ -36,7 +36,8 @@ def store_unsaved(state: Transaction, row: InstanceState[Any], each: Field) -> N
 
 
 def _store_for(state: Transaction, target: object, each: Field, content: UnsavedFile) -> StagedFile:
-    with joining(inspect(target).session, each.column.table):
+    counts = each.manager.has_quotas
+    with joining(inspect(target).session if counts else None, each.column.table):
         return store(state, each, content, model_name=type(target).__name__.lower(), entity_id=identity_text(target))
 
 

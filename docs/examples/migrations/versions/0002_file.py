@@ -18,6 +18,13 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("id"),
     )
     op.create_table(
+        "granite_quota",
+        sa.Column("scope", sa.String(length=255), nullable=False),
+        sa.Column("bytes", sa.BigInteger(), server_default="0", nullable=False),
+        sa.Column("files", sa.BigInteger(), server_default="0", nullable=False),
+        sa.PrimaryKeyConstraint("scope"),
+    )
+    op.create_table(
         "granite_state",
         sa.Column("name", sa.String(length=255), nullable=False),
         sa.Column("holder", sa.String(length=64), nullable=True),
@@ -72,6 +79,21 @@ def upgrade() -> None:
         unique=False,
         postgresql_ops={"(file ->> 'location')": "text_pattern_ops"},
     )
+    op.create_table(
+        "granite_usage",
+        sa.Column("id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), autoincrement=True, nullable=False),
+        sa.Column("location", sa.String(length=1024), nullable=False),
+        sa.Column("backend", sa.String(length=255), nullable=False),
+        sa.Column("storage_key", sa.String(length=255), nullable=False),
+        sa.Column("scope", sa.String(length=255), nullable=False),
+        sa.Column("bytes", sa.BigInteger(), nullable=False),
+        sa.Column("max_bytes", sa.BigInteger(), nullable=True),
+        sa.Column("touched_at", sa.BigInteger(), nullable=False),
+        sa.PrimaryKeyConstraint("id"),
+    )
+    op.create_index(op.f("ix_granite_usage_location"), "granite_usage", ["location"], unique=False)
+    op.create_index(op.f("ix_granite_usage_scope"), "granite_usage", ["scope"], unique=False)
+    op.create_index(op.f("ix_granite_usage_touched_at"), "granite_usage", ["touched_at"], unique=False)
     op.add_column(
         "letter",
         sa.Column(
@@ -96,6 +118,11 @@ def downgrade() -> None:
     op.drop_index(op.f("ix_granite_tombstone_location"), table_name="granite_tombstone")
     op.drop_index("ix_granite_upload_file_location", table_name="granite_upload")
     op.drop_index(op.f("ix_granite_upload_expires_at"), table_name="granite_upload")
+    op.drop_index(op.f("ix_granite_usage_touched_at"), table_name="granite_usage")
+    op.drop_index(op.f("ix_granite_usage_scope"), table_name="granite_usage")
+    op.drop_index(op.f("ix_granite_usage_location"), table_name="granite_usage")
+    op.drop_table("granite_usage")
+    op.drop_table("granite_quota")
     op.drop_table("granite_upload")
     op.drop_table("granite_tombstone")
     op.drop_table("granite_state")
