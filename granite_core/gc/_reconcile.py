@@ -121,7 +121,6 @@ class Reconcile(Run):
         self.not_within = timedelta(0) if not_within is None else not_within
         self.found: list[BackendReconcile] = []
         self.refusals: list[str] = []
-        self.released = 0
         self.retentions = [
             (f"{prefix}/" if (prefix := (policy.key_prefix or "").strip("/")) else "", milliseconds(policy.retention))
             for policy in collector.manager.policies.values()
@@ -136,11 +135,11 @@ class Reconcile(Run):
         if skipped is not None:
             return self.report(skipped)
         try:
-            if not self.dry_run:
-                self.release_unproven()
             for key, aliases in self.places.items():
                 if (self.backend_key is None or self.backend_key in aliases) and not self.must_stop():
                     self.reconcile_place(key)
+            if not self.dry_run and any(each.complete for each in self.found):
+                self.give_back_unproven()  # what is there and nobody's has been noted by now
         except LedgerBusyError as busy:
             self.stopped = True
             return self.report(str(busy))
@@ -163,7 +162,7 @@ class Reconcile(Run):
             ended_at=datetime.now(UTC).isoformat(timespec="seconds"),
         )
 
-    def release_unproven(self) -> None:
+    def give_back_unproven(self) -> None:
         """Give back what processes that died had reserved: what nobody holds, and no store has.
 
         What a store has is noted, if nobody holds it, and given back when it is swept. Costs a look at each object that
@@ -179,7 +178,6 @@ class Reconcile(Run):
                 counted = {each.location: each for _, each in page}
                 loose = self.ledger.loose(list(counted))
                 gone = [location for location in sorted(loose) if self.is_gone(counted[location])]
-                self.released += len(gone)
                 self.ledger.release(gone, older_than=self.grace)
 
     def is_gone(self, counted: Counted) -> bool:
