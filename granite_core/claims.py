@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from inspect import isawaitable
 from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 
@@ -60,9 +60,11 @@ class Quotas:
         """Return what scopes have, in the order of their names; those after a name, for the next page."""
         return self.perform(lambda: self.ledger.scopes(after=after, limit=limit))
 
-    def claim(self, quotas: Sequence[Quota], announced: Announcement, counted: Counted) -> Claim:
+    def claim(
+        self, quotas: Sequence[Quota], announced: Announcement, counted: Counted, *, beside: Collection[str] = ()
+    ) -> Claim:
         """Return what counts an upload. No I/O."""
-        return Claim(self, quotas, announced, counted)
+        return Claim(self, quotas, announced, counted, beside)
 
     def release(self, *locations: str) -> None:
         """Count objects no more that are gone.
@@ -115,6 +117,10 @@ class AsyncQuotas:
         """Return what a scope has; see ``Quotas.usage``."""
         return await self.sync.perform_async(lambda: self.sync.ledger.usage(scope))
 
+    async def release(self, *locations: str) -> None:
+        """Count objects no more that are gone; see ``Quotas.release``."""
+        await self.sync.perform_async(lambda: self.sync.ledger.release(locations))
+
     async def recount(self, scope: str) -> QuotaUsage:
         """Correct the sum of a scope; see ``Quotas.recount``."""
         return await self.sync.perform_async(lambda: self.sync.ledger.recount(scope))
@@ -132,14 +138,23 @@ class Claim:
         wanted: The quotas of its policy.
         announced: The upload.
         counted: Its object.
+        beside: Locations of what it takes the place of: that is still counted, but not against it.
     """
 
-    def __init__(self, quotas: Quotas, wanted: Sequence[Quota], announced: Announcement, counted: Counted) -> None:
+    def __init__(
+        self,
+        quotas: Quotas,
+        wanted: Sequence[Quota],
+        announced: Announcement,
+        counted: Counted,
+        beside: Collection[str] = (),
+    ) -> None:
         self._quotas = quotas
         self._ledger = quotas.ledger
         self._wanted = wanted
         self._announced = announced
         self._counted = counted
+        self._beside = beside
         self._shares: Sequence[Share] = ()
         self._held = 0
         self._reserved_at = 0.0
@@ -221,7 +236,8 @@ class Claim:
 
     def _hold(self, size: int, *, wish: int | None) -> Callable[[], int]:
         field = self._announced.field
-        return lambda: self._ledger.hold(self._counted, self._shares, size=size, wish=wish, field=field)
+        beside = self._beside
+        return lambda: self._ledger.hold(self._counted, self._shares, size=size, wish=wish, beside=beside, field=field)
 
     def _perform(self, call: Callable[[], T]) -> T:
         return self._quotas.perform(call, self._ledger)

@@ -185,7 +185,14 @@ class QuotaLedger(Protocol):
         ...
 
     def hold(
-        self, counted: Counted, shares: Sequence[Share] | None, *, size: int, wish: int | None = None, field: str
+        self,
+        counted: Counted,
+        shares: Sequence[Share] | None,
+        *,
+        size: int,
+        wish: int | None = None,
+        beside: Collection[str] = (),
+        field: str,
     ) -> int:
         """Count an object with a number of bytes, in place of what it was counted with before.
 
@@ -194,6 +201,7 @@ class QuotaLedger(Protocol):
             shares: Whom it is counted for; None for those that it was counted for before, by the limits of then.
             size: Bytes that it must have.
             wish: Bytes that it would like to have, where there is room; ``size`` where absent.
+            beside: Locations of what it takes the place of: that is still counted, but not against it.
             field: Name for errors.
 
         Returns:

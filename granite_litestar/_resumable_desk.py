@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from litestar import Response
 
-from granite_core import StorageError, StoragePolicy, UploadGoneError, UploadNotFoundError
+from granite_core import AsyncStorageManager, StorageError, StoragePolicy, UploadGoneError, UploadNotFoundError
 from granite_core.uploads import PARTIAL, AsyncUploads, UploadSession, UploadStatus, UploadTokens
 from granite_litestar._subjects import subject_of
 from granite_litestar.exceptions import UnsupportedBodyError
@@ -91,6 +91,7 @@ class Desk:
         filename: str | None,
         content_type: str | None,
         details: Mapping[str, Any],
+        parts: Sequence[UploadSession] = (),
     ) -> UploadSession:
         """Make an upload; see ``Uploads.create``."""
         return await self.uploads.create(
@@ -102,6 +103,7 @@ class Desk:
             content_type=content_type,
             context=await self._context(request),
             details={_ROUTE: self.route.path, **details},
+            parts=parts,
         )
 
     async def _context(self, request: Request[Any, Any, Any]) -> Mapping[str, str] | None:
@@ -123,6 +125,14 @@ class Desk:
     async def drop(self, sessions: Sequence[UploadSession]) -> None:
         """End uploads that nobody will go on with, also while the request is cancelled; each may have ended already."""
         await asyncio.shield(asyncio.ensure_future(self._drop(sessions)))
+
+    async def drop_parts(self, parts: Sequence[UploadSession]) -> None:
+        """End what another upload was put together from: it counts no more as soon as that one does."""
+        if self.policy.quotas:
+            files = AsyncStorageManager(self.uploads.sync.manager)
+            with suppress(StorageError):  # then it counts until it is swept
+                await files.quotas.release(*(each.location for each in parts))
+        await self.drop(parts)
 
     async def _drop(self, sessions: Sequence[UploadSession]) -> None:
         for each in {each.id: each for each in sessions}.values():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from litestar import Response
@@ -129,6 +130,7 @@ class TusProtocol:
         wanted: tus.Creation,
         subject: str,
         length: int | None,
+        parts: Sequence[UploadSession] = (),
     ) -> UploadSession:
         said = tus.parse_metadata(wanted.metadata)
         details: dict[str, Any] = {}
@@ -145,6 +147,7 @@ class TusProtocol:
             filename=said.get("filename") or said.get("name"),
             content_type=said.get("filetype") or said.get("type"),
             details=details,
+            parts=parts,
         )
 
     async def _take(
@@ -172,7 +175,7 @@ class TusProtocol:
                 raise tus.TusError(400, "Only partial uploads can be joined")
             if each.status is not UploadStatus.FINISHED:
                 raise tus.TusError(409, "A part is not complete yet")
-        session = await self._make(request, wanted, subject, sum(each.offset for each in parts))
+        session = await self._make(request, wanted, subject, sum(each.offset for each in parts), parts)
         manager = desk.uploads.sync.manager
         reception = await desk.uploads.receive(session.id, offset=0, kind=desk.kind, subject=subject)
         try:
@@ -184,7 +187,7 @@ class TusProtocol:
             await reception.close(keep=False)
             await desk.drop([session])
             raise
-        await desk.drop(parts)
+        await desk.drop_parts(parts)
         return finished or session
 
     def _created(

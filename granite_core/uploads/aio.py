@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from datetime import timedelta
 from functools import partial
@@ -54,6 +54,7 @@ class AsyncUploads:
         details: Mapping[str, Any] | None = None,
         progress: Progress | None = None,
         expires_in: timedelta | None = None,
+        parts: Sequence[UploadSession] = (),
     ) -> UploadSession:
         """Begin an upload; see ``Uploads.create``."""
         planned = self.sync.plan(
@@ -70,7 +71,7 @@ class AsyncUploads:
         )
         announced = announcement_of(planned, field, context)
         await AsyncStorageManager(self.sync.manager).ask_before(announced)
-        claim = self.sync.claim_for(planned, announced)
+        claim = self.sync.claim_for(planned, announced, parts)
         if claim is None:
             return await self._run(lambda: self.sync._create(planned, expires_in))
         backend = self.sync.manager.get_backend(planned.file.backend)

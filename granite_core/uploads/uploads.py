@@ -102,6 +102,7 @@ class Uploads:
         details: Mapping[str, Any] | None = None,
         progress: Progress | None = None,
         expires_in: timedelta | None = None,
+        parts: Sequence[UploadSession] = (),
     ) -> UploadSession:
         """Begin an upload. Where its object will be is planned now, and told to nobody.
 
@@ -117,6 +118,7 @@ class Uploads:
             details: What its maker wants to remember, JSON-compatible.
             progress: Where it begins, for what writes to the store past ``receive``: keys that go with it.
             expires_in: When it ends unless bytes arrive; what the settings say where absent.
+            parts: Uploads that it is put together from: quotas do not count them against it.
 
         Raises:
             ConfigurationError: There is no such policy, a name in its ``key_template`` has no value, or kind (32
@@ -139,7 +141,7 @@ class Uploads:
         )
         announced = announcement_of(planned, field, context)
         self.manager.ask_before(announced)
-        claim = self.claim_for(planned, announced)
+        claim = self.claim_for(planned, announced, parts)
         if claim is None:
             return self.ledger.run(lambda: self._create(planned, expires_in))
         with self.manager.telling_of_refusals(storage_key, announced.field):
@@ -151,13 +153,15 @@ class Uploads:
                 claim.give_back()
             raise
 
-    def claim_for(self, upload: NewUpload, announced: Announcement) -> Claim | None:
+    def claim_for(
+        self, upload: NewUpload, announced: Announcement, parts: Sequence[UploadSession] = ()
+    ) -> Claim | None:
         """Return what counts an upload that is to begin; None where its policy has no quotas. No I/O."""
         policy, planned = self.manager.get_policy(announced.storage_key), upload.file
         if not policy.quotas:
             return None
         counted = Counted(planned.location, planned.backend, planned.storage_key)
-        return self.manager.quotas.claim(policy.quotas, announced, counted)
+        return self.manager.quotas.claim(policy.quotas, announced, counted, beside=[each.location for each in parts])
 
     def plan(
         self,

@@ -68,6 +68,22 @@ def test_forms_raw_bodies_and_resumable_uploads_share_one_quota(client: httpx.Cl
     assert used(client) == {"bytes": 70 * KB, "files": 2}
 
 
+def test_an_upload_of_parts_needs_no_room_for_both(client: httpx.Client) -> None:
+    base = {**ANN, "Tus-Resumable": "1.0.0"}
+    parts = []
+    for _ in range(2):
+        begun = client.post("/uploads", headers={**base, "Upload-Length": str(40 * KB), "Upload-Concat": "partial"})
+        assert begun.status_code == 201, begun.text
+        sent = {**base, "Upload-Offset": "0", "Content-Type": "application/offset+octet-stream"}
+        assert client.patch(begun.headers["location"], headers=sent, content=bytes(40 * KB)).status_code == 204
+        parts.append(begun.headers["location"])
+    assert used(client) == {"bytes": 80 * KB, "files": 2}
+    whole = client.post("/uploads", headers={**base, "Upload-Concat": f"final;{' '.join(parts)}"})
+    assert whole.status_code == 201, whole.text
+    assert used(client) == {"bytes": 80 * KB, "files": 1}
+    assert send(client, 21 * KB).status_code == 413
+
+
 def test_operators_see_what_everybody_has(client: httpx.Client, tmp_path: Path) -> None:
     assert send(client, 40 * KB).status_code == 201
     examples = ROOT / "docs" / "examples"

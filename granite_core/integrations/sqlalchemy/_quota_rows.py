@@ -33,6 +33,7 @@ def hold_usage(
     *,
     size: int,
     wish: int,
+    beside: Collection[str],
     field: str,
 ) -> int:
     """Count an object with a number of bytes; see ``QuotaLedger.hold``."""
@@ -42,6 +43,8 @@ def hold_usage(
     ).all()
     if shares is None:
         shares = [Share(row.scope, QuotaLimit(max_bytes=row.max_bytes)) for row in rows]
+    if beside:
+        shares = _widened(connection, usage, shares, beside)
     known = {row.scope: row for row in rows}
     used = [_locked(connection, quota, share.scope) for share in shares]
     held = [known[share.scope].bytes if share.scope in known else None for share in shares]
@@ -65,6 +68,24 @@ def hold_usage(
             )
         )
     return taken
+
+
+def _widened(connection: Connection, usage: Table, shares: Sequence[Share], beside: Collection[str]) -> Sequence[Share]:
+    """Let scopes have so much more as is counted for what goes soon."""
+    sums = select(usage.c.scope, func.sum(usage.c.bytes), func.count()).where(usage.c.location.in_(beside))
+    more = {scope: (int(size), int(files)) for scope, size, files in connection.execute(sums.group_by(usage.c.scope))}
+
+    def widened(share: Share) -> Share:
+        (size, files), limit = more.get(share.scope, (0, 0)), share.limit
+        return Share(
+            share.scope,
+            QuotaLimit(
+                max_bytes=None if limit.max_bytes is None else limit.max_bytes + size,
+                max_files=None if limit.max_files is None else limit.max_files + files,
+            ),
+        )
+
+    return [widened(each) for each in shares]
 
 
 def release_usage(

@@ -77,13 +77,24 @@ class SQLAlchemyQuotaLedger(Calls):
         return [t.name for t in ours if not inspector.has_table(t.name, schema=schemas.get(t.schema, t.schema))]
 
     def hold(
-        self, counted: Counted, shares: Sequence[Share] | None, *, size: int, wish: int | None = None, field: str
+        self,
+        counted: Counted,
+        shares: Sequence[Share] | None,
+        *,
+        size: int,
+        wish: int | None = None,
+        beside: Collection[str] = (),
+        field: str,
     ) -> int:
         """Count an object with a number of bytes; see ``QuotaLedger.hold``."""
         wanted = size if wish is None else wish
-        return self._write(
-            lambda c: rows.hold_usage(c, self._tables, counted, shares, size=size, wish=wanted, field=field)
-        )
+
+        def step(connection: Connection) -> int:
+            return rows.hold_usage(
+                connection, self._tables, counted, shares, size=size, wish=wanted, beside=beside, field=field
+            )
+
+        return self._write(step)
 
     def release(self, locations: Collection[str]) -> None:
         """Count objects no more; see ``QuotaLedger.release``."""
