@@ -144,9 +144,9 @@ class Uploads:
         claim = self.claim_for(planned, announced, parts)
         if claim is None:
             return self.ledger.run(lambda: self._create(planned, expires_in))
-        with self.manager.telling_of_refusals(storage_key, announced.field):
-            claim.begin()
         try:
+            with self.manager.telling_of_refusals(storage_key, announced.field):
+                claim.begin()
             return self.ledger.run(lambda: self._create(planned, expires_in))
         except BaseException:
             with suppress(Exception):  # what is not given back now is found by the reconcile
