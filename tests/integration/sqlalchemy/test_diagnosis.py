@@ -102,7 +102,7 @@ class TestRights:
 
     def test_what_a_user_may_not_do_is_granted_by_the_advice(self, admin: Engine, reader: Engine) -> None:
         found = self.diagnose(reader)
-        assert [each.code for each in found] == ["database-privileges"] * 4
+        assert [each.code for each in found] == ["database-privileges"] * 6
         assert all("lacks SELECT, INSERT, UPDATE, DELETE on granite_" in each.found for each in found)
         with admin.begin() as connection:
             for each in found:
