@@ -246,11 +246,6 @@ class StorageManager(Addresses):
         return any(policy.quotas for policy in self._policies.values())
 
     @property
-    def counts(self) -> bool:
-        """Whether there is a database to count in; see ``count_in``."""
-        return self._quotas is not None
-
-    @property
     def quotas(self) -> Quotas:
         """What scopes have stored.
 

@@ -13,6 +13,7 @@ from granite_core.findings import Finding, Severity
 from granite_core.integrations.sqlalchemy._database import Database
 from granite_core.integrations.sqlalchemy._indexes import index_names, lookup_indexes
 from granite_core.integrations.sqlalchemy._transaction import fields_by_class
+from granite_core.integrations.sqlalchemy.tables import QUOTA_TABLES
 from granite_core.manager import MANAGER_KEY, StorageManager
 
 __all__ = ["Diagnosis"]
@@ -110,7 +111,10 @@ def _judge_table(database: Database, connection: Connection, table: Table) -> It
     name = ".".join(filter(None, (schema, table.name)))
     if not inspector.has_table(table.name, schema=schema):
         advice = f"{_MIGRATE}, or Base.metadata.create_all(engine)"
-        yield Finding("table-missing", Severity.ERROR, f"there is no table {name}", advice)
+        said, severity = f"there is no table {name}", Severity.ERROR
+        if table.name in QUOTA_TABLES:
+            said, severity = f"{said}, which policies with quotas need", Severity.WARNING
+        yield Finding("table-missing", severity, said, advice)
         return
     columns = {each["name"] for each in inspector.get_columns(table.name, schema=schema)}
     if missing := [each.name for each in table.columns if each.name not in columns]:

@@ -19,6 +19,7 @@ from sqlalchemy.exc import IntegrityError
 from granite_core.errors import QuotaExceededError
 from granite_core.gc.ports import chunks
 from granite_core.integrations.sqlalchemy._expressions import WANTED, among, at_once, packed
+from granite_core.integrations.sqlalchemy._rows import has_table
 from granite_core.integrations.sqlalchemy.tables import GraniteTables, db_now
 from granite_core.quotas import Counted, QuotaLimit, QuotaUsage, Share, plan_hold
 
@@ -93,12 +94,16 @@ def release_usage(
 ) -> None:
     """Count objects no more; each is given back by whoever deletes its row.
 
+    Without the table nothing is counted: an application without quotas may do without it.
+
     Args:
         connection: Where.
         tables: Granite's.
         locations: The objects.
         older_than: Leave what was touched less than so many milliseconds ago; None for nothing.
     """
+    if not has_table(connection, tables.usage):
+        return
     usage, dialect = tables.usage, connection.dialect.name
     columns = usage.c.id, usage.c.scope, usage.c.bytes
     given: dict[str, list[int]] = defaultdict(lambda: [0, 0])
@@ -144,6 +149,8 @@ def unproven_usage(
     connection: Connection, usage: Table, *, older_than: int, after: int | None, limit: int
 ) -> list[tuple[int, Counted]]:
     """Return what was counted longer ago than some milliseconds, in the order of the rows' ids."""
+    if not has_table(connection, usage):
+        return []
     query = select(usage).where(usage.c.touched_at < db_now() - older_than).order_by(usage.c.id).limit(limit)
     rows = connection.execute(query if after is None else query.where(usage.c.id > after))
     return [(row.id, Counted(row.location, row.backend, row.storage_key)) for row in rows]

@@ -29,6 +29,7 @@ from granite_core.refs import StoredObjectRef
 
 __all__ = [
     "NO_OPTIONS",
+    "has_table",
     "is_changed",
     "is_there",
     "read_rows",
@@ -148,22 +149,32 @@ def write_tombstones(
 
 def is_there(connection: Connection, table: Table, options: Mapping[str, Any] = NO_OPTIONS) -> bool:
     """Tell whether the database has one of Granite's tables: after an upgrade its migration may be yet to come."""
-    schemas = {**connection.get_execution_options(), **options}.get("schema_translate_map") or {}
-    schema = schemas.get(table.schema, table.schema)
-    known = present.setdefault(connection.engine, {})
-    if known.get((schema, table.name)):
-        return True
-    told = (schema, table.name) in known
-    found = known[schema, table.name] = inspect(connection).has_table(table.name, schema=schema)
+    told = _place(connection, table, options) in present.get(connection.engine, {})
+    found = has_table(connection, table, options)
     if found or told:
         return found
+    schema, name = _place(connection, table, options)
     logger.warning(
         "the database has no table %s: files are kept in step with their rows all the same, and nothing is collected; "
         "create Granite's tables (create_all or a migration), or opt out of them",
-        table.name if schema is None else f"{schema}.{table.name}",
-        extra={"event": "no_table", "table": table.name},
+        name if schema is None else f"{schema}.{name}",
+        extra={"event": "no_table", "table": name},
     )
     return False
+
+
+def has_table(connection: Connection, table: Table, options: Mapping[str, Any] = NO_OPTIONS) -> bool:
+    """Do as ``is_there``, for a table that an application may well do without."""
+    place, known = _place(connection, table, options), present.setdefault(connection.engine, {})
+    if not known.get(place):
+        schema, name = place
+        known[place] = inspect(connection).has_table(name, schema=schema)
+    return known[place]
+
+
+def _place(connection: Connection, table: Table, options: Mapping[str, Any]) -> tuple[str | None, str]:
+    schemas = {**connection.get_execution_options(), **options}.get("schema_translate_map") or {}
+    return schemas.get(table.schema, table.schema), table.name
 
 
 def _retention_of(storage_key: str, manager: StorageManager | None) -> int:

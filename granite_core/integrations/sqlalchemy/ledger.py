@@ -30,9 +30,10 @@ from granite_core.integrations.sqlalchemy._greenlet import in_greenlet
 from granite_core.integrations.sqlalchemy._loose import find_loose
 from granite_core.integrations.sqlalchemy._quota_rows import release_usage, unproven_usage
 from granite_core.integrations.sqlalchemy._row_files import RowFiles
+from granite_core.integrations.sqlalchemy._rows import has_table
 from granite_core.integrations.sqlalchemy._upload_rows import expire_uploads, forget_upload, receiving_locations
 from granite_core.integrations.sqlalchemy.references import find_held
-from granite_core.integrations.sqlalchemy.tables import GraniteTables, db_now, home_of, is_upload_column
+from granite_core.integrations.sqlalchemy.tables import QUOTA_TABLES, GraniteTables, db_now, home_of, is_upload_column
 from granite_core.quotas import Counted
 from granite_core.uploads.sessions import EndedUpload
 
@@ -462,6 +463,7 @@ def _check(database: Database, connection: Connection) -> None:
     tables = list(dict.fromkeys(column.table for column in database.columns))
     if database.tables is not None:
         tables += [each for each in database.tables.all if each not in tables]
+        tables = [each for each in tables if each.name not in QUOTA_TABLES or has_table(connection, each)]
     for table in tables:
         try:
             connection.execute(select(*table.columns).limit(0))

@@ -17,6 +17,7 @@ from granite_core.integrations.sqlalchemy.types import StoredObjectRefType
 
 __all__ = [
     "OPT_OUT_KEY",
+    "QUOTA_TABLES",
     "GraniteTables",
     "db_now",
     "held_columns",
@@ -27,6 +28,8 @@ __all__ = [
 ]
 
 OPT_OUT_KEY: Final = "granite_tables"
+QUOTA_TABLES: Final = ("granite_quota", "granite_usage")
+"""The tables without which all but policies with quotas work."""
 """What a metadata's ``info`` may say before the first model: False, or the metadata that declares the tables for it."""
 
 _Id = BigInteger().with_variant(Integer(), "sqlite")  # SQLite counts up by itself only where the type is INTEGER
@@ -204,13 +207,13 @@ def _make(metadata: MetaData) -> GraniteTables:
             Column("expires_at", BigInteger, nullable=False, index=True),
         ),
         quota=table(
-            "granite_quota",
+            QUOTA_TABLES[0],
             Column("scope", String(255), primary_key=True),
             Column("bytes", BigInteger, nullable=False, server_default="0"),
             Column("files", BigInteger, nullable=False, server_default="0"),
         ),
         usage=table(
-            "granite_usage",
+            QUOTA_TABLES[1],
             Column("id", _Id, primary_key=True, autoincrement=True),
             Column("location", _Text, nullable=False, index=True),
             Column("backend", String(255), nullable=False),

@@ -65,6 +65,17 @@ def test_what_is_wrong_is_told_with_what_to_do(local: System) -> None:
     assert any(line.startswith("WARNING") and "[index-missing]" in line for line in lines)
 
 
+def test_tables_that_only_quotas_need_may_come_later(local: System) -> None:
+    with local.engine.begin() as connection:
+        connection.execute(text("DROP TABLE granite_usage"))
+    result = local.run("doctor")
+    assert result.exit_code == 0
+    assert any(
+        line.startswith("WARNING") and "granite_usage, which policies with quotas need" in line
+        for line in result.stdout.splitlines()
+    )
+
+
 def test_warnings_count_where_they_are_said_to(local: System) -> None:
     with local.engine.begin() as connection:
         connection.execute(text("DROP INDEX ix_document_file_location"))

@@ -404,6 +404,26 @@ def test_without_the_tables_nothing_can_be_counted(world: World) -> None:
     world.run(scenario)
 
 
+def test_an_application_without_quotas_needs_none_of_their_tables(world: World) -> None:
+    """After an upgrade their migration may be yet to come."""
+
+    def scenario() -> None:
+        for table in (tables().usage, tables().quota):
+            table.drop(world.engine)
+        uploads = Uploads(world.manager, SQLAlchemyUploadLedger(world.any_engine, Base.metadata), UploadSettings())
+        uploads.discard(uploads.create("pages", kind="test", length=60).id)
+        with world.session() as session:
+            session.add(Document(file=world.stage()))
+            session.commit()
+        world.stage()
+        reconcile(world, max_share=1)
+        age_everything(world)
+        sweep(world)
+        assert len(world.stored()) == 1
+
+    world.run(scenario)
+
+
 def test_without_a_database_a_policy_with_quotas_stores_nothing(world: World) -> None:
     manager = StorageManager({"main": world.backend}, [StoragePolicy("a", quotas=[Quota(scope=owner)])])
     with pytest.raises(ConfigurationError, match="count_in"):
