@@ -161,7 +161,7 @@ class Claim:
         self._begun = False
 
     def begin(self) -> None:
-        """Reserve what is announced; where nothing is, see that there is any room.
+        """Reserve what is announced; where nothing is, see that there may be one file more.
 
         Raises:
             QuotaExceededError: There is no room.
@@ -170,7 +170,9 @@ class Claim:
         if not self._begun:
             with naming_the_field(self._announced):
                 self._shares = self._merged([self._resolve(each) for each in self._wanted])
-                self._reserve()
+                self._start()
+                if self._shares:
+                    self._held = self._perform(self._hold(self._announced.size or 0))
 
     async def begin_async(self, ask: Ask) -> None:
         """Do as ``begin``, for asynchronous code.
@@ -188,11 +190,9 @@ class Claim:
                     limit = await ask(each.limit, scope) if callable(each.limit) else each.limit
                     found.append(Share(scope, limit_of(limit)))
             self._shares = self._merged(found)
-            self._ledger = self._quotas.ledger.here()
-            self._begun = True
+            self._start()
             if self._shares:
-                self._held = await self._quotas.perform_async(self._hold(self._first, wish=None), self._ledger)
-                self._reserved_at = time.monotonic()
+                self._held = await self._quotas.perform_async(self._hold(self._announced.size or 0), self._ledger)
 
     def cover(self, size: int) -> None:
         """See that so many bytes are reserved, which have come.
@@ -216,25 +216,19 @@ class Claim:
         """
         late = time.monotonic() - self._reserved_at > within.total_seconds()
         if self._shares and (size != self._held or late):
-            self._held = self._perform(self._hold(size, wish=None))
+            self._held = self._perform(self._hold(size))
 
     def give_back(self) -> None:
         """Count nothing; for what failed. Raises what the database does: then the reconcile finds it."""
         if self._begun and self._shares:
             self._perform(lambda: self._ledger.release([self._counted.location]))
 
-    @property
-    def _first(self) -> int:
-        return self._announced.size or 0
-
-    def _reserve(self) -> None:
+    def _start(self) -> None:
         self._ledger = self._quotas.ledger.here()
+        self._reserved_at = time.monotonic()
         self._begun = True
-        if self._shares:
-            self._held = self._perform(self._hold(self._first, wish=None))
-            self._reserved_at = time.monotonic()
 
-    def _hold(self, size: int, *, wish: int | None) -> Callable[[], int]:
+    def _hold(self, size: int, *, wish: int | None = None) -> Callable[[], int]:
         field = self._announced.field
         beside = self._beside
         return lambda: self._ledger.hold(self._counted, self._shares, size=size, wish=wish, beside=beside, field=field)

@@ -216,6 +216,15 @@ class QuotaLedger(Protocol):
         """Count objects no more. What is not counted is passed over, so each is given back once."""
         ...
 
+    def move(self, before: str, after: str) -> None:
+        """Count an object that took the place of another one for whom that was counted; unless it is counted itself.
+
+        Args:
+            before: Location of the one that is gone, which counts no more.
+            after: Location of the other, of the same size.
+        """
+        ...
+
     def usage(self, scope: str) -> QuotaUsage:
         """Return what a scope has."""
         ...

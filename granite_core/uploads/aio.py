@@ -15,13 +15,15 @@ from granite_core.aio import AsyncStorageManager, accepted, answer, hop, joined
 from granite_core.backends.base import StorageBackend
 from granite_core.errors import ContentRejectedError, StorageError, UnfinishableError
 from granite_core.refs import StagedFile, StoredObjectRef
-from granite_core.uploads.sessions import Progress, UploadSession, UploadStatus
+from granite_core.uploads.sessions import NewUpload, Progress, UploadSession, UploadStatus
 from granite_core.uploads.uploads import Reception, Uploads, announcement_of, milliseconds
 
 if TYPE_CHECKING:
     from typing import Self
 
     from typing_extensions import Buffer
+
+    from granite_core.hooks import Announcement
 
 __all__ = ["AsyncReception", "AsyncUploads"]
 
@@ -71,14 +73,24 @@ class AsyncUploads:
         )
         announced = announcement_of(planned, field, context)
         await AsyncStorageManager(self.sync.manager).ask_before(announced)
-        claim = self.sync.claim_for(planned, announced, parts)
+        async with self.counting(planned, announced, parts):
+            return await self._run(lambda: self.sync._create(planned, expires_in))
+
+    @asynccontextmanager
+    async def counting(
+        self, upload: NewUpload, announced: Announcement, parts: Sequence[UploadSession] = ()
+    ) -> AsyncIterator[None]:
+        """Reserve what an upload needs; see ``Uploads.counting``."""
+        claim = self.sync.claim_for(upload, announced, parts)
         if claim is None:
-            return await self._run(lambda: self.sync._create(planned, expires_in))
-        backend = self.sync.manager.get_backend(planned.file.backend)
+            yield
+            return
+        manager = self.sync.manager
+        backend = manager.get_backend(upload.file.backend)
         try:
-            with self.sync.manager.telling_of_refusals(storage_key, announced.field):
+            with manager.telling_of_refusals(announced.storage_key, announced.field):
                 await claim.begin_async(partial(answer, backend))
-            return await self._run(lambda: self.sync._create(planned, expires_in))
+            yield
         except BaseException:
             with suppress(Exception):  # what is not given back now is found by the reconcile
                 await hop(backend, claim.give_back)

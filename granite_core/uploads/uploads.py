@@ -141,17 +141,52 @@ class Uploads:
         )
         announced = announcement_of(planned, field, context)
         self.manager.ask_before(announced)
-        claim = self.claim_for(planned, announced, parts)
+        with self.counting(planned, announced, parts):
+            return self.ledger.run(lambda: self._create(planned, expires_in))
+
+    @contextmanager
+    def counting(
+        self, upload: NewUpload, announced: Announcement, parts: Sequence[UploadSession] = ()
+    ) -> Iterator[None]:
+        """Reserve what an upload needs by its policy's quotas, and give it back where it could not be made.
+
+        Args:
+            upload: What is to be made within the block.
+            announced: What the policy's functions are told.
+            parts: As for ``create``.
+
+        Raises:
+            QuotaExceededError: There is no room.
+        """
+        claim = self.claim_for(upload, announced, parts)
         if claim is None:
-            return self.ledger.run(lambda: self._create(planned, expires_in))
+            yield
+            return
         try:
-            with self.manager.telling_of_refusals(storage_key, announced.field):
+            with self.manager.telling_of_refusals(announced.storage_key, announced.field):
                 claim.begin()
-            return self.ledger.run(lambda: self._create(planned, expires_in))
+            yield
         except BaseException:
             with suppress(Exception):  # what is not given back now is found by the reconcile
                 claim.give_back()
             raise
+
+    def settle(self, session: UploadSession, size: int, field: str | None = None) -> None:
+        """Count an upload with what has come, no more and no less.
+
+        Args:
+            session: The upload.
+            size: In bytes.
+            field: Name for errors.
+
+        Raises:
+            QuotaExceededError: There is no room.
+        """
+        if self.manager.get_policy(session.storage_key).quotas:
+            quotas = self.manager.quotas
+            counted = Counted(session.location, session.backend, session.storage_key)
+            name = field or session.storage_key
+            quotas.perform(lambda: quotas.ledger.hold(counted, None, size=size, field=name))
 
     def claim_for(
         self, upload: NewUpload, announced: Announcement, parts: Sequence[UploadSession] = ()
@@ -459,6 +494,10 @@ class Uploads:
         if finished is None:
             self.manager.note([staged])
             raise self.lost(session, "finish")
+        if staged.location != session.location and self.manager.get_policy(session.storage_key).quotas:
+            quotas = self.manager.quotas
+            with suppress(Exception):  # done already, but where quotas are counted in another database
+                quotas.perform(lambda: quotas.ledger.move(session.location, staged.location))
         return finished
 
     def lost(self, session: UploadSession, operation: str) -> StorageError:
@@ -622,14 +661,6 @@ class Reception:
         field = self._field or session.storage_key
         self._covered = quotas.perform(lambda: quotas.ledger.hold(counted, None, size=need, wish=wish, field=field))
 
-    def _settle(self, size: int) -> None:
-        """Give back what was reserved ahead."""
-        session, manager = self.session, self._uploads.manager
-        if manager.get_policy(session.storage_key).quotas:
-            counted = Counted(session.location, session.backend, session.storage_key)
-            field = self._field or session.storage_key
-            manager.quotas.perform(lambda: manager.quotas.ledger.hold(counted, None, size=size, field=field))
-
     def record(self) -> None:
         """Make durable what has come, and record it; ``write`` does so by itself from time to time.
 
@@ -694,7 +725,7 @@ class Reception:
 
     def finished(self, staged: StagedFile) -> UploadSession:
         """Let the session hold the file."""
-        self._settle(staged.size)
+        self._uploads.settle(self.session, staged.size, self._field)
         self.session = self._uploads.finish_as(self.session, self.holder, staged, self._arrival.leftovers)
         self._over = True
         return self.session

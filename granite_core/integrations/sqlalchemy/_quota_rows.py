@@ -23,7 +23,7 @@ from granite_core.integrations.sqlalchemy._rows import has_table
 from granite_core.integrations.sqlalchemy.tables import GraniteTables, db_now
 from granite_core.quotas import Counted, QuotaLimit, QuotaUsage, Share, plan_hold
 
-__all__ = ["hold_usage", "list_scopes", "read_usage", "recount_usage", "release_usage", "unproven_usage"]
+__all__ = ["hold_usage", "list_scopes", "move_usage", "read_usage", "recount_usage", "release_usage", "unproven_usage"]
 
 
 def hold_usage(
@@ -119,6 +119,18 @@ def release_usage(
         t = tables.quota
         values = {"bytes": t.c.bytes - size, "files": t.c.files - files}
         connection.execute(t.update().where(t.c.scope == scope).values(**values))
+
+
+def move_usage(connection: Connection, tables: GraniteTables, before: str, after: str) -> None:
+    """Count an object in place of another one; see ``QuotaLedger.move``."""
+    usage = tables.usage
+    if not has_table(connection, usage):
+        return
+    if connection.scalar(select(usage.c.id).where(usage.c.location == after).limit(1)) is not None:
+        release_usage(connection, tables, [before])
+        return
+    moved = {"location": after, "touched_at": db_now()}
+    connection.execute(usage.update().where(usage.c.location == before).values(**moved))
 
 
 def read_usage(connection: Connection, quota: Table, scope: str) -> QuotaUsage:

@@ -100,6 +100,10 @@ class SQLAlchemyQuotaLedger(Calls):
         """Count objects no more; see ``QuotaLedger.release``."""
         self._write(lambda c: rows.release_usage(c, self._tables, locations))
 
+    def move(self, before: str, after: str) -> None:
+        """Count an object in place of another one; see ``QuotaLedger.move``."""
+        self._write(lambda c: rows.move_usage(c, self._tables, before, after))
+
     def usage(self, scope: str) -> QuotaUsage:
         """Return what a scope has."""
         return self._database.read(partial(rows.read_usage, quota=self._tables.quota, scope=scope))

@@ -22,7 +22,7 @@ from granite_core.integrations.sqlalchemy._admitting import is_fresh
 from granite_core.integrations.sqlalchemy._calls import Calls
 from granite_core.integrations.sqlalchemy._database import AnyEngine, Database
 from granite_core.integrations.sqlalchemy._graces import quarter_on
-from granite_core.integrations.sqlalchemy._quota_rows import release_usage
+from granite_core.integrations.sqlalchemy._quota_rows import move_usage
 from granite_core.integrations.sqlalchemy._rows import register_column
 from granite_core.integrations.sqlalchemy.tables import GraniteTables, tables_of
 from granite_core.manager import StorageManager
@@ -127,7 +127,7 @@ class SQLAlchemyUploadLedger(Calls):
                 return None
             if file.location != before.location:
                 self._check_age(connection, file, manager)
-                release_usage(connection, t, [before.location])  # the other one is counted by itself
+                move_usage(connection, t, before.location, file.location)
             left = (*before.progress.leftovers, *leftovers)
             rows.bury(connection, t, before.backend, before.storage_key, left)
             return rows.find_upload(connection, t.upload, upload_id, self._discard)

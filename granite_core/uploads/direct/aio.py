@@ -65,8 +65,10 @@ class AsyncDirect:
             context=context,
         )
         manager = AsyncStorageManager(self.uploads.sync.manager)
-        await manager.ask_before(announcement_of(planned, field, context))
-        return await self.uploads._run(lambda: self.sync.make(planned, plan))
+        announced = announcement_of(planned, field, context)
+        await manager.ask_before(announced)
+        async with self.uploads.counting(planned, announced):
+            return await self.uploads._run(lambda: self.sync.make(planned, plan))
 
     async def find(self, upload_id: str, *, subject: str = "") -> UploadSession:
         """Return an upload of this kind; see ``Uploads.find``."""
@@ -109,6 +111,7 @@ class AsyncDirect:
                     await hop(backend, finishing.begin)
                     while await hop(backend, finishing.step):
                         pass
+                    await run(lambda: sync.uploads.settle(session, finishing.write.size))
                     staged = await accepted(await hop(backend, finishing.write.store))
                 finally:
                     await hop(backend, finishing.close)

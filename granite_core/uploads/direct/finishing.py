@@ -41,6 +41,7 @@ class Finishing:
             context=session.details.get(CONTEXT) or None,
         )
         self.write.hooks_to_ask()  # they were, when the upload began
+        self.write.claim = None  # that is counted, and its file takes its place
         self.backend: Final = manager.get_backend(session.backend)
         self._stream: _Chain | None = None
 

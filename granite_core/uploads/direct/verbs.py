@@ -96,8 +96,10 @@ class Direct:
             field=field,
             context=context,
         )
-        self._manager.ask_before(announcement_of(planned, field, context))
-        return self.uploads.ledger.run(lambda: self.make(planned, plan))
+        announced = announcement_of(planned, field, context)
+        self._manager.ask_before(announced)
+        with self.uploads.counting(planned, announced):
+            return self.uploads.ledger.run(lambda: self.make(planned, plan))
 
     def plan(
         self,
@@ -263,6 +265,7 @@ class Direct:
                     finishing.begin()
                     while finishing.step():
                         pass
+                    self.uploads.settle(session, finishing.write.size)
                     staged = finishing.write.commit()
                 finally:
                     finishing.close()

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import update
+from sqlalchemy import create_engine, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from granite_core import (
@@ -27,11 +27,14 @@ from granite_core import (
     StagedFile,
     StorageManager,
     StoragePolicy,
+    UrlSettings,
     ValidationFailedError,
     unsaved,
 )
 from granite_core.integrations.sqlalchemy import SQLAlchemyQuotaLedger, SQLAlchemyUploadLedger
-from granite_core.uploads import AsyncUploads, Uploads, UploadSettings
+from granite_core.uploads import AsyncDirect, AsyncUploads, Direct, Uploads, UploadSettings
+from granite_core.uploads.direct import DirectInstructions
+from granite_core.uploads.direct.finishing import Finishing
 from tests.integration.sqlalchemy.collecting import GRACE_MS, MINUTE, age_everything, reconcile, rows_of, sweep, tables
 from tests.integration.sqlalchemy.world import GRACE, Base, Document, World, make_world
 
@@ -55,6 +58,7 @@ def counting(world: World, limit: Any = 100, **policy: Any) -> StorageManager:
         ],
         grace=GRACE,
         now=world.manager.now,
+        urls=UrlSettings(secrets=["a secret of at least thirty-two characters"]),
     )
     world.manager.register(Base)
     world.manager.count_in(SQLAlchemyQuotaLedger(world.any_engine, Base.metadata))
@@ -524,6 +528,104 @@ class TestUploadSessions:
             assert used(world) == (60, 1)
 
         world.run(scenario)
+
+    def test_what_goes_directly_to_the_store_is_counted_from_its_beginning_and_once(self, world: World) -> None:
+        def scenario() -> None:
+            direct = Direct(self.uploads(counting(world), world), str)
+            first = direct.begin("pages", size=60, context={"owner": "ann"})
+            assert used(world) == (60, 1)
+            with pytest.raises(QuotaExceededError):
+                direct.begin("pages", size=41, context={"owner": "ann"})
+            direct.receive(self.token(direct.instructions(first)), [b"x" * 60])
+            finished = direct.complete(first.id)
+            assert finished.file is not None
+            assert receipts(world) == [("user:ann", 60)]
+            with world.session() as session:
+                session.add(Document(file=finished.file))
+                session.commit()
+            unsaid = direct.begin("pages", form=True, context={"owner": "ann"})
+            assert used(world) == (60, 2)
+            direct.receive(self.token(direct.instructions(unsaid)), [b"x" * 41])
+            with pytest.raises(QuotaExceededError):
+                direct.complete(unsaid.id)
+            assert used(world) == (60, 1)
+            fits = direct.begin("pages", form=True, context={"owner": "ann"})
+            direct.receive(self.token(direct.instructions(fits)), [b"x" * 40])
+            direct.complete(fits.id)
+            assert used(world) == (100, 2)
+            direct.uploads.discard(fits.id)
+            for _ in range(2):
+                age_everything(world)
+                age_usage(world)
+                sweep(world)
+                reconcile(world, max_share=1)
+            assert used(world) == (60, 1)
+            assert len(world.stored()) == 1
+
+        world.run(scenario)
+
+    def test_a_completion_that_died_is_counted_once_by_the_next_one(self, world: World) -> None:
+        def scenario() -> None:
+            direct = Direct(self.uploads(counting(world), world), str)
+            begun = direct.begin("pages", size=60, context={"owner": "ann"})
+            direct.receive(self.token(direct.instructions(begun)), [b"x" * 60])
+            died = Finishing(world.manager, begun)
+            died.begin()
+            while died.step():
+                pass
+            died.write.store()
+            assert direct.complete(begun.id).file is not None
+            assert used(world) == (60, 1)
+            for _ in range(2):
+                age_everything(world)
+                age_usage(world)
+                sweep(world)
+                reconcile(world, max_share=1)
+            assert used(world) == (60, 1)
+
+        world.run(scenario)
+
+    def test_it_may_be_counted_in_another_database_than_the_sessions(self, world: World, tmp_path: Path) -> None:
+        def scenario() -> None:
+            manager = counting(world)
+            elsewhere = create_engine(f"sqlite:///{tmp_path}/elsewhere.sqlite3")
+            Base.metadata.create_all(elsewhere)
+            manager.count_in(SQLAlchemyQuotaLedger(elsewhere, Base.metadata))
+            direct = Direct(self.uploads(manager, world), str)
+            begun = direct.begin("pages", size=60, context={"owner": "ann"})
+            direct.receive(self.token(direct.instructions(begun)), [b"x" * 60])
+            finished = direct.complete(begun.id)
+            assert finished.file is not None
+            with elsewhere.connect() as connection:
+                t = tables().usage
+                assert connection.execute(select(t.c.location, t.c.bytes)).all() == [(finished.file.location, 60)]
+            assert used(world) == (60, 1)
+            elsewhere.dispose()
+
+        world.run(scenario)
+
+    def test_directly_and_asynchronously_it_is_the_same(self, world: World) -> None:
+        async def scenario() -> None:
+            manager = counting(world)
+            direct, quotas = AsyncDirect(AsyncUploads(self.uploads(manager, world)), str), manager.quotas
+            begun = await direct.begin("pages", size=60, context={"owner": "ann"})
+            with pytest.raises(QuotaExceededError):
+                await direct.begin("pages", size=41, context={"owner": "ann"})
+            write = await direct.open(self.token(await direct.instructions(begun)))
+            await write.write(b"x" * 60)
+            await write.commit()
+            await write.close()
+            manager.count_in(quotas.ledger)  # another process goes on
+            finished = await direct.complete(begun.id)
+            assert finished.file is not None
+            assert await AsyncStorageManager(manager).quotas.usage("user:ann") == QuotaUsage("user:ann", 60, 1)
+
+        run_async(world, scenario)
+
+    @staticmethod
+    def token(told: DirectInstructions) -> str:
+        assert told.request is not None
+        return told.request.url
 
     @staticmethod
     def uploads(manager: StorageManager, world: World) -> Uploads:
