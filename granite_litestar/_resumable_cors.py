@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Final, cast
 
+from granite_core import ConfigurationError
 from granite_litestar._resumable_desk import TOKEN_HEADER
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
     from granite_litestar.resumable import ResumableUploads
 
-__all__ = ["METHODS", "CrossOrigin"]
+__all__ = ["CrossOrigin", "check_origins"]
 
 METHODS: Final = ("POST", "HEAD", "PATCH", "DELETE", "OPTIONS")
 EXPOSED: Final = (
@@ -34,6 +35,7 @@ SENT: Final = (
 MAX_AGE: Final = 86400
 """For so many seconds a browser may rely on what it was told, where the application says nothing else."""
 
+_ORIGIN: Final = re.compile(r"\*|null|[a-z][a-z0-9+.-]*://(?:\[[0-9a-f:.]+\]|[^/\s*:\[\]]+)(?::[0-9]+)?")
 _PARAMETER: Final = re.compile(r"\{[^}]*\}")
 
 
@@ -84,17 +86,20 @@ class CrossOrigin:
                 message["body"] = b""
             return
         granted = self._granted(origin, route, "cookie" in asked)
+        kept: list[tuple[str, str]] = []
         if is_options:
             message["status"] = 204
-            fields = {**self._describe(route, on_one), **(self._preflight(route, asked) if granted else {})}
+            added = {**self._describe(route, on_one), **(self._preflight(route, asked) if granted else {})}
         else:
-            kept = ((name.decode("latin-1").lower(), value.decode("latin-1")) for name, value in message["headers"])
-            fields = {name: value for name, value in kept if not name.startswith("access-control-")}
-            if granted:
-                fields["Access-Control-Expose-Headers"] = ", ".join(_union(EXPOSED, self._known("expose_headers")))
-        fields |= granted
-        fields["vary"] = ", ".join(_union(filter(None, fields.get("vary", "").split(", ")), ("Origin",)))
-        message["headers"] = [(name.lower().encode(), value.encode("latin-1")) for name, value in fields.items()]
+            fields = ((name.decode("latin-1").lower(), value.decode("latin-1")) for name, value in message["headers"])
+            kept = [each for each in fields if not each[0].startswith("access-control-")]
+            exposed = _union(EXPOSED, () if self._config is None else self._config.expose_headers)
+            added = {"Access-Control-Expose-Headers": ", ".join(exposed)} if granted else {}
+        added |= granted
+        if not any(name == "vary" and "origin" in value.lower() for name, value in kept):
+            added["Vary"] = "Origin"
+        said = [*kept, *((name.lower(), value) for name, value in added.items())]
+        message["headers"] = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in said]
 
     def _place(self, scope: Scope) -> tuple[ResumableUploads, bool] | None:
         path = scope["path"].removeprefix(scope.get("root_path", "")).rstrip("/")
@@ -131,8 +136,26 @@ class CrossOrigin:
             "Access-Control-Max-Age": str(MAX_AGE if config is None else config.max_age),
         }
 
-    def _known(self, name: str) -> Sequence[str]:
-        return () if self._config is None else getattr(self._config, name)
+
+def check_origins(path: str, origins: Sequence[str]) -> None:
+    """Refuse what is no origin as browsers send it, and so would allow none, or too many.
+
+    Args:
+        path: Of the route.
+        origins: What it was given.
+
+    Raises:
+        ConfigurationError: It is a text, or one of them is no origin.
+    """
+    wrong = (
+        origins if isinstance(origins, str) else next((each for each in origins if not _ORIGIN.fullmatch(each)), None)
+    )
+    if wrong is not None:
+        raise ConfigurationError(
+            f'{path}: allow_origins lists origins, as "https://studio.example" or "*" for all, not {wrong!r}',
+            field="allow_origins",
+            value=wrong,
+        )
 
 
 def _pattern(prefix: str, path: str) -> re.Pattern[str]:

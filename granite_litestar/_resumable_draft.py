@@ -199,7 +199,7 @@ class DraftProtocol:
                 ends=bool(said.complete),
             )
         except WrongChecksumError as error:
-            raise ChecksumMismatchError("the content has another Content-Digest", operation="put") from error
+            raise DraftError(422, "The content is not what its Content-Digest says; none of it is kept") from error
 
     async def _check_whole(self, session: UploadSession) -> None:
         """Refuse a finished upload that is not what its Repr-Digest announced; it goes."""

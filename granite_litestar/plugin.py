@@ -107,7 +107,8 @@ class GranitePlugin(InitPlugin, ReceiveRoutePlugin, CLIPlugin):
         for error, handler in exception_handlers().items():
             app_config.exception_handlers.setdefault(error, handler)
         app_config.plugins.append(FileSchemaPlugin())
-        sessions = UploadSessions(config.manager, config.engines, lambda: self._found)
+        subject = config.tokens.subject if config.tokens is not None else None
+        sessions = UploadSessions(config.manager, config.engines, lambda: self._found, subject)
         app_config.state[UPLOADS_STATE_KEY] = sessions
         app_config.plugins.append(sessions)
         desk = TokenDesk(config.manager, config.tokens, sessions) if config.tokens is not None else None

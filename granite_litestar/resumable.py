@@ -19,7 +19,7 @@ from granite_core import ConfigurationError, StoragePolicy
 from granite_core.uploads import AsyncUploads, UploadSettings
 from granite_litestar import _draft as draft
 from granite_litestar import _tus as tus
-from granite_litestar._resumable_cors import CrossOrigin
+from granite_litestar._resumable_cors import CrossOrigin, check_origins
 from granite_litestar._resumable_desk import Desk, UploadsProvider
 from granite_litestar._resumable_draft import DraftProtocol
 from granite_litestar._resumable_tus import TusProtocol
@@ -77,7 +77,7 @@ class ResumableUploads:
         name: The handlers' name, for ``route_reverse``; by default ``uploads:`` and the path.
 
     Raises:
-        ConfigurationError: Nothing says who may upload.
+        ConfigurationError: Nothing says who may upload, or what is to be an origin is none.
     """
 
     path: str
@@ -96,6 +96,7 @@ class ResumableUploads:
             raise ConfigurationError(
                 f"{self.path}: who may upload? Give guards=[…], or public=True where everybody may"
             )
+        check_origins(self.path, self.allow_origins)
 
     def handlers(self, provider: UploadsProvider) -> list[HTTPRouteHandler]:
         """Make the routes' handlers.

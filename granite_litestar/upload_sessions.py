@@ -13,6 +13,7 @@ from granite_core.integrations.sqlalchemy import SQLAlchemyUploadLedger, file_co
 from granite_core.uploads import AsyncUploads, Uploads, UploadSettings, UploadTokens
 from granite_litestar._collection import alchemy_configs, find_databases
 from granite_litestar._form_plan import storage_key_of
+from granite_litestar._subjects import Subject, subject_of
 
 if TYPE_CHECKING:
     from litestar import Litestar
@@ -33,11 +34,17 @@ class UploadSessions(InitPlugin):
         manager: The application's.
         engines: The databases, where they are not those of ``SQLAlchemyPlugin``.
         metadatas: Tells where file fields are declared.
+        subject: Tells whom a connection belongs to, where nothing else does; None where nobody says.
     """
 
     def __init__(
-        self, manager: StorageManager, engines: Sequence[Any], metadatas: Callable[[], Sequence[MetaData]]
+        self,
+        manager: StorageManager,
+        engines: Sequence[Any],
+        metadatas: Callable[[], Sequence[MetaData]],
+        subject: Subject | None = None,
     ) -> None:
+        self.subject: Final = subject
         self._manager = manager
         self._engines = engines
         self._metadatas = metadatas
@@ -91,7 +98,7 @@ class UploadSessions(InitPlugin):
 
 
 async def finished_upload(
-    connection: ASGIConnection[Any, Any, Any, Any], token: str, target: object, *, subject: str = ""
+    connection: ASGIConnection[Any, Any, Any, Any], token: str, target: object, *, subject: str | None = None
 ) -> StagedFile:
     """Return the file that a token stands for: assign it to a field, and commit.
 
@@ -101,7 +108,8 @@ async def finished_upload(
         connection: The request.
         token: What the upload's last answer carried in ``Granite-Upload-Token``.
         target: The ``storage_key`` that the upload was made for, or the mapped attribute of the field that gets it.
-        subject: Whom the upload must belong to, as ``ResumableUploads(subject=…)`` named them.
+        subject: Whom the upload must belong to, as ``ResumableUploads(subject=…)`` named them; where absent, whom
+            ``TokenConfig(subject=…)`` tells that the connection belongs to, or nobody without that.
 
     Raises:
         TokenInvalidError: It is no token, or one for another policy or subject.
@@ -110,7 +118,10 @@ async def finished_upload(
         UploadGoneError: The upload was discarded.
     """
     storage_key = storage_key_of(target, where="finished_upload")
-    uploads = uploads_of(connection.app, storage_key)
+    sessions = _sessions_of(connection.app)
+    uploads = sessions.get(storage_key)
+    if subject is None:
+        subject = await subject_of(connection, sessions.subject)
     manager = uploads.sync.manager
     upload_id = UploadTokens.of(manager).open(token, storage_key, now=manager.now(), subject=subject)
     session = await uploads.find(upload_id, subject=subject)
@@ -130,7 +141,11 @@ def uploads_of(app: Litestar, storage_key: str) -> AsyncUploads:
         ImproperlyConfiguredException: The plugin is not among the application's plugins.
         ConfigurationError: There is no database, or it cannot be told which one.
     """
+    return _sessions_of(app).get(storage_key)
+
+
+def _sessions_of(app: Litestar) -> UploadSessions:
     sessions: Any = app.state.get(UPLOADS_STATE_KEY)
     if not isinstance(sessions, UploadSessions):
         raise ImproperlyConfiguredException("uploads need GranitePlugin among the plugins of the application")
-    return sessions.get(storage_key)
+    return sessions

@@ -16,7 +16,7 @@ from pathlib import Path
 from tests.fuzz import run
 
 ROOT = Path(__file__).parents[2]
-NAMES = ("multipart", "headers", "tokens", "refs", "names", "keys", "contents", "urls", "data_uris")
+NAMES = ("multipart", "headers", "tokens", "refs", "names", "keys", "contents", "urls", "data_uris", "uploads")
 EVERY = "every"
 
 

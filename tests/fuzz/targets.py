@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import re
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -27,6 +28,17 @@ from granite_core.media import clean_content_type, clean_filename, judge_content
 from granite_core.remote.targets import parse_target, redirected
 from granite_core.serving import content_disposition, extended_filename, filename_of, plan_download, served_type
 from granite_core.signing import Sealer
+from granite_litestar._digests import announced_sha256
+from granite_litestar._draft import (
+    VERSIONS,
+    DraftError,
+    is_spoken,
+    parse_boolean,
+    parse_integer,
+    parse_version,
+    write_boolean,
+)
+from granite_litestar._tus import TusError, parse_checksum, parse_creation, parse_metadata
 from granite_litestar.exceptions import MalformedBodyError
 from granite_litestar.multipart import (
     MAX_HEADER_BYTES,
@@ -208,8 +220,32 @@ def data_uris(data: bytes) -> None:
     assert size == found.size
 
 
+def uploads(data: bytes) -> None:
+    """What tus and the draft say in headers is understood, or refused; what is understood, is told again alike."""
+    text = data.decode("latin-1")
+    lines = {name: value for name, _, value in (line.partition(":") for line in text.split("\n"))}
+    with suppress(TusError):
+        parse_creation(lines)
+    with suppress(TusError):
+        for key, value in parse_metadata(text).items():
+            again = f"{key} {base64.b64encode(value.encode()).decode()}"
+            assert parse_metadata(again) == {key: value}
+    with suppress(TusError):
+        parse_checksum(text)
+    with suppress(DraftError):
+        assert parse_version(lines) in VERSIONS
+    for name in ("repr-digest", "content-digest"):
+        with suppress(MalformedBodyError):
+            assert len(announced_sha256({name: text}, name) or bytes(32)) == 32
+    if (number := parse_integer(text)) is not None:
+        assert parse_integer(str(number)) == number
+    if (truth := parse_boolean(text)) is not None:
+        assert parse_boolean(write_boolean(truth)) is truth
+    is_spoken(lines)
+
+
 TARGETS: dict[str, Callable[[bytes], None]] = {
-    each.__name__: each for each in (multipart, headers, tokens, refs, names, keys, contents, urls, data_uris)
+    each.__name__: each for each in (multipart, headers, tokens, refs, names, keys, contents, urls, data_uris, uploads)
 }
 
 
@@ -239,6 +275,15 @@ SEEDS: dict[str, list[bytes]] = {
     ],
     "urls": [b"http://[::1]:80/a?b#c", b"https://0x7f.1/", "http://127。0。0。1/".encode(), b"//b.example/x"],
     "data_uris": [b";base64,aGk=", b"text/plain,a%20b", b";base64,aGk%3D"],
+    "uploads": [
+        b"upload-length:5\nupload-metadata:filename YQ==,private\nupload-concat:final;/a /b",
+        b"filename YQ==,private",
+        b"sha1 qvTGHdzF6KLavt4PO0gs2a6pQ00=",
+        b"sha-256=:47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU=:, sha-512=:AA==:",
+        b"upload-draft-interop-version: 6\nupload-complete: ?1",
+        b"?1;a=b",
+        b" 15 ;x",
+    ],
     "keys": [b"a/b.pdf", b"..", b".granite-x", "ü".encode()],
     "contents": [
         b"\x05a.pdf%PDF-1.4",

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from litestar import Litestar, delete
+from litestar import Litestar, Request, delete, post
 from litestar.config.cors import CORSConfig
 from litestar.connection import ASGIConnection
 from litestar.params import FromPath
@@ -24,7 +24,7 @@ from granite_core import (
     UploadDeniedError,
     UrlSettings,
 )
-from granite_litestar import GraniteConfig, GranitePlugin, ResumableUploads, TokenConfig
+from granite_litestar import GraniteConfig, GranitePlugin, ResumableUploads, TokenConfig, finished_upload
 from tests.support.resumable_app import Base
 
 TUS = {"Tus-Resumable": "1.0.0"}
@@ -60,12 +60,18 @@ def serve(tmp_path: Path) -> Callable[..., Any]:
         plugin = GranitePlugin(
             GraniteConfig(manager=manager, engines=[engine], models=[Base], gc=None, uploads=routes, **config)
         )
+
+        @post("/videos")
+        async def attach(request: Request[Any, Any, Any]) -> int:
+            return (await finished_upload(request, (await request.json())["token"], "videos")).size
+
         app = Litestar(
-            [remove],
+            [remove, attach],
             plugins=[plugin],
             on_startup=[make_tables],
             cors_config=cors,
             path=path,
+            response_cookies={"one": "1", "two": "2"},
             logging_config=None,  # caplog hears nothing otherwise
         )
         with TestClient(app, raise_server_exceptions=False) as client:
@@ -131,6 +137,7 @@ def test_origins_of_the_cors_config_may_upload_though_it_allows_less_elsewhere(s
         assert made.headers["access-control-allow-credentials"] == "true"
         assert {"Location", "X-Total"} <= set(made.headers["access-control-expose-headers"].split(", "))
         assert made.headers["vary"] == "Origin"
+        assert len(made.headers.get_list("set-cookie")) == 2, "what else an answer says stays"
         assert not about_origins(client.post(f"{path}/uploads", headers={**TUS, "Origin": STRANGER}))
 
 
@@ -164,6 +171,10 @@ def test_uploads_belong_to_whom_tokens_belong_to(serve: Any) -> None:
         made = client.post("/uploads", headers={**TUS, "Upload-Length": "1", "X-User": "ann"})
         assert client.head(made.headers["location"], headers={**TUS, "X-User": "ann"}).status_code == 200
         assert client.head(made.headers["location"], headers=TUS).status_code == 404
+        said = {**TUS, **BYTES, "Upload-Length": "5", "X-User": "ann"}
+        token = client.post("/uploads", content=b"hello", headers=said).headers["granite-upload-token"]
+        assert client.post("/videos", json={"token": token}).status_code == 404
+        assert client.post("/videos", json={"token": token}, headers={"X-User": "ann"}).text == "5"
         nobodys = client.post("/uploads", headers={**TUS, "Upload-Length": "1"})
         assert client.head(nobodys.headers["location"], headers=TUS).status_code == 200
 
