@@ -602,7 +602,7 @@ class StorageBackend(ABC):
             BackendUnavailableError: The store cannot be asked.
         """
 
-    def diagnose(self, *, origins: Collection[str] = ()) -> Sequence[Finding]:
+    def diagnose(self, *, origins: Collection[str] = (), receives: bool = False) -> Sequence[Finding]:
         """Say what only this backend can know of how it is set up: what is wrong, what is missing, what is fine.
 
         That objects can be written, read, listed and deleted, and how the store's clock goes, is tried by the doctor,
@@ -612,6 +612,7 @@ class StorageBackend(ABC):
         Args:
             origins: Where pages come from whose scripts talk to the store directly; a store that has rules for that
                 (CORS) judges them by these.
+            receives: Whether they send files, too. Told only to a backend with ``Capability.PRESIGNED_PUT``.
         """
         return ()
 

@@ -299,7 +299,7 @@ class LocalStorageBackend(StorageBackend):
                 raise
             raise ConfigurationError(f"{self._root!r} cannot be used: {error}", backend="file") from error
 
-    def diagnose(self, *, origins: Collection[str] = ()) -> Sequence[Finding]:
+    def diagnose(self, *, origins: Collection[str] = (), receives: bool = False) -> Sequence[Finding]:
         """Judge the disk: room, inodes, how it is mounted, who may write there, whether it outlives a reboot."""
         try:
             return list(judge_disk(look_at_disk(self._root), durable=self.durable))

@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
-from granite_core.backends.base import StorageBackend
+from granite_core.backends.base import Capability, StorageBackend
 from granite_core.doctor._probe import probe
 from granite_core.doctor._rules import (
     judge_backends,
@@ -31,6 +31,7 @@ def examine(
     collector: Collector,
     *,
     origins: Collection[str] = (),
+    receiving: Collection[str] = (),
     told: Callable[[str], object] | None = None,
 ) -> Sequence[Finding]:
     """Look at everything the collector has to do with, and say what to do. Blocks; what matters most comes first.
@@ -42,6 +43,7 @@ def examine(
         collector: Whose manager, ledger and configuration are examined.
         origins: Where pages come from whose scripts talk to the stores directly (``https://app.example``): whether
             the stores allow that is looked at for these.
+        receiving: Policies whose files clients send to the stores themselves: that must be allowed, too.
         told: Called with what is examined next, for a display of progress.
     """
     told = told or (lambda _: None)
@@ -66,7 +68,8 @@ def examine(
         subject = "backend " + ", ".join(map(repr, aliases))
         told(subject)
         backend = manager.get_backend(key)
-        found = ledger.call(backend, _backend, collector, backend, origins)
+        receives = any(manager.get_policy(each).backend_key in aliases for each in receiving)
+        found = ledger.call(backend, _backend, collector, backend, origins, receives)
         if asked:
             marked = mark_name(backend) in ledger.states()
             found += ledger.call(backend, _owner, key, backend, identity, marked)
@@ -105,13 +108,14 @@ def _runs(collector: Collector) -> list[Finding]:
     return [each.about("the collector") for each in found]
 
 
-def _backend(collector: Collector, backend: StorageBackend, origins: Collection[str]) -> list[Finding]:
+def _backend(collector: Collector, backend: StorageBackend, origins: Collection[str], receives: bool) -> list[Finding]:
     probed = probe(backend)
     found = list(probed.findings)
     if probed.skew is not None:
         found.append(judge_clock(probed.skew, probed.margin, collector.manager.grace))
     try:
-        found += backend.diagnose(origins=origins)
+        asked = {"receives": True} if receives and Capability.PRESIGNED_PUT in backend.capabilities else {}
+        found += backend.diagnose(origins=origins, **asked)
     except StorageError as error:
         found.append(Finding("diagnosis", Severity.ERROR, f"it cannot be examined: {error}"))
     return found

@@ -288,9 +288,10 @@ class FaultyBackend(StorageBackend):
         """Check the inner backend; not counted."""
         self.inner.check()
 
-    def diagnose(self, *, origins: Collection[str] = ()) -> Sequence[Finding]:
+    def diagnose(self, *, origins: Collection[str] = (), receives: bool = False) -> Sequence[Finding]:
         """Ask the inner backend; not counted."""
-        return self.inner.diagnose(origins=origins)
+        asked = {"receives": True} if receives else {}
+        return self.inner.diagnose(origins=origins, **asked)
 
     def close(self) -> None:
         """Close the inner backend; not counted."""

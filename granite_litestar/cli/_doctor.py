@@ -15,6 +15,7 @@ from granite_core.doctor import examine
 from granite_litestar.cli._exits import Exit
 from granite_litestar.cli._output import Output
 from granite_litestar.cli._work import Work, command
+from granite_litestar.direct import DirectUploads
 
 __all__ = ["doctor"]
 
@@ -40,7 +41,8 @@ def doctor(work: Work, origin: tuple[str, ...], strict: bool) -> Exit:
     """
     collector = work.collector()
     with work.out.status("examining") as told:
-        look = partial(examine, collector, origins=origin, told=told)
+        receiving = [each.storage_key for each in work.plugin.config.uploads if isinstance(each, DirectUploads)]
+        look = partial(examine, collector, origins=origin, receiving=receiving, told=told)
         findings = work.run(collector, lambda: collector.ledger.arun(look, threading.Event()))
     counts = Counter(each.severity for each in findings)
     if work.out.as_json:

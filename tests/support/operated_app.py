@@ -1,6 +1,7 @@
 """An application to operate on from the command line; its database and stores come from the environment.
 
-`OPERATED_DATABASE` is a SQLAlchemy URL of either colour, `OPERATED_STORES` a JSON object of storage URLs by key.
+`OPERATED_DATABASE` is a SQLAlchemy URL of either colour, `OPERATED_STORES` a JSON object of storage URLs by key. With
+`OPERATED_DIRECT` clients send documents to the store themselves.
 """
 
 from __future__ import annotations
@@ -21,10 +22,10 @@ from sqlalchemy import create_engine
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-from granite_core import StorageManager, StoragePolicy, StoredObjectRef, backend_from_url
+from granite_core import StorageManager, StoragePolicy, StoredObjectRef, UrlSettings, backend_from_url
 from granite_core.gc import GCConfig
 from granite_core.integrations.sqlalchemy import file_field, files_field
-from granite_litestar import GraniteConfig, GranitePlugin
+from granite_litestar import DirectUploads, GraniteConfig, GranitePlugin
 
 __all__ = ["Base", "Document", "create_app", "make_manager"]
 
@@ -51,6 +52,7 @@ def make_manager() -> StorageManager:
             StoragePolicy("pages", last, key_prefix="pages", content_types=["text/*", "image/*"]),
         ],
         grace=timedelta(seconds=float(os.environ.get("OPERATED_GRACE", "7200"))),
+        urls=UrlSettings(secrets=["a secret that is as long as it has to be"]),
     )
 
 
@@ -70,4 +72,8 @@ def create_app() -> Litestar:
     else:
         alchemy = SQLAlchemySyncConfig(engine_instance=engine, metadata=Base.metadata)
     gc = None if os.environ.get("OPERATED_GC") == "none" else GCConfig(always_allowed=5, page_size=2)
-    return Litestar(plugins=[GranitePlugin(GraniteConfig(make_manager(), gc=gc)), SQLAlchemyPlugin(alchemy)])
+    uploads = (
+        [DirectUploads("/direct", storage_key="documents", public=True)] if "OPERATED_DIRECT" in os.environ else []
+    )
+    config = GraniteConfig(make_manager(), gc=gc, uploads=uploads)
+    return Litestar(plugins=[GranitePlugin(config), SQLAlchemyPlugin(alchemy)])

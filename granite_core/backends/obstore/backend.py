@@ -419,7 +419,7 @@ class ObstoreStorageBackend(StorageBackend):
                 backend="obstore",
             )
 
-    def diagnose(self, *, origins: Collection[str] = ()) -> Sequence[Finding]:
+    def diagnose(self, *, origins: Collection[str] = (), receives: bool = False) -> Sequence[Finding]:
         """Say what obstore cannot see or do, and what to do about it."""
         return list(judge_store(self._place, self._place.inside + self.prefix))
 

@@ -490,7 +490,7 @@ class S3StorageBackend(StorageBackend):
         if not self.delete_versions:
             self._check_lifecycle()
 
-    def diagnose(self, *, origins: Collection[str] = ()) -> Sequence[Finding]:
+    def diagnose(self, *, origins: Collection[str] = (), receives: bool = False) -> Sequence[Finding]:
         """Judge the bucket: versions, lifecycle rules, unfinished uploads, who may read it, CORS, the store's clock."""
         address = urlsplit(str(self.client.meta.endpoint_url))
         settings = BucketSettings(
@@ -501,7 +501,7 @@ class S3StorageBackend(StorageBackend):
             endpoint="" if self.identity[1] == "aws" else f"{address.scheme}://{address.netloc.rpartition('@')[2]}",
         )
         facts = ask_bucket(self.client, self.bucket, self.prefix, self._owner())
-        return list(judge_bucket(facts, settings, origins))
+        return list(judge_bucket(facts, settings, origins, receives=receives))
 
     def __repr__(self) -> str:
         return f"<S3StorageBackend {self.bucket!r} {self.prefix!r}>"

@@ -25,6 +25,8 @@ UNFINISHED: Final = {
     "AbortIncompleteMultipartUpload": {"DaysAfterInitiation": 7},
 }
 EXPOSED: Final = ("ETag", "Content-Range", "Accept-Ranges", "Content-Disposition")
+SENT: Final = ("content-type", "x-amz-checksum-sha256")
+"""Headers that a script sends with a file."""
 _FROZEN: Final = frozenset({"GLACIER", "DEEP_ARCHIVE"})
 _BLOCKS: Final = ("BlockPublicAcls", "IgnorePublicAcls", "BlockPublicPolicy", "RestrictPublicBuckets")
 
@@ -53,13 +55,16 @@ class BucketSettings:
         return shlex.join(["aws", "s3api", operation, *where, "--bucket", self.bucket, *arguments])
 
 
-def judge_bucket(facts: BucketFacts, settings: BucketSettings, origins: Collection[str] = ()) -> Iterator[Finding]:
+def judge_bucket(
+    facts: BucketFacts, settings: BucketSettings, origins: Collection[str] = (), *, receives: bool = False
+) -> Iterator[Finding]:
     """Judge a bucket.
 
     Args:
         facts: What it says of itself.
         settings: What our side is told.
         origins: Where pages come from whose scripts talk to it directly.
+        receives: Whether they send files to it.
     """
     yield from _judge_access(facts, settings)
     if not facts.found:
@@ -68,7 +73,7 @@ def judge_bucket(facts: BucketFacts, settings: BucketSettings, origins: Collecti
     yield from _judge_expiry(facts, settings)
     yield from _judge_unfinished(facts, settings)
     yield from _judge_public(facts, settings)
-    yield from _judge_cors(facts, settings, origins)
+    yield from _judge_cors(facts, settings, origins, receives)
     if not facts.encryption and "get_bucket_encryption" not in facts.untold and settings.endpoint:
         rule = {"Rules": [{"ApplyServerSideEncryptionByDefault": {"SSEAlgorithm": "AES256"}}]}
         command = settings.command("put-bucket-encryption", "--server-side-encryption-configuration", _json(rule))
@@ -206,36 +211,44 @@ def _judge_public(facts: BucketFacts, settings: BucketSettings) -> Iterator[Find
             yield Finding("s3-public", Severity.OK, "the bucket is private and stays so")
 
 
-def _judge_cors(facts: BucketFacts, settings: BucketSettings, origins: Collection[str]) -> Iterator[Finding]:
+def _judge_cors(
+    facts: BucketFacts, settings: BucketSettings, origins: Collection[str], receives: bool
+) -> Iterator[Finding]:
     if not origins or "get_bucket_cors" in facts.untold:
         return
-    lacking = {origin: missing for origin in origins if (missing := _lacking(facts.cors, origin))}
+    may = "read from the store, and send files to it" if receives else "read from the store"
+    methods = ["GET", "HEAD", "PUT", "POST"] if receives else ["GET", "HEAD"]
+    sent = SENT if receives else ()
+    lacking = {origin: missing for origin in origins if (missing := _lacking(facts.cors, origin, methods, sent))}
     if not lacking:
-        yield Finding("s3-cors", Severity.OK, f"scripts of {', '.join(origins)} may read from the store")
+        yield Finding("s3-cors", Severity.OK, f"scripts of {', '.join(origins)} may {may}")
         return
     said = "; ".join(f"{origin} lacks {', '.join(missing)}" for origin, missing in lacking.items())
     rule = {
         "AllowedOrigins": list(origins),
-        "AllowedMethods": ["GET", "HEAD"],
+        "AllowedMethods": methods,
         "AllowedHeaders": ["*"],
         "ExposeHeaders": list(EXPOSED),
         "MaxAgeSeconds": 3600,
     }
     command = settings.command("put-bucket-cors", "--cors-configuration", _json({"CORSRules": [*facts.cors, rule]}))
-    yield Finding(
-        "s3-cors", Severity.WARNING, f"scripts may not read from the store: {said}", f"set the rule:\n{command}"
-    )
+    yield Finding("s3-cors", Severity.WARNING, f"scripts may not {may}: {said}", f"set the rule:\n{command}")
 
 
-def _lacking(rules: Sequence[Mapping[str, Any]], origin: str) -> list[str]:
-    """What of a browser's needs no rule for an origin gives: methods, and headers that a script may see."""
+def _lacking(rules: Sequence[Mapping[str, Any]], origin: str, methods: Sequence[str], sent: Sequence[str]) -> list[str]:
+    """What of a browser's needs no rule for an origin gives: methods, and headers that a script may see or send."""
     ours = [rule for rule in rules if any(_matches(pattern, origin) for pattern in rule.get("AllowedOrigins", ()))]
     if not ours:
         return ["every right"]
-    methods = {method for rule in ours for method in rule.get("AllowedMethods", ())}
+    given = {method for rule in ours for method in rule.get("AllowedMethods", ())}
     exposed = {header.lower() for rule in ours for header in rule.get("ExposeHeaders", ())}
-    missing = [method for method in ("GET", "HEAD") if method not in methods]
-    return missing + [f"the header {name}" for name in EXPOSED[:2] if name.lower() not in exposed]
+    missing = [method for method in methods if method not in given]
+    missing += [f"the header {name}" for name in EXPOSED[:2] if name.lower() not in exposed]
+    if sent and "PUT" in given:  # a browser asks for a method and its headers at once: one rule must give both
+        allowed = [rule.get("AllowedHeaders", ()) for rule in ours if "PUT" in rule.get("AllowedMethods", ())]
+        takes = [[name for name in sent if not any(_matches(each.lower(), name) for each in some)] for some in allowed]
+        missing += [f"leave to send the header {name}" for name in min(takes, key=len)]
+    return missing
 
 
 def _matches(pattern: str, origin: str) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
-from granite_core.errors import ObjectNotFoundError, UploadOffsetError
+from granite_core.errors import ObjectNotFoundError, UnfinishableError, UploadOffsetError
 from granite_core.uploads.direct.plan import DirectPlan, DirectWay
 from granite_core.uploads.direct.told import CHECKSUM, UPLOAD
 
@@ -48,12 +48,17 @@ class Finishing:
     def begin(self) -> None:
         """See that everything is there, and begin to copy it."""
         plan = self._plan
-        if plan.native and plan.way is DirectWay.PARTS:
+        joined = plan.native and plan.way is DirectWay.PARTS
+        if joined:
             self._join()
         sizes = []
         try:
             sizes = [self.backend.stat(key).size for key in plan.keys]
         except ObjectNotFoundError as error:
+            if joined:
+                raise UnfinishableError(
+                    "the store has lost the parts", operation="direct", location=plan.key
+                ) from error
             raise self._incomplete(0) from error
         if plan.way is DirectWay.PARTS and sum(sizes) != plan.limit:
             raise self._incomplete(sum(sizes))
@@ -77,7 +82,7 @@ class Finishing:
         try:
             arrived = sum(backend.list_parts(key, upload).values())
         except ObjectNotFoundError:
-            return  # joined before, by somebody who died then; or it is not there at all, which is asked next
+            return  # joined before, by somebody who died then; or the store has dropped them, which is asked next
         if arrived != self._plan.limit:
             raise self._incomplete(arrived)
         backend.join_parts(key, upload)

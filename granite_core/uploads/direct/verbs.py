@@ -13,6 +13,7 @@ from granite_core.errors import (
     ChecksumMismatchError,
     ContentRejectedError,
     StorageError,
+    UnfinishableError,
     UploadGoneError,
     UploadNotFoundError,
     UploadOffsetError,
@@ -251,6 +252,8 @@ class Direct:
             UploadOffsetError: Not all bytes have come.
             ContentRejectedError: The policy, or one of its validators, refuses it; nothing remains.
             ChecksumMismatchError: Size or SHA-256 are not what was announced; nothing remains.
+            UploadLostError: Somebody else has taken it meanwhile.
+            UnfinishableError: The store has lost the parts; nothing remains.
             StaleRefError: To copy and read it took longer than a quarter of the grace.
             BackendError: It cannot be done now; try again.
         """
@@ -284,8 +287,8 @@ class Direct:
         return uploads._lock(session, holder), holder
 
     def gave_up(self, session: UploadSession, holder: str, error: BaseException) -> None:
-        """End an upload that was refused, and give back one that was not."""
-        if isinstance(error, (ContentRejectedError, ChecksumMismatchError)):
+        """End an upload that was refused or can never be finished, and give back any other."""
+        if isinstance(error, (ContentRejectedError, ChecksumMismatchError, UnfinishableError)):
             self.uploads._end(session.id, holder)
             return
         with suppress(Exception):  # the lease runs out by itself

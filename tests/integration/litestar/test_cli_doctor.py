@@ -91,6 +91,13 @@ def test_a_bucket_and_its_rules_are_looked_at(ceph: System) -> None:
     assert ceph.stored() == set()
 
 
+def test_a_bucket_that_clients_send_to_must_let_pages_send(ceph: System, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPERATED_DIRECT", "1")
+    found = ours(ceph.json("doctor", "--origin", PAGE)["findings"])
+    assert "may not read from the store, and send files to it" in found["s3-cors"]["found"]
+    assert '"PUT"' in found["s3-cors"]["advice"]
+
+
 def test_a_store_that_is_away_is_told_and_no_secret_is(local: System, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPERATED_STORES", '{"main": "s3://bucket?endpoint_url=http://127.0.0.1:1&region=us-east-1"}')
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")

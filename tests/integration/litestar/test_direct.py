@@ -651,6 +651,20 @@ def test_completing_goes_on_where_a_process_died_after_joining_the_parts(world: 
     assert direct.complete(session.id).status is UploadStatus.FINISHED
 
 
+def test_an_upload_whose_parts_the_store_has_lost_is_over(world: World) -> None:
+    """A rule of the bucket may abort what is unfinished for days."""
+    client = world.client()
+    told = client.begin(name="a.pdf", size=len(LARGE)).json()
+    if told["way"] != "parts" or told["parts"]["requests"][0]["url"].startswith(("/", world.base)):
+        pytest.skip("nothing is joined here")
+    client.send_all(told, LARGE)
+    session = world.direct().uploads.find(told["id"], subject="ann")
+    world.backend.discard_parts(session.details["key"])
+    answer = client.complete(told["id"])
+    assert (answer.status_code, answer.json()["extra"]["code"]) == (410, "unfinishable")
+    assert client.complete(told["id"]).status_code == 404
+
+
 def test_of_two_that_complete_at_once_one_does_it(world: World) -> None:
     clients = [world.client() for _ in range(4)]
     told = clients[0].begin(name="a.pdf", size=len(PDF)).json()

@@ -6,6 +6,7 @@ import json
 import shlex
 from dataclasses import replace
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -27,9 +28,13 @@ CEPH = replace(AWS, endpoint="https://ceph.example")
 
 
 def judge(
-    facts: BucketFacts = SOUND, settings: BucketSettings = AWS, origins: Any = (), **changes: Any
+    facts: BucketFacts = SOUND,
+    settings: BucketSettings = AWS,
+    origins: Any = (),
+    receives: bool = False,
+    **changes: Any,
 ) -> list[Finding]:
-    return list(judge_bucket(replace(facts, **changes), settings, origins))
+    return list(judge_bucket(replace(facts, **changes), settings, origins, receives=receives))
 
 
 def said(findings: list[Finding]) -> dict[str, str]:
@@ -203,6 +208,30 @@ class TestCors:
         rules = argument(finding, "--cors-configuration")["CORSRules"]
         assert rules[0] == self.given(**more)
         assert rules[1]["AllowedOrigins"] == [self.page]
+
+    @pytest.mark.parametrize(
+        ("more", "lacks"),
+        [
+            ({}, "lacks PUT, POST"),
+            ({"AllowedMethods": ["GET", "HEAD", "PUT"], "AllowedHeaders": ["*"]}, "lacks POST"),
+            ({"AllowedMethods": ["GET", "HEAD", "PUT", "POST"]}, "leave to send the header content-type"),
+            (
+                {"AllowedMethods": ["GET", "HEAD", "PUT", "POST"], "AllowedHeaders": ["Content-*"]},
+                "lacks leave to send the header x-amz-checksum-sha256",
+            ),
+        ],
+    )
+    def test_pages_that_send_files_need_more(self, more: dict[str, Any], lacks: str) -> None:
+        found = judge(origins=[self.page], receives=True, cors=[self.given(**more)])
+        (finding,) = [each for each in found if each.code == "s3-cors"]
+        assert lacks in finding.found
+        advised = argument(finding, "--cors-configuration")["CORSRules"]
+        assert said(judge(origins=[self.page], receives=True, cors=advised))["s3-cors"] == "ok"
+
+    def test_the_documented_rule_is_enough(self) -> None:
+        rules = json.loads((Path(__file__).parents[3] / "docs" / "examples" / "direct_cors.json").read_text())
+        (page,) = rules["CORSRules"][0]["AllowedOrigins"]
+        assert said(judge(origins=[page], receives=True, cors=rules["CORSRules"]))["s3-cors"] == "ok"
 
 
 def test_encryption_is_asked_for_where_the_store_does_not_do_it_by_itself() -> None:
