@@ -4,7 +4,12 @@ from granite_litestar._request_tokens import RequestTokens, SyncRequestTokens
 from granite_litestar._token_desk import TokenConfig
 from granite_litestar._views import FileView, file_view, item_id
 from granite_litestar.config import GraniteConfig
-from granite_litestar.direct import DirectUploads, NewDirectUpload
+from granite_litestar.direct import (
+    DirectUploads,
+    NewDirectUpload,
+    begin_direct_form,
+    complete_direct_upload,
+)
 from granite_litestar.downloads import FileRoute
 from granite_litestar.exceptions import (
     FieldError,
@@ -53,6 +58,8 @@ __all__ = [
     "UploadDTO",
     "UploadInterruptedError",
     "UploadRoute",
+    "begin_direct_form",
+    "complete_direct_upload",
     "exception_handlers",
     "file_view",
     "finished_upload",

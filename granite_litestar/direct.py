@@ -6,17 +6,17 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field, replace
 from functools import partial
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final, TypeAlias
 
 import msgspec
 from litestar import Request, Response
-from litestar.exceptions import HTTPException
+from litestar.exceptions import HTTPException, ImproperlyConfiguredException
 from litestar.handlers import HTTPRouteHandler
 from litestar.openapi.datastructures import ResponseSpec
 from litestar.params import FromPath, JSONBody, QueryParameter
 from msgspec import Meta
 
-from granite_core import ConfigurationError, UploadGoneError, UploadNotFoundError
+from granite_core import ConfigurationError, StagedFile, UploadGoneError, UploadNotFoundError
 from granite_core.uploads import (
     AsyncDirect,
     AsyncUploads,
@@ -40,12 +40,22 @@ if TYPE_CHECKING:
     from granite_litestar._streaming import UploadContext
     from granite_litestar.config import GraniteConfig
 
-__all__ = ["DirectUploads", "NewDirectUpload", "mount_direct_uploads"]
+__all__ = [
+    "DirectUploads",
+    "NewDirectUpload",
+    "begin_direct_form",
+    "complete_direct_upload",
+    "mount_direct_uploads",
+]
 
 _NO_STORE: Final = {"Cache-Control": "no-store"}
 _SHA256: Final = re.compile(r"(?:sha256:)?([0-9a-fA-F]{64})\Z")
 _SHA256_PATTERN: Final = "^(sha256:)?[0-9a-fA-F]{64}$"
 _MAX_BODY: Final = 64 * 1024
+_STATE_KEY: Final = "granite_direct_uploads"
+"""Key in ``app.state`` of what is mounted, by its path."""
+
+AnyRequest: TypeAlias = Request[Any, Any, Any]
 
 
 class NewDirectUpload(msgspec.Struct, forbid_unknown_fields=True):
@@ -126,13 +136,49 @@ class DirectUploads:
                 f"{self.path}: form_redirect must be an absolute address", value=self.form_redirect
             )
 
-    def handlers(self, provider: Callable[[], AsyncUploads]) -> list[HTTPRouteHandler]:
-        """Make the routes' handlers.
 
-        Args:
-            provider: Gives the uploads of the policy's database, once the application runs.
-        """
-        return _Routes(self, provider).handlers()
+async def begin_direct_form(
+    request: AnyRequest, path: str, *, filename: str | None = None, content_type: str | None = None
+) -> DirectInstructions:
+    """Begin an upload that a plain form is to send, for the page that shows the form.
+
+    The page puts the ``fields`` of ``request`` into hidden inputs, before a file input called ``file``, and posts them
+    to its ``url`` as ``multipart/form-data``; so the store, or the application in its place, takes the file.
+
+    Args:
+        request: The page's request: tells whom the upload belongs to.
+        path: Of the ``DirectUploads`` whose rules apply.
+        filename: Name of the file; the store does not tell that of the one it took.
+        content_type: Media type the file will claim; believed only where the bytes do not tell.
+
+    Raises:
+        ContentRejectedError: A hook of the policy refuses it.
+        ImproperlyConfiguredException: Nothing is mounted there.
+        BackendError: It cannot be begun now.
+    """
+    return await _routes_at(request, path).begun(request, filename=filename, content_type=content_type, form=True)
+
+
+async def complete_direct_upload(request: AnyRequest, path: str, upload_id: str) -> StagedFile:
+    """Have an upload taken over, for the page that a form led to; return its file, to be assigned to a field.
+
+    Args:
+        request: The page's request; of whom the upload belongs to.
+        path: Of the ``DirectUploads`` that it was begun with.
+        upload_id: What came as ``?upload=``.
+
+    Raises:
+        StorageError: As ``Direct.complete``.
+        ImproperlyConfiguredException: Nothing is mounted there.
+    """
+    return (await _routes_at(request, path).completed(request, upload_id))[1]
+
+
+def _routes_at(request: AnyRequest, path: str) -> _Routes:
+    found: Any = request.app.state.get(_STATE_KEY, {}).get(path)
+    if not isinstance(found, _Routes):
+        raise ImproperlyConfiguredException(f"no DirectUploads({path!r}) is mounted")
+    return found
 
 
 class _Routes:
@@ -227,20 +273,24 @@ class _Routes:
         if data.size is None and not data.form:
             raise _no_size()
         digest = None if data.sha256 is None else _SHA256.match(data.sha256)
-        direct = self._direct(request)
-        session = await direct.begin(
-            self._route.storage_key,
+        told = await self.begun(
+            request,
             filename=data.name,
             size=data.size,
             content_type=data.type,
             checksum=None if digest is None else f"sha256:{digest[1].lower()}",
             form=data.form,
-            subject=await self._subject(request),
-            context=await self._context(request),
         )
-        told = await direct.instructions(session, redirect=self._redirect(session))
-        location = f"{_base(request, self._route.path)}/{session.id}"
+        location = f"{_base(request, self._route.path)}/{told.id}"
         return Response(told, status_code=201, headers={**_NO_STORE, "Location": location})
+
+    async def begun(self, request: AnyRequest, **said: Any) -> DirectInstructions:
+        """Begin an upload; see ``AsyncDirect.begin``."""
+        direct = self._direct(request)
+        session = await direct.begin(
+            self._route.storage_key, subject=await self._subject(request), context=await self._context(request), **said
+        )
+        return await direct.instructions(session, redirect=self._redirect(session))
 
     async def tell(self, request: Request[Any, Any, Any], upload_id: str, first: int) -> Response[DirectInstructions]:
         """Tell the requests of an upload."""
@@ -251,17 +301,21 @@ class _Routes:
 
     async def complete(self, request: Request[Any, Any, Any], upload_id: str) -> Response[StagedToken]:
         """Take over what was sent."""
-        direct, subject = self._direct(request), await self._subject(request)
-        await self._find(direct, upload_id, subject)
-        session = await direct.complete(upload_id, subject=subject)
-        file = session.file
-        if file is None:
-            raise UploadGoneError("the upload has ended", operation="complete")
-        token = UploadTokens.of(direct.sync.uploads.manager).issue(session)
+        session, file = await self.completed(request, upload_id)
+        token = UploadTokens.of(self._provider().sync.manager).issue(session)
         expires = session.expires_at.replace(microsecond=0)  # as it is sealed
         return Response(
             StagedToken(token, file.original_filename, file.size, file.content_type, expires), headers=_NO_STORE
         )
+
+    async def completed(self, request: AnyRequest, upload_id: str) -> tuple[UploadSession, StagedFile]:
+        """Have an upload taken over, and return its file."""
+        direct, subject = self._direct(request), await self._subject(request)
+        await self._find(direct, upload_id, subject)
+        session = await direct.complete(upload_id, subject=subject)
+        if session.file is None:
+            raise UploadGoneError("the upload has ended", operation="complete")
+        return session, session.file
 
     async def discard(self, request: Request[Any, Any, Any], upload_id: str) -> None:
         """Give an upload up."""
@@ -307,7 +361,7 @@ def _base(request: Request[Any, Any, Any], path: str) -> str:
     scope = request.scope
     shown = f"{scope.get('root_path', '').rstrip('/')}{scope['path']}"
     base = path.rstrip("/")
-    return shown[: shown.rfind(base) + len(base)] if base and base in shown else base
+    return shown[: shown.rfind(base) + len(base)] if base and base in shown else f"{scope.get('root_path', '')}{base}"
 
 
 def _no_size() -> HTTPException:
@@ -352,8 +406,10 @@ def mount_direct_uploads(
         raise ConfigurationError(
             "direct uploads hand out sealed tokens: StorageManager(..., urls=UrlSettings(secrets=[...]))"
         )
-    for route in given:
-        app_config.route_handlers.extend(route.handlers(partial(provider, route)))
+    mounted = {route.path: _Routes(route, partial(provider, route)) for route in given}
+    app_config.state[_STATE_KEY] = mounted
+    for each in mounted.values():
+        app_config.route_handlers.extend(each.handlers())
 
 
 def _with_defaults(route: DirectUploads, config: GraniteConfig) -> DirectUploads:
