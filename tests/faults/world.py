@@ -20,6 +20,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
 from granite_core import (
     LocalStorageBackend,
+    Quota,
     StorageBackend,
     StorageManager,
     StoragePolicy,
@@ -31,7 +32,13 @@ from granite_core.backends._appending import PART_PREFIX
 from granite_core.backends.local import TEMPORARY_PREFIX
 from granite_core.backends.s3 import S3StorageBackend
 from granite_core.gc import Collector, GCConfig
-from granite_core.integrations.sqlalchemy import SQLAlchemyLedger, file_field, files_field, tables_of
+from granite_core.integrations.sqlalchemy import (
+    SQLAlchemyLedger,
+    SQLAlchemyQuotaLedger,
+    file_field,
+    files_field,
+    tables_of,
+)
 from granite_core.integrations.sqlalchemy._rows import registered
 from granite_core.keys import DIRECT, PIECES
 from granite_core.testing import FaultyBackend
@@ -43,6 +50,8 @@ __all__ = ["MIB", "Base", "Bucket", "Document", "Place", "Rows", "World", "diges
 MIB: Final = 1024 * 1024
 GRACE: Final = timedelta(hours=2)
 TWO_DAYS: Final = 2 * 86400
+
+_QUOTA: Final = Quota(scope=lambda announced: "everybody", limit=10**9)
 
 Rows = dict[str, tuple[str | None, tuple[str, ...]]]
 """What is committed: by title, the SHA-256 of the file and of the pages."""
@@ -75,6 +84,8 @@ class Place:
     url: str
     async_url: str
     store: str | Bucket
+    counts: bool = False
+    """Whether what is stored is counted."""
 
     def make_tables(self) -> None:
         engine = create_engine(self.url)
@@ -121,12 +132,14 @@ class World:
         watch_backend(self.steps, self.backend)
         self.manager = StorageManager(
             {"main": self.backend},
-            [StoragePolicy("documents", "main", key_prefix="d")],
+            [StoragePolicy("documents", "main", key_prefix="d", quotas=[_QUOTA] if place.counts else [])],
             grace=GRACE,
             urls=UrlSettings(secrets=["a secret that is as long as it has to be"]),
         )
         self.manager.register(Base)
         self.engine, self.async_engine = self.engines.blocking, self.engines.asynchronous
+        if place.counts:
+            self.manager.count_in(SQLAlchemyQuotaLedger(self.engine, Base.metadata))
         # What is unfinished on a disk can be made old; a store's clock cannot be set, so there it is old at once.
         unfinished_after = timedelta(days=1) if isinstance(place.store, str) else timedelta(milliseconds=1)
         config = GCConfig(always_allowed=10**6, unfinished_after=unfinished_after)
@@ -224,6 +237,16 @@ class World:
         assert self.tombstones() == []
         assert self.leftovers() == []
 
+    def check_counted(self) -> None:
+        """What is counted is what there is."""
+        if self.place.counts:
+            t, there = self._tables.usage, {ref.location: ref.size for ref in self.refs()}
+            with self.engine.connect() as connection:
+                counted = connection.execute(select(t.c.location, t.c.bytes)).all()
+            assert sorted((location, size) for location, size in counted) == sorted(there.items())
+            usage = self.manager.quotas.usage("everybody")
+            assert (usage.bytes, usage.files) == (sum(there.values()), len(there))
+
     def check_pool(self) -> None:
         """No connection was returned with its transaction open."""
         if self.engine.pool.checkedout():  # type: ignore[attr-defined]
@@ -250,6 +273,7 @@ class World:
         with self.engine.begin() as connection:
             connection.execute(t.update().values(written_at=t.c.written_at - later, retry_at=0))
             connection.execute(tables.state.update().values(expires_at=0))
+            connection.execute(tables.usage.update().values(touched_at=tables.usage.c.touched_at - later))
             connection.execute(tables.upload.update().values(expires_at=0, held_until=0))
 
     def bury(self, location: str) -> None:

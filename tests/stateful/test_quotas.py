@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ OWNERS = st.sampled_from(["ann", "ben"])
 SIZES = st.integers(0, 70)
 LIMIT = 100
 TABLES = tables_of(Base.metadata)
+DEEP = os.environ.get("GRANITE_DEEP") == "1"
 
 
 class Drive(RuleBasedStateMachine):
@@ -155,6 +157,9 @@ def test_what_scopes_have_is_what_is_there(tmp_path: Path) -> None:
     run_state_machine_as_test(
         Here,
         settings=settings(
-            max_examples=12, stateful_step_count=20, deadline=None, suppress_health_check=list(HealthCheck)
+            max_examples=100 if DEEP else 5,
+            stateful_step_count=20,
+            deadline=None,
+            suppress_health_check=list(HealthCheck),
         ),
     )

@@ -19,6 +19,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from granite_core import (
     Announcement,
     AsyncStorageManager,
+    BackendUnavailableError,
     ConfigurationError,
     Quota,
     QuotaExceededError,
@@ -435,6 +436,58 @@ def test_without_a_database_a_policy_with_quotas_stores_nothing(world: World) ->
     assert world.stored() == set()
 
 
+class TestTheDatabase:
+    def test_a_pool_of_one_is_enough_for_whoever_holds_its_connection(self, postgres_url: str) -> None:
+        with make_world(postgres_url, pool_size=1, max_overflow=0, pool_timeout=5) as world:
+            counting(world)
+            with world.session() as session:
+                session.add(Document(title="first"))
+                session.flush()
+                session.add(Document(file=unsaved(b"x" * 60, context={"owner": "ann"})))
+                session.flush()
+                put(world, 10)
+                session.commit()
+            assert used(world) == (70, 2)
+
+    def test_asynchronously_too(self, postgres_async_url: str) -> None:
+        async def scenario() -> None:
+            files = AsyncStorageManager(counting(world))
+            async with AsyncSession(world.any_engine) as session:
+                session.add(Document(title="first"))
+                await session.flush()
+                session.add(Document(file=unsaved(b"x" * 60, context={"owner": "ann"})))
+                await session.flush()
+                await files.put_bytes("documents", content=b"x" * 10, context={"owner": "ann"})
+                await session.commit()
+            assert await files.quotas.usage("user:ann") == QuotaUsage("user:ann", 70, 2)
+
+        with make_world(postgres_async_url, pool_size=1, max_overflow=0, pool_timeout=5) as world:
+            run_async(world, scenario)
+
+    def test_where_it_is_away_nothing_is_stored_and_nothing_is_reserved(self, postgres_url: str) -> None:
+        with make_world(postgres_url) as world:
+            manager = counting(world)
+            away = create_engine("postgresql+psycopg://nobody@127.0.0.1:1/nowhere")
+            ledger = manager.quotas.ledger
+            manager.count_in(SQLAlchemyQuotaLedger(away, Base.metadata))
+            with pytest.raises(BackendUnavailableError, match="cannot be counted now") as caught:
+                put(world, 60)
+            assert caught.value.retryable
+            assert world.stored() == set()
+            manager.count_in(ledger)
+            assert used(world) == (0, 0)
+
+    def test_where_its_tables_are_missing_that_is_said(self, world: World) -> None:
+        def scenario() -> None:
+            counting(world)
+            tables().quota.drop(world.engine)
+            with pytest.raises(ConfigurationError, match="has no table granite_quota"):
+                put(world, 60)
+            assert world.stored() == set()
+
+        world.run(scenario)
+
+
 class TestUploadSessions:
     def test_a_session_is_counted_from_its_beginning_to_its_end(self, world: World) -> None:
         def scenario() -> None:
@@ -690,3 +743,6 @@ class TestManyAtOnce:
         assert refused
         assert used(crowded)[0] == kept == sum(crowded.store.stat(each).size for each in crowded.stored())
         assert crowded.manager.quotas.recount("user:ann").bytes == kept
+        put(crowded, limit - kept)  # no room is lost
+        with pytest.raises(QuotaExceededError):
+            put(crowded, 1)
