@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import hashlib
 import os
@@ -15,14 +16,16 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from urllib.parse import urljoin, urlsplit
 
 import pytest
 import uvicorn
-from litestar import Litestar, Request, post
+from litestar import Litestar, Request, get, post
 from litestar.connection import ASGIConnection
-from litestar.exceptions import NotAuthorizedException
+from litestar.exceptions import ImproperlyConfiguredException, NotAuthorizedException
+from litestar.testing import TestClient
 from sqlalchemy import create_engine, update
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
@@ -52,7 +55,7 @@ from granite_core.integrations.sqlalchemy import (
 )
 from granite_core.keys import DIRECT
 from granite_core.uploads import Direct, DirectSettings, Uploads, UploadStatus
-from granite_litestar import DirectUploads, GraniteConfig, GranitePlugin, finished_upload
+from granite_litestar import DirectUploads, GraniteConfig, GranitePlugin, begin_direct_form, finished_upload
 from tests.support.direct_client import DirectClient
 from tests.support.s3 import S3Server
 
@@ -158,7 +161,12 @@ class World:
         return Direct(uploads, lambda token: f"/bytes/{token}", DirectSettings(**settings))
 
 
-def make_app(database: str, manager: StorageManager) -> Litestar:
+DIRECT_ONLY = [DirectUploads("/direct", storage_key="videos", public=True)]
+
+
+def make_app(
+    database: str, manager: StorageManager, *, path: str = "", handlers: Any = (), routes: Any = None
+) -> Litestar:
     engine = create_async_engine(database.replace("sqlite:", "sqlite+aiosqlite:"))
     prepare_sqlite(engine.sync_engine)
 
@@ -190,8 +198,8 @@ def make_app(database: str, manager: StorageManager) -> Litestar:
             "/hasty", storage_key="videos", public=True, direct=DirectSettings(requests_expire_in=timedelta(seconds=1))
         ),
     ]
-    config = GraniteConfig(manager=manager, engines=[engine], models=[Base], gc=None, uploads=uploads)
-    return Litestar([attach], plugins=[GranitePlugin(config)], on_startup=[make_tables])
+    config = GraniteConfig(manager=manager, engines=[engine], models=[Base], gc=None, uploads=routes or uploads)
+    return Litestar([attach, *handlers], path=path, plugins=[GranitePlugin(config)], on_startup=[make_tables])
 
 
 @contextmanager
@@ -674,3 +682,36 @@ def test_of_two_that_complete_at_once_one_does_it(world: World) -> None:
     assert {each.status_code for each in answered} <= {200, 423, 409}
     assert len({each.json()["token"] for each in answered if each.status_code == 200}) == 1
     assert clients[0].complete(told["id"]).status_code == 200
+
+
+def test_what_is_told_leads_to_where_the_application_is_mounted(tmp_path: Path) -> None:
+    """Whatever is above it, and whatever the page is called that shows a form."""
+    manager = StorageManager(
+        {"main": MemoryStorageBackend()},
+        [StoragePolicy("videos", before_upload=[no_mallory]), StoragePolicy("pictures")],
+        urls=UrlSettings(secrets=["a secret that is as long as it has to be"], path="/v1/files"),
+    )
+
+    @get("/my/direct/form")
+    async def page(request: Request[Any, Any, Any]) -> str:
+        told = await begin_direct_form(request, "/direct")
+        assert told.request is not None
+        return told.request.url
+
+    made = make_app(f"sqlite:///{tmp_path}/db.sqlite3", manager, path="/v1", handlers=[page], routes=DIRECT_ONLY)
+    with TestClient(made, root_path="/site") as client:
+        url = client.get("/v1/my/direct/form").text
+        assert url.startswith("/site/v1/direct/bytes/")
+        assert client.post(url.removeprefix("/site"), files={"file": ("a.bin", b"0123")}).status_code == 204
+        begun = client.post("/v1/direct", json={"name": "a.bin", "size": 4})
+        assert begun.json()["request"]["url"].startswith("/site/v1/direct/bytes/")
+        assert begun.headers["location"] == f"/site/v1/direct/{begun.json()['id']}"
+        described = client.get("/v1/schema/openapi.json").json()["paths"]
+        assert "403" in described["/v1/direct"]["post"]["responses"], "its policy's hooks may deny it"
+
+
+def test_a_form_needs_routes_to_go_to(tmp_path: Path) -> None:
+    app = Litestar([])
+    request: Any = SimpleNamespace(app=app)
+    with pytest.raises(ImproperlyConfiguredException, match="no DirectUploads"):
+        asyncio.run(begin_direct_form(request, "/direct"))
