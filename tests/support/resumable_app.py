@@ -12,6 +12,7 @@ from datetime import timedelta
 from typing import Any
 
 from litestar import Litestar, Request, get, post
+from litestar.config.cors import CORSConfig
 from litestar.connection import ASGIConnection
 from litestar.exceptions import NotAuthorizedException, PermissionDeniedException
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
@@ -58,7 +59,15 @@ def nothing_goes(connection: ASGIConnection[Any, Any, Any, Any], _: object) -> N
         raise PermissionDeniedException("uploads stay")
 
 
-def make_app(database: str, storage: str, *, grace: float = 7200, **settings: float) -> Litestar:
+def make_app(
+    database: str,
+    storage: str,
+    *,
+    grace: float = 7200,
+    origin: str = ORIGIN,
+    cors: CORSConfig | None = None,
+    **settings: float,
+) -> Litestar:
     engine = create_async_engine(database)
     if database.startswith("sqlite"):
         prepare_sqlite(engine.sync_engine)
@@ -104,7 +113,7 @@ def make_app(database: str, storage: str, *, grace: float = 7200, **settings: fl
                     storage_key="videos",
                     guards=[signed_in],
                     subject=user_of,
-                    allow_origins=[ORIGIN],
+                    allow_origins=[origin],
                     settings=times,
                 ),
                 ResumableUploads("/pictures", storage_key="pictures", public=True, settings=times),
@@ -112,7 +121,7 @@ def make_app(database: str, storage: str, *, grace: float = 7200, **settings: fl
             ],
         )
     )
-    return Litestar([attach, pid], plugins=[plugin], on_startup=[make_tables])
+    return Litestar([attach, pid], plugins=[plugin], on_startup=[make_tables], cors_config=cors)
 
 
 def serve(port: int) -> None:

@@ -14,8 +14,7 @@ import pytest
 
 from granite_core.integrations.sqlalchemy import db_now
 from tests.support.resumable_app import LIMIT, ORIGIN
-
-from .resumable_support import change, count, row, serving
+from tests.support.resumable_server import change, count, row, serving
 
 TUS = {"Tus-Resumable": "1.0.0"}
 ANN = {**TUS, "Authorization": "Bearer ann"}

@@ -14,8 +14,7 @@ import pytest
 
 from granite_core.integrations.sqlalchemy import db_now
 from tests.support.resumable_app import LIMIT, ORIGIN
-
-from .resumable_support import change, count, serving
+from tests.support.resumable_server import change, count, serving
 
 PARTIAL = {"Content-Type": "application/partial-upload"}
 TUS = {"Tus-Resumable": "1.0.0"}

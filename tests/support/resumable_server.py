@@ -19,10 +19,11 @@ __all__ = ["change", "count", "row", "serving"]
 
 
 @contextmanager
-def serving(folder: Path) -> Iterator[tuple[str, str]]:
+def serving(folder: Path, **options: Any) -> Iterator[tuple[str, str]]:
     """The server's address, and the path of its database."""
     database = f"{folder}/db.sqlite3"
-    app = make_app(f"sqlite+aiosqlite:///{database}", f"file:{folder}/files", lease=8, record_every=0.3, patience=0.5)
+    times = {"lease": 8, "record_every": 0.3, "patience": 0.5}
+    app = make_app(f"sqlite+aiosqlite:///{database}", f"file:{folder}/files", **{**times, **options})
     config = uvicorn.Config(app, host="127.0.0.1", port=0, log_level="warning")
     running = uvicorn.Server(config)
     thread = threading.Thread(target=running.run, daemon=True)
