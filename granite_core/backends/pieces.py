@@ -361,8 +361,12 @@ class PiecewiseWriter(ResumableWriter):
             with pieces.backend.open_writer(
                 pieces.location, content_type=self._content_type, size=self.offset, options=self._options
             ) as writer:
+                done = 0
                 for data in pieces.read():
                     writer.write(data)
+                    done += len(data)
+                    if self.on_joined is not None:
+                        self.on_joined(done)
                 writer.commit()
         self._closed = True
         self._leftovers = pieces.remove_all()

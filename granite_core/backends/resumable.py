@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -23,6 +23,10 @@ class ResumableWriter(ABC):
 
     Used by one thread at a time, though not always the same one. Memory held MUST NOT grow with the object.
     """
+
+    on_joined: Callable[[int], object] | None = None
+    """Where ``commit`` joins what lies apart, it calls this with the bytes it has joined so far; what it raises ends
+    that, as an error of the store would."""
 
     offset: int
     """How many bytes of the object were written, by this go and those before."""

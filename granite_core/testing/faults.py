@@ -359,6 +359,7 @@ class _FaultyResumableWriter(ResumableWriter):
         return self._backend._run("checkpoint", self._location, lambda: self._inner.checkpoint(ends=ends, last=last))
 
     def commit(self) -> None:
+        self._inner.on_joined = self.on_joined
         self._backend._run("commit", self._location, self._inner.commit)
 
     @property

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 __all__ = ["Arrival"]
 
 READ_BYTES: Final = 1024 * 1024
+WHOLE_BYTES: Final = 16 * 1024
+"""Chunks of so many bytes are handed on as they came: to join them takes memory in each thread that drains."""
 
 
 class Arrival:
@@ -159,17 +161,17 @@ class Arrival:
         Raises:
             BackendError: It cannot be stored.
         """
-        data = self._chunks[0] if len(self._chunks) == 1 else b"".join(self._chunks)
-        self._chunks.clear()
+        chunks, self._chunks = self._chunks, []
         self._pending = 0
-        if not data:
-            return
-        if self._writer is None:
-            self._writer = self._open()
-        self._writer.write(data)
-        self._written += len(data)
-        if self._hash is not None:
-            self._hash.update(data)
+        if chunks and len(chunks[0]) < WHOLE_BYTES:
+            chunks = [b"".join(chunks)]
+        for data in chunks:
+            if self._writer is None:
+                self._writer = self._open()
+            self._writer.write(data)
+            self._written += len(data)
+            if self._hash is not None:
+                self._hash.update(data)
 
     def checkpoint(self, *, ends: bool = False) -> tuple[int, Progress]:
         """Make durable what has come; return how much that is, and how to go on.
@@ -183,10 +185,13 @@ class Arrival:
         self._state = self._writer.checkpoint(ends=ends, last=self.is_complete)
         return self._written, self._progress()
 
-    def store(self) -> PendingFile:
+    def store(self, on_joined: Callable[[int], object] | None = None) -> PendingFile:
         """Make the complete object visible, with its checksum. Nobody may have its ref before the validators saw it.
 
         The session has recorded its last checkpoint. May be done again by a later go.
+
+        Args:
+            on_joined: Is called with the bytes that are joined so far, where pieces have to be.
 
         Raises:
             BackendError: It is not known to be there; a later go may try again.
@@ -195,6 +200,7 @@ class Arrival:
             self._writer = self._open()
             self._writer.checkpoint(last=True)
         created_at = self._now()
+        self._writer.on_joined = on_joined
         self._writer.commit()
         self._writer.close()
         self.leftovers = self._writer.leftovers

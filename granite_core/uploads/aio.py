@@ -14,6 +14,7 @@ from granite_core._hops import open_reader
 from granite_core.aio import AsyncStorageManager, accepted, answer, hop, joined
 from granite_core.backends.base import StorageBackend
 from granite_core.errors import ContentRejectedError, StorageError, UnfinishableError
+from granite_core.progress import Meter, ProgressCallback
 from granite_core.refs import StagedFile, StoredObjectRef
 from granite_core.uploads.sessions import NewUpload, Progress, UploadSession, UploadStatus
 from granite_core.uploads.uploads import Reception, Uploads, announcement_of, milliseconds
@@ -131,13 +132,20 @@ class AsyncUploads:
         )
         return AsyncReception(self, reception)
 
-    async def complete(self, upload_id: str, *, kind: str | None = None, subject: str = "") -> UploadSession:
+    async def complete(
+        self,
+        upload_id: str,
+        *,
+        kind: str | None = None,
+        subject: str = "",
+        progress: ProgressCallback | None = None,
+    ) -> UploadSession:
         """Finish an upload whose bytes have all come; see ``Uploads.complete``."""
         session = await self.find(upload_id, kind=kind, subject=subject)
         if session.status is UploadStatus.FINISHED or not session.is_complete:
             return session
         async with await self.receive(upload_id, offset=session.offset, kind=kind, subject=subject) as reception:
-            return await reception.finish() or session
+            return await reception.finish(progress=progress) or session
 
     async def finish_with(
         self, upload_id: str, staged: StagedFile, *, kind: str | None = None, subject: str = ""
@@ -231,27 +239,36 @@ class AsyncReception:
             while data := await reader.read(COPY_BYTES):
                 await self.write(data)
 
-    async def finish(self) -> UploadSession | None:
+    async def finish(self, *, progress: ProgressCallback | None = None) -> UploadSession | None:
         """Record what has come; where that is all, make it a stored file; see ``Reception.finish``.
 
-        Once begun it goes on to its end, even when the caller is cancelled meanwhile.
+        Once begun it goes on to its end, even when the caller is cancelled meanwhile. ``progress`` is called on the
+        event loop, and may be asynchronous.
         """
-        return await joined(asyncio.ensure_future(self._finish()))
+        return await joined(asyncio.ensure_future(self._finish(Meter(progress, self._sync._arrival.length))))
 
-    async def _finish(self) -> UploadSession | None:
-        sync = self._sync
+    async def _finish(self, meter: Meter) -> UploadSession | None:
+        sync, loop = self._sync, asyncio.get_running_loop()
+
+        def tell(done: int) -> None:
+            asyncio.run_coroutine_threadsafe(meter.tell_async(done), loop).result()
+
         try:
             await self._run(partial(sync.keep, ends=True))
             if sync.stops_here():
                 return None
+            await meter.tell_async(0)
             async with self._uploads._kept(sync.session.id, sync.holder):
-                staged = await accepted(await hop(sync._arrival.backend, sync._arrival.store))
+                storing = partial(sync._arrival.store, tell if meter.is_wanted else None)
+                staged = await accepted(await hop(sync._arrival.backend, storing))
         except ContentRejectedError:
             await self._refuse()
             raise
         except UnfinishableError as error:
             raise await self._give_up() from error
-        return await self._run(partial(sync.finished, staged))
+        finished = await self._run(partial(sync.finished, staged))
+        await meter.tell_async(finished.offset, at_end=True)
+        return finished
 
     async def close(self, *, keep: bool = True) -> None:
         """Give the upload back; see ``Reception.close``. Runs to its end even when cancelled."""

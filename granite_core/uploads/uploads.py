@@ -28,6 +28,7 @@ from granite_core.hooks import Announcement
 from granite_core.keys import suffix_of, unique_part
 from granite_core.manager import StorageManager
 from granite_core.media import clean_content_type, clean_filename
+from granite_core.progress import Meter, ProgressCallback
 from granite_core.quotas import Counted
 from granite_core.refs import StagedFile, StoredObjectRef, timestamp
 from granite_core.uploads._arrival import Arrival
@@ -422,10 +423,23 @@ class Uploads:
 
     # -- finishing -----------------------------------------------------------------------------------------------------
 
-    def complete(self, upload_id: str, *, kind: str | None = None, subject: str = "") -> UploadSession:
+    def complete(
+        self,
+        upload_id: str,
+        *,
+        kind: str | None = None,
+        subject: str = "",
+        progress: ProgressCallback | None = None,
+    ) -> UploadSession:
         """Finish an upload whose bytes have all come, where that was not done, for the process that received them died.
 
         Returns the session as it is where there is nothing to do.
+
+        Args:
+            upload_id: Its id.
+            kind: What must have made it; anything where absent.
+            subject: Whom it must belong to.
+            progress: Is told how far it is; see ``Reception.finish``.
 
         Raises:
             UploadNotFoundError: There is none of that kind and subject.
@@ -438,7 +452,7 @@ class Uploads:
         if session.status is UploadStatus.FINISHED or not session.is_complete:
             return session
         with self.receive(upload_id, offset=session.offset, kind=kind, subject=subject) as reception:
-            return reception.finish() or session
+            return reception.finish(progress=progress) or session
 
     def finish_with(
         self, upload_id: str, staged: StagedFile, *, kind: str | None = None, subject: str = ""
@@ -694,8 +708,12 @@ class Reception:
         if not self._uploads.ledger.renew(self.session.id, self.holder, lease=self._lease):
             raise self._gone()
 
-    def finish(self) -> UploadSession | None:
+    def finish(self, *, progress: ProgressCallback | None = None) -> UploadSession | None:
         """Record what has come; where that is all, make it a stored file that the policy accepts.
+
+        Args:
+            progress: Is told how far that is, where all has come: a store that cannot append joins pieces. What it
+                raises ends this go; ``complete`` finishes the upload later.
 
         Returns:
             The finished session; None where more has to come.
@@ -706,14 +724,18 @@ class Reception:
             ContentRejectedError: The policy, or one of its validators, refuses it; nothing remains.
             BackendError: It cannot be stored now; go on later, from what was recorded.
         """
-        uploads = self._uploads
+        uploads, meter = self._uploads, Meter(progress, self._arrival.length)
+        meter.refuse_async()
         with self._refusing():
             uploads.ledger.run(lambda: self.keep(ends=True))
             if self.stops_here():
                 return None
+            meter.tell(0)
             with uploads._kept(self.session.id, self.holder):
-                staged = self._arrival.store().accept()
-        return uploads.ledger.run(lambda: self.finished(staged))
+                staged = self._arrival.store(meter.tell if meter.is_wanted else None).accept()
+        finished = uploads.ledger.run(lambda: self.finished(staged))
+        meter.tell(finished.offset, at_end=True)
+        return finished
 
     def stops_here(self) -> bool:
         """Whether more has to come; then this go is over."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
 import random
@@ -33,7 +34,7 @@ from granite_core.gc import Collector, GCConfig
 from granite_core.gc.marker import MARKER_KEY
 from granite_core.integrations.sqlalchemy import SQLAlchemyLedger, SQLAlchemyUploadLedger, db_now
 from granite_core.testing import FaultyBackend
-from granite_core.uploads import Uploads, UploadStatus
+from granite_core.uploads import AsyncUploads, Uploads, UploadStatus
 from tests.integration.sqlalchemy.collecting import GRACE_MS, MINUTE, tables
 from tests.integration.sqlalchemy.world import GRACE, Base
 from tests.support.s3 import S3Server
@@ -349,6 +350,32 @@ def test_who_lost_its_upload_is_told_so_and_not_that_it_has_ended(primitive: Pla
             primitive.uploads.discard(upload)
         with pytest.raises(told):
             asleep.record()
+
+
+def test_joining_pieces_can_be_watched(primitive: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("granite_core.progress.EVERY_SECONDS", 0)
+    told: list[tuple[int, int | None]] = []
+    for asynchronous in (False, True):
+        upload, told[:] = primitive.begin(), []
+        for offset in (0, 200_000, 400_000):
+            reception = primitive.uploads.receive(upload, offset=offset)
+            reception.write(CONTENT[offset : offset + 200_000])
+            reception.close()
+        with primitive.uploads.receive(upload, offset=600_000) as reception:
+            reception.write(CONTENT[600_000:])
+            reception.keep(ends=True)
+            reception._over = True
+        primitive.overtake()
+
+        async def tell(done: int, total: int | None) -> None:
+            told.append((done, total))
+
+        if asynchronous:
+            asyncio.run(AsyncUploads(primitive.uploads).complete(upload, progress=tell))  # type: ignore[arg-type]
+        else:
+            primitive.uploads.complete(upload, progress=lambda *each: told.append(each))
+        assert [done for done, _ in told] == [0, 200_000, 400_000, 600_000, len(CONTENT), len(CONTENT)]
+        assert {total for _, total in told} == {len(CONTENT)}
 
 
 def _finish(place: Place, upload: str, offset: int = 0) -> None:
