@@ -111,17 +111,21 @@ class CrossOrigin:
     def _granted(self, origin: str, route: ResumableUploads, has_cookie: bool) -> dict[str, str]:
         """Whether an origin may read the answer, as headers; none where it may not."""
         config = self._config
-        of_app = config is not None and config.is_origin_allowed(origin)
-        if route.allow_origins:
-            if "*" not in route.allow_origins and origin not in route.allow_origins:
+        trusted = config is not None and not config.is_allow_all_origins and config.is_origin_allowed(origin)
+        if "*" in route.allow_origins:
+            allowed = origin if trusted else "*"
+        elif route.allow_origins:
+            if origin not in route.allow_origins:
                 return {}
-            allowed = "*" if "*" in route.allow_origins and not of_app else origin
-        elif config is None or not of_app:
-            return {}
+            allowed = origin
+        elif config is not None and config.is_allow_all_origins:
+            trusted, allowed = True, origin if has_cookie else "*"  # as Litestar answers elsewhere
+        elif trusted:
+            allowed = origin
         else:
-            allowed = "*" if config.is_allow_all_origins and not has_cookie else origin
+            return {}
         granted = {"Access-Control-Allow-Origin": allowed}
-        if config is not None and of_app and config.allow_credentials:
+        if config is not None and trusted and config.allow_credentials:
             granted["Access-Control-Allow-Credentials"] = "true"
         return granted
 

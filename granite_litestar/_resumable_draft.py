@@ -156,6 +156,7 @@ class DraftProtocol:
         if session.offset != offset:
             raise _mismatch(session, offset)
         if session.status is UploadStatus.FINISHED:
+            await self._check_whole(session)
             return self._again(request, said, session)
         length = session.length
         if said.length is not None and (said.length < offset or length not in (None, said.length)):

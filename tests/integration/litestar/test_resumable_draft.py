@@ -14,7 +14,7 @@ import pytest
 
 from granite_core.integrations.sqlalchemy import db_now
 from tests.support.resumable_app import LIMIT, ORIGIN
-from tests.support.resumable_server import change, count, serving
+from tests.support.resumable_server import change, count, row, serving
 
 PARTIAL = {"Content-Type": "application/partial-upload"}
 TUS = {"Tus-Resumable": "1.0.0"}
@@ -198,6 +198,13 @@ def test_digests_are_verified(client: httpx.Client, server: tuple[str, str]) -> 
     assert (other.status_code, other.headers["upload-complete"]) == (422, "?1")
     assert "granite-upload-token" not in other.headers
     assert speaker.head(url).status_code == 404
+    for ask in (lambda url: speaker.patch(url, 5, b"", "?1"), speaker.head):  # its worker died before it looked
+        url = speaker.post(b"hello", "?1", **{"Repr-Digest": digest(b"hello")}).headers["location"]
+        kept = row(server[1], url).details.replace(hashlib.sha256(b"hello").hexdigest(), "00" * 32)
+        change(server[1], url, details=kept)
+        answer = ask(url)
+        assert answer.status_code == 422
+        assert "granite-upload-token" not in answer.headers
     before = count(server[1])
     assert speaker.post(b"hallo", "?1", **{"Repr-Digest": digest(b"hello")}).status_code == 422
     assert speaker.post(b"hallo", "?1", **{"Content-Digest": digest(b"hello")}).status_code == 422

@@ -155,6 +155,15 @@ def test_origins_that_a_route_names_hold_beside_a_cors_config(serve: Any) -> Non
         assert not about_origins(client.head("/uploads/x", headers={**TUS, "Origin": PARTNER}))
 
 
+@pytest.mark.parametrize("own", [[], ["*"], [STUDIO]])
+def test_a_config_that_names_no_origin_lets_no_page_send_cookies(serve: Any, own: list[str]) -> None:
+    open_to_all = CORSConfig(allow_origins=["*"], allow_credentials=True)
+    with serve(videos(allow_origins=own), cors=open_to_all) as (client, _):
+        said = about_origins(preflight(client, "/uploads", STUDIO, "POST"))
+        cookies = said.get("access-control-allow-credentials") == "true"
+        assert not cookies or said["access-control-allow-origin"] == "*", "what browsers refuse, as elsewhere"
+
+
 def test_headers_of_the_application_may_be_sent_with_an_upload(serve: Any) -> None:
     with serve(videos(allow_origins=["*"])) as (client, _):
         said = about_origins(preflight(client, "/uploads", STRANGER, headers="x-tenant, tus-resumable"))
