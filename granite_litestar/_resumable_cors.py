@@ -73,35 +73,44 @@ class CrossOrigin:
             message: The answer; changed.
             scope: The connection.
         """
-        if message["type"] not in ("http.response.start", "http.response.body"):
+        # Every message of the application comes by: what is of no concern leaves quickly.
+        kind = message["type"]
+        if kind not in ("http.response.start", "http.response.body"):
             return
-        asked = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
-        origin, place = asked.get("origin"), self._place(scope)
-        if origin is None or place is None:
+        request = cast("HTTPScope", scope)
+        is_options = request["method"] == "OPTIONS"
+        if kind == "http.response.body" and not is_options:
             return
-        route, on_one = place
-        is_options = cast("HTTPScope", scope)["method"] == "OPTIONS"
+        if (place := self._place(request)) is None:
+            return
+        asked = {name.decode("latin-1"): value.decode("latin-1") for name, value in request["headers"]}
+        if "origin" not in asked:
+            return
         if message["type"] == "http.response.body":
+            message["body"] = b""  # of whoever answered the preflight for all routes alike
+        elif message["type"] == "http.response.start":
+            route, on_one = place
+            granted = self._granted(asked["origin"], route, "cookie" in asked)
             if is_options:
-                message["body"] = b""
-            return
-        granted = self._granted(origin, route, "cookie" in asked)
-        kept: list[tuple[str, str]] = []
-        if is_options:
-            message["status"] = 204
-            added = {**self._describe(route, on_one), **(self._preflight(route, asked) if granted else {})}
-        else:
-            fields = ((name.decode("latin-1").lower(), value.decode("latin-1")) for name, value in message["headers"])
-            kept = [each for each in fields if not each[0].startswith("access-control-")]
-            exposed = _union(EXPOSED, () if self._config is None else self._config.expose_headers)
-            added = {"Access-Control-Expose-Headers": ", ".join(exposed)} if granted else {}
-        added |= granted
-        if not any(name == "vary" and "origin" in value.lower() for name, value in kept):
-            added["Vary"] = "Origin"
-        said = [*kept, *((name.lower(), value) for name, value in added.items())]
-        message["headers"] = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in said]
+                message["status"] = 204
+                allowed = self._preflight(route, asked) if granted else {}
+                said = [*{**self._describe(route, on_one), **allowed, **granted, "Vary": "Origin"}.items()]
+            else:
+                said = self._told(message["headers"], granted)
+            message["headers"] = [(name.lower().encode(), value.encode("latin-1")) for name, value in said]
 
-    def _place(self, scope: Scope) -> tuple[ResumableUploads, bool] | None:
+    def _told(self, headers: Iterable[tuple[bytes, bytes]], granted: Mapping[str, str]) -> list[tuple[str, str]]:
+        """What an answer said, with what is said of origins in place of what was."""
+        fields = ((name.decode("latin-1").lower(), value.decode("latin-1")) for name, value in headers)
+        told = [each for each in fields if not each[0].startswith("access-control-")]
+        if not any(name == "vary" and "origin" in value.lower() for name, value in told):
+            told.append(("Vary", "Origin"))
+        if granted:
+            exposed = _union(EXPOSED, () if self._config is None else self._config.expose_headers)
+            told.append(("Access-Control-Expose-Headers", ", ".join(exposed)))
+        return [*told, *granted.items()]
+
+    def _place(self, scope: HTTPScope) -> tuple[ResumableUploads, bool] | None:
         path = scope["path"].removeprefix(scope.get("root_path", "")).rstrip("/")
         for pattern, route in self._places:
             if (found := pattern.fullmatch(path)) is not None:
