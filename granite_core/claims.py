@@ -12,11 +12,13 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 from granite_core._pending import run_to_end
 from granite_core.errors import ConfigurationError
 from granite_core.hooks import Announcement
-from granite_core.quotas import MAX_SCOPE, Counted, Quota, QuotaLedger, QuotaUsage, Share, limit_of
+from granite_core.quotas import MAX_SCOPE, Counted, Quota, QuotaLedger, QuotaLimit, QuotaUsage, Share, limit_of
 from granite_core.validation import naming_the_field
 
 if TYPE_CHECKING:
     from datetime import timedelta
+
+    from granite_core.refs import StoredObjectRef
 
 __all__ = ["AsyncQuotas", "Claim", "Quotas"]
 
@@ -51,6 +53,23 @@ class Quotas:
     def usage(self, scope: str) -> QuotaUsage:
         """Return what a scope has, to be shown to whoever it is."""
         return self.perform(lambda: self.ledger.usage(scope))
+
+    def count(self, ref: StoredObjectRef, scope: str) -> None:
+        """Count a file that is stored already, whatever the limit; counted for the scope before, it stays so.
+
+        Args:
+            ref: The file.
+            scope: Whom it is counted for.
+
+        Raises:
+            ConfigurationError: The scope is none.
+        """
+        self.perform(self._counting(ref, scope))
+
+    def _counting(self, ref: StoredObjectRef, scope: str) -> Callable[[], int]:
+        counted = Counted(ref.location, ref.backend, ref.storage_key)
+        shares = [Share(name, QuotaLimit()) for name in (_checked(scope),) if name is not None]
+        return lambda: self.ledger.hold(counted, shares, size=ref.size, field=ref.storage_key)
 
     def recount(self, scope: str) -> QuotaUsage:
         """Add up what is counted for a scope, and correct its sum, where somebody changed the rows by hand."""
@@ -120,6 +139,10 @@ class AsyncQuotas:
     async def release(self, *locations: str) -> None:
         """Count objects no more that are gone; see ``Quotas.release``."""
         await self.sync.perform_async(lambda: self.sync.ledger.release(locations))
+
+    async def count(self, ref: StoredObjectRef, scope: str) -> None:
+        """Count a file that is stored already; see ``Quotas.count``."""
+        await self.sync.perform_async(self.sync._counting(ref, scope))
 
     async def recount(self, scope: str) -> QuotaUsage:
         """Correct the sum of a scope; see ``Quotas.recount``."""

@@ -18,13 +18,19 @@ __all__ = ["quota"]
 @command("quota")
 @click.argument("scope", required=False)
 @click.option("--recount", is_flag=True, help="Add up again what is counted, and correct the sums.")
-def quota(work: Work, scope: str | None, recount: bool) -> Exit | None:
+@click.option("--count", "field", metavar="MODEL.FIELD", help="Count the files that the rows hold there already.")
+@click.option("--for", "template", metavar="TEXT", help="Whom --count counts them for, as in 'user:{owner}'.")
+def quota(work: Work, scope: str | None, recount: bool, field: str | None, template: str | None) -> Exit | None:
     """Tell what a scope has stored; without one, what each has."""
+    if (field is None) != (template is None):
+        raise CommandError(Exit.USAGE, "--count and --for go together")
     if not work.manager.has_quotas:
         raise CommandError(Exit.NOT_FOUND, "no policy has quotas")
 
-    def look(_: SQLAlchemyLedger) -> Exit | None:
+    def look(ledger: SQLAlchemyLedger) -> Exit | None:
         quotas = work.manager.quotas
+        if field is not None and template is not None:
+            _count(work, ledger, field, template)
         found = [quotas.usage(scope)] if scope is not None else list(_all(work))
         if recount:
             found = [quotas.recount(each.scope) for each in found]
@@ -36,6 +42,17 @@ def quota(work: Work, scope: str | None, recount: bool) -> Exit | None:
         return None
 
     return work.with_rows(look)
+
+
+def _count(work: Work, ledger: SQLAlchemyLedger, field: str, template: str) -> None:
+    for values, refs in ledger.file_rows(field):
+        try:
+            scope = template.format_map(values)
+        except (KeyError, ValueError, IndexError, AttributeError) as error:
+            known = ", ".join(values)
+            raise CommandError(Exit.USAGE, f"--for {template!r} names no column; there are {known}") from error
+        for ref in refs:
+            work.manager.quotas.count(ref, scope)
 
 
 def _all(work: Work) -> Iterator[QuotaUsage]:

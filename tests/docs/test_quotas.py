@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -95,6 +96,18 @@ def test_operators_see_what_everybody_has(client: httpx.Client, tmp_path: Path) 
             {"scope": "company:acme", "bytes": 40 * KB, "files": 1},
             {"scope": "user:ann", "bytes": 40 * KB, "files": 1},
         ]
+    database = sqlite3.connect(tmp_path / "quotas.sqlite3")
+    with database:
+        database.execute("DELETE FROM granite_usage")  # as if it had been stored before there were quotas
+        database.execute("DELETE FROM granite_quota")
+    database.close()
+    for _ in range(2):
+        more = ["--count", "Item.file", "--for", "user:{owner}"]
+        told = subprocess.run([*argv, "--json", *more], cwd=tmp_path, env=env, capture_output=True, check=True)
+        assert json.loads(told.stdout)["scopes"] == [{"scope": "user:ann", "bytes": 40 * KB, "files": 1}]
+    wrong = [*argv, "--count", "Item.file", "--for", "user:{nobody}"]
+    refused = subprocess.run(wrong, cwd=tmp_path, env=env, capture_output=True, check=False)
+    assert refused.returncode == 2
     one = subprocess.run([*argv, "user:ben"], cwd=tmp_path, env=env, capture_output=True, check=True)
     assert re.search(r"user:ben\W+0\W+0\W", one.stdout.decode())
 

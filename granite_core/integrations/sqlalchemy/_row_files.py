@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final
 
 import msgspec
-from sqlalchemy import Column, Select, inspect, select, type_coerce
+from sqlalchemy import Column, Connection, Select, inspect, select, type_coerce
 from sqlalchemy.orm import Session
 
 from granite_core.errors import ConfigurationError, ObjectNotFoundError
 from granite_core.events import object_id as name_object
 from granite_core.gc.ports import FileColumn, RefRow
 from granite_core.integrations.sqlalchemy._database import Database
-from granite_core.integrations.sqlalchemy._survey import LenientRefs, Survey, key_text, named_columns, python_type
+from granite_core.integrations.sqlalchemy._survey import (
+    LenientRefs,
+    Survey,
+    after_key,
+    key_text,
+    named_columns,
+    python_type,
+)
 from granite_core.integrations.sqlalchemy._transaction import Field, fields_by_class
 from granite_core.integrations.sqlalchemy.references import location_in, refs_in
+from granite_core.integrations.sqlalchemy.tables import there_already
 from granite_core.integrations.sqlalchemy.types import StoredObjectRefListType
 from granite_core.refs import StoredObjectRef
 
@@ -83,6 +92,28 @@ class RowFiles(Survey):
                         yield column, row
                 after, more = page.after, page.after is not None
 
+    def file_rows(self, field: str) -> Iterator[tuple[Mapping[str, Any], tuple[StoredObjectRef, ...]]]:
+        """Yield the rows that have something in a file field: their other columns by name, and the files. In pages.
+
+        Args:
+            field: As for ``row_file``.
+
+        Raises:
+            ConfigurationError: There is no such field, or several.
+        """
+        found = self._find(field)
+        database, column = found.database, found.field.column
+        table: Any = column.table
+        keys, plain = [*table.primary_key.columns], [each for each in table.columns if each not in database.columns]
+        refs = type_coerce(column, LenientRefs(column.type))
+        query = select(*plain, refs).where(column.is_not(None), *there_already(column)).order_by(*keys).limit(_PAGE)
+        page = database.read(partial(_all_of, query=query))
+        while page:
+            rows = [(dict(zip((each.name for each in plain), row, strict=False)), row[-1][0]) for row in page]
+            yield from rows
+            last = [rows[-1][0][key.name] for key in keys]
+            page = database.read(partial(_all_of, query=query.where(after_key(keys, last))))
+
     def row_file(self, field: str, key: str) -> RowFile:
         """Return what a row holds in a file field.
 
@@ -141,6 +172,10 @@ class RowFiles(Survey):
             field=name,
             value=name,
         )
+
+
+def _all_of(connection: Connection, query: Select[Any]) -> Sequence[Any]:
+    return connection.execute(query).all()
 
 
 def _names(class_: type, field: Field) -> tuple[str, ...]:

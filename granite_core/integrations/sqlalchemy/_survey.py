@@ -41,7 +41,7 @@ from granite_core.integrations.sqlalchemy.tables import db_now, there_already
 from granite_core.integrations.sqlalchemy.types import StoredObjectRefListType, portable_storage_ref_type
 from granite_core.refs import StoredObjectRef
 
-__all__ = ["LenientRefs", "Survey", "key_text", "named_columns", "python_type"]
+__all__ = ["LenientRefs", "Survey", "after_key", "key_text", "named_columns", "python_type"]
 
 _PARTS: Final = ("storage_key", "backend", "location", "size")
 _ADDED_UP_BY: Final = ("postgresql", "sqlite")
@@ -145,7 +145,7 @@ class Survey:
         refs = type_coerce(found, LenientRefs(found.type))
         query = select(*keys, refs).where(found.is_not(None), *there_already(found)).order_by(*keys).limit(limit)
         if after is not None:
-            query = query.where(_greater(keys, _decode(keys, after)))
+            query = query.where(after_key(keys, _decode(keys, after)))
 
         def read(connection: Connection) -> RefPage:
             rows = connection.execute(query).all()
@@ -238,7 +238,7 @@ class LenientRefs(TypeDecorator[Any]):
         return process
 
 
-def _greater(keys: Sequence[Column[Any]], values: Sequence[Any]) -> Any:
+def after_key(keys: Sequence[Column[Any]], values: Sequence[Any]) -> Any:
     """Compare a row's key with another one as a whole, in words that every database knows."""
     steps: list[Any] = []
     for position, (key, value) in enumerate(zip(keys, values, strict=True)):

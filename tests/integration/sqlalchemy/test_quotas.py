@@ -32,7 +32,7 @@ from granite_core import (
     ValidationFailedError,
     unsaved,
 )
-from granite_core.integrations.sqlalchemy import SQLAlchemyQuotaLedger, SQLAlchemyUploadLedger
+from granite_core.integrations.sqlalchemy import SQLAlchemyLedger, SQLAlchemyQuotaLedger, SQLAlchemyUploadLedger
 from granite_core.uploads import AsyncDirect, AsyncUploads, Direct, Uploads, UploadSettings
 from granite_core.uploads.direct import DirectInstructions
 from granite_core.uploads.direct.finishing import Finishing
@@ -381,6 +381,46 @@ def test_an_upload_that_outlived_its_reservation_is_counted_again_or_refused(wor
         with pytest.raises(QuotaExceededError):
             slow[1].commit()
         assert (used(world), used(world, "ben")) == ((60, 1), (50, 1))
+
+    world.run(scenario)
+
+
+def test_what_was_stored_before_is_counted_when_somebody_says_for_whom(world: World) -> None:
+    def scenario() -> None:
+        manager = counting(world)
+        first = manager.put_bytes("documents", content=b"x" * 70)
+        second = manager.put_bytes("documents", content=b"x" * 50)
+        for _ in range(2):
+            for each in (first, second):
+                manager.quotas.count(each, "user:ann")
+        assert used(world) == (120, 2)  # more than there may be, and it is there
+        with pytest.raises(QuotaExceededError):
+            put(world, 1)
+        manager.delete(first)
+        assert used(world) == (50, 1)
+        put(world, 50)
+        with pytest.raises(ConfigurationError):
+            manager.quotas.count(second, "")
+
+    world.run(scenario)
+
+
+def test_rows_are_read_in_pages_to_say_for_whom_their_files_count(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("granite_core.integrations.sqlalchemy._row_files._PAGE", 2)
+
+    def scenario() -> None:
+        with world.session() as session:
+            files = [world.stage() for _ in range(5)]
+            session.add_all([Document(title=str(at), file=each) for at, each in enumerate(files)])
+            session.add(Document(title="none"))
+            session.commit()
+        ledger = SQLAlchemyLedger([world.any_engine], Base.metadata)
+        found = {
+            values["title"]: [each.location for each in refs] for values, refs in ledger.file_rows("Document.file")
+        }
+        assert found == {str(at): [each.location] for at, each in enumerate(files)}
 
     world.run(scenario)
 
