@@ -36,6 +36,8 @@ MAX_AGE: Final = 86400
 """For so many seconds a browser may rely on what it was told, where the application says nothing else."""
 
 _ORIGIN: Final = re.compile(r"\*|null|[a-z][a-z0-9+.-]*://(?:\[[0-9a-f:.]+\]|[^/\s*:\[\]]+)(?::[0-9]+)?")
+_ID: Final = "[a-z2-7]{26}"
+"""An upload's id, and no other name beside it: the application may have routes of its own there."""
 _PARAMETER: Final = re.compile(r"\{[^}]*\}")
 
 
@@ -175,7 +177,7 @@ def _pattern(prefix: str, path: str) -> re.Pattern[str]:
     """Of the paths of a route: where uploads are made, and below it, in the group ``upload``, each."""
     whole = f"{prefix.rstrip('/')}/{path.strip('/')}".rstrip("/")
     literal = (re.escape(each) for each in _PARAMETER.split(whole))
-    return re.compile("[^/]+".join(literal) + "(?P<upload>/[^/]+)?")
+    return re.compile("[^/]+".join(literal) + f"(?P<upload>/{_ID})?")
 
 
 def _union(first: Iterable[str], second: Iterable[str]) -> list[str]:
