@@ -6,7 +6,6 @@ from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Final
 
-from litestar.plugins import InitPlugin
 from sqlalchemy import MetaData
 
 from granite_core import ConfigurationError, StorageManager
@@ -16,9 +15,8 @@ from granite_litestar.scheduling import CollectorRunner
 
 if TYPE_CHECKING:
     from litestar import Litestar
-    from litestar.config.app import AppConfig
 
-__all__ = ["NO_DATABASE", "CollectionPlugin", "alchemy_configs", "find_databases"]
+__all__ = ["NO_DATABASE", "Collection", "alchemy_configs", "find_databases"]
 
 NO_DATABASE: Final = (
     "the collector needs a database: add SQLAlchemyPlugin to the application, or give engines= in GraniteConfig, or "
@@ -26,8 +24,8 @@ NO_DATABASE: Final = (
 )
 
 
-class CollectionPlugin(InitPlugin):
-    """Runs the collector in an application's lifespan, inside that of the databases it works on.
+class Collection:
+    """Runs the collector in an application's lifespan, which has to be inside that of the databases it works on.
 
     Args:
         manager: Whose backends are collected.
@@ -51,16 +49,9 @@ class CollectionPlugin(InitPlugin):
         self._metadatas = metadatas
         self._started = started
 
-    def on_app_init(self, app_config: AppConfig) -> AppConfig:
-        """Append the lifespan, once every other plugin has appended its own: it must end before the engines do."""
-        if app_config.plugins[-1] is self:
-            app_config.lifespan.append(self._lifespan)
-        else:
-            app_config.plugins.append(self)
-        return app_config
-
     @asynccontextmanager
-    async def _lifespan(self, app: Litestar) -> AsyncIterator[None]:
+    async def lifespan(self, app: Litestar) -> AsyncIterator[None]:
+        """Collect meanwhile."""
         databases = find_databases(self._engines, self._metadatas, list(alchemy_configs(list(app.plugins))))
         async with CollectorRunner(Collector(self._manager, SQLAlchemyLedger(databases), self._config)) as runner:
             self._started(runner)

@@ -25,7 +25,8 @@ from granite_core.gc import Collector, GCConfig
 from granite_core.integrations.sqlalchemy import SQLAlchemyLedger, SQLAlchemyQuotaLedger, file_columns
 from granite_core.logs import describe_error
 from granite_core.serving import may_redirect
-from granite_litestar._collection import NO_DATABASE, CollectionPlugin, alchemy_configs, find_databases
+from granite_litestar._collection import NO_DATABASE, Collection, alchemy_configs, find_databases
+from granite_litestar._lifespans import InnermostLifespans
 from granite_litestar._middleware import compression_opt_key, exempt_from_compression, expose_headers, mark_downloads
 from granite_litestar._openapi_uploads import FileSchemaPlugin
 from granite_litestar._pathsend import PathSendMiddleware
@@ -111,6 +112,8 @@ class GranitePlugin(InitPlugin, ReceiveRoutePlugin, CLIPlugin):
         sessions = UploadSessions(config.manager, config.engines, lambda: self._found, subject)
         app_config.state[UPLOADS_STATE_KEY] = sessions
         app_config.plugins.append(sessions)
+        lifespans = InnermostLifespans()
+        app_config.plugins.append(lifespans)
         desk = TokenDesk(config.manager, config.tokens, sessions) if config.tokens is not None else None
         StreamingUploads(self.manager, config.form_limits, config.context, desk).install(app_config)
         if config.pathsend:
@@ -123,7 +126,8 @@ class GranitePlugin(InitPlugin, ReceiveRoutePlugin, CLIPlugin):
         if desk is not None:
             app_config.on_startup.append(desk.check)
             provide_tokens(app_config, config.tokens_dependency_key, desk)
-        self._collect(app_config, metadatas)
+        self._collect(app_config, metadatas, lifespans)
+        lifespans.add(sessions.lifespan)
 
         exempt_from_compression(app_config)
         expose_headers(app_config)
@@ -217,7 +221,7 @@ class GranitePlugin(InitPlugin, ReceiveRoutePlugin, CLIPlugin):
         redirects = any(may_redirect(policy.delivery) for policy in self.config.manager.policies.values())
         mark_downloads(route, self._compression_opt_key, redirects=redirects)
 
-    def _collect(self, app_config: AppConfig, metadatas: Sequence[MetaData]) -> None:
+    def _collect(self, app_config: AppConfig, metadatas: Sequence[MetaData], lifespans: InnermostLifespans) -> None:
         gc, engines = self.config.gc, self.config.engines
         if gc is None:
             return
@@ -226,7 +230,7 @@ class GranitePlugin(InitPlugin, ReceiveRoutePlugin, CLIPlugin):
             def started(runner: CollectorRunner) -> None:
                 self.runner = runner
 
-            app_config.plugins.append(CollectionPlugin(self.config.manager, gc, engines, metadatas, started))
+            lifespans.add(Collection(self.config.manager, gc, engines, metadatas, started).lifespan)
         elif gc is not DEFAULT_GC:
             raise ConfigurationError(NO_DATABASE)
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import asyncio
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Final
 
 from litestar.exceptions import ImproperlyConfiguredException
@@ -25,6 +27,10 @@ __all__ = ["UPLOADS_STATE_KEY", "UploadSessions", "finished_upload", "uploads_of
 
 UPLOADS_STATE_KEY: Final = "granite_uploads"
 """Key in ``app.state`` of the application's ``UploadSessions``."""
+
+
+STOP_SECONDS: Final = 10.0
+"""For so long uploads that a stopping server cut off may take to record what has come."""
 
 
 class UploadSessions(InitPlugin):
@@ -77,6 +83,12 @@ class UploadSessions(InitPlugin):
             known = AsyncUploads(Uploads(self._manager, ledger, settings))
             self._known[storage_key, settings, metadata] = known
         return known
+
+    @asynccontextmanager
+    async def lifespan(self, app: Litestar) -> AsyncIterator[None]:
+        """Let uploads that end with the server record what has come, while there is a database to record it in."""
+        yield
+        await asyncio.gather(*(each.at_rest(STOP_SECONDS) for each in self._known.values()))
 
     def _place(self, storage_key: str, metadata: MetaData | None) -> tuple[Any, MetaData]:
         places = find_databases(self._engines, self._metadatas(), self._configs())

@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager, suppress
 from datetime import timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, TypeVar
+from weakref import WeakSet
 
 from granite_core._hops import open_reader
 from granite_core.aio import AsyncStorageManager, accepted, answer, hop, joined
@@ -42,6 +43,7 @@ class AsyncUploads:
 
     def __init__(self, uploads: Uploads) -> None:
         self.sync: Final = uploads
+        self._under_way: WeakSet[AsyncReception] = WeakSet()
 
     async def create(
         self,
@@ -157,6 +159,19 @@ class AsyncUploads:
         """End an upload; see ``Uploads.discard``."""
         await self._run(partial(self.sync._discard, upload_id, kind=kind, subject=subject))
 
+    async def at_rest(self, patience: float) -> bool:
+        """Wait until nobody on this event loop writes to an upload: only then may the database be closed.
+
+        Args:
+            patience: For how many seconds at most.
+
+        Returns:
+            Whether that is so.
+        """
+        here = asyncio.get_running_loop()
+        under_way = [each._ended for each in self._under_way if each._ended.get_loop() is here]
+        return not under_way or not (await asyncio.wait(under_way, timeout=patience))[1]
+
     async def _run(self, call: Callable[[], T]) -> T:
         return await self.sync.ledger.arun(call, threading.Event())
 
@@ -186,6 +201,8 @@ class AsyncReception:
     def __init__(self, uploads: AsyncUploads, reception: Reception) -> None:
         self._uploads = uploads
         self._sync = reception
+        self._ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        uploads._under_way.add(self)
 
     @property
     def session(self) -> UploadSession:
@@ -245,7 +262,10 @@ class AsyncReception:
         Once begun it goes on to its end, even when the caller is cancelled meanwhile. ``progress`` is called on the
         event loop, and may be asynchronous.
         """
-        return await joined(asyncio.ensure_future(self._finish(Meter(progress, self._sync._arrival.length))))
+        finishing = self._finish(Meter(progress, self._sync._arrival.length))
+        finished = await joined(asyncio.ensure_future(finishing))
+        self._end()
+        return finished
 
     async def _finish(self, meter: Meter) -> UploadSession | None:
         sync, loop = self._sync, asyncio.get_running_loop()
@@ -272,7 +292,15 @@ class AsyncReception:
 
     async def close(self, *, keep: bool = True) -> None:
         """Give the upload back; see ``Reception.close``. Runs to its end even when cancelled."""
-        await joined(asyncio.ensure_future(self._run(partial(self._sync.leave, keep=keep))))
+        try:
+            await joined(asyncio.ensure_future(self._run(partial(self._sync.leave, keep=keep))))
+        finally:
+            self._end()
+
+    def _end(self) -> None:
+        self._uploads._under_way.discard(self)
+        if not self._ended.done():
+            self._ended.set_result(None)
 
     async def __aenter__(self) -> Self:
         return self
