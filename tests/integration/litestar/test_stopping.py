@@ -13,8 +13,7 @@ import httpx
 import pytest
 
 from tests.support.processes import answers, free_port, running
-
-from .resumable_support import row
+from tests.support.resumable_server import row
 
 ANN = {"Tus-Resumable": "1.0.0", "Authorization": "Bearer ann"}
 SIZE = 60_000_000
