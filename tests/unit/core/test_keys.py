@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from urllib.parse import quote
+
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from granite_core.errors import InvalidKeyError
@@ -50,7 +52,12 @@ def test_suffixes_are_short_and_ascii(name: str | None, suffix: str) -> None:
     assert suffix_of(name) == suffix
 
 
-@given(st.text(min_size=1, max_size=30), st.text(max_size=40))
+IDENTITIES = st.text(min_size=1, max_size=16)
+"""However they are made up, 200 bytes are enough: a character takes twelve at most (``%F0%90%80%80``)."""
+
+
+@given(IDENTITIES, st.text(max_size=40))
+@example("\U00010000" * 16, "")
 def test_any_identity_and_any_filename_make_a_valid_key(identity: str, filename: str) -> None:
     segment = clean_segment(identity)
     validate_key(
@@ -60,6 +67,22 @@ def test_any_identity_and_any_filename_make_a_valid_key(identity: str, filename:
     assert segment.isascii()
 
 
-@given(st.text(min_size=1, max_size=20), st.text(min_size=1, max_size=20))
+@given(st.text(min_size=1, max_size=300))
+@example("000::" + "\x80" * 8 + "\U00010000" * 12)
+@example("000:" + "\x80" * 8 + "\U00010000" * 12)
+@example("a" * 200)
+@example("." + "a" * 198)
+def test_an_identity_is_refused_for_its_length_alone(identity: str) -> None:
+    encoded = quote(identity, safe="", errors="surrogatepass")
+    length = len(encoded) + 2 * encoded.startswith(".")
+    if length <= 200:
+        assert len(clean_segment(identity)) == length
+        return
+    with pytest.raises(InvalidKeyError) as refused:
+        clean_segment(identity)
+    assert refused.value.limit == 200
+
+
+@given(IDENTITIES, IDENTITIES)
 def test_different_identities_stay_different(one: str, other: str) -> None:
     assert (clean_segment(one) == clean_segment(other)) == (one == other)
