@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import KW_ONLY, dataclass, field, replace
+from dataclasses import KW_ONLY, dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
@@ -18,6 +18,7 @@ from granite_core.uploads import (
 )
 from granite_litestar._direct_routes import AnyRequest, NewDirectUpload, Routes
 from granite_litestar._subjects import Subject
+from granite_litestar._upload_mounts import prepared
 
 if TYPE_CHECKING:
     from litestar.config.app import AppConfig
@@ -161,18 +162,10 @@ def mount_direct_uploads(
     Raises:
         ConfigurationError: A policy is not there, or nothing seals tokens.
     """
-    given = [_with_defaults(route, config) for route in routes]
-    policies = {route.storage_key: config.manager.get_policy(route.storage_key) for route in given}
-    if given and config.manager.links.sealer is None:
-        raise ConfigurationError(
-            "direct uploads hand out sealed tokens: StorageManager(..., urls=UrlSettings(secrets=[...]))"
-        )
-    mounted = {route.path: Routes(route, policies[route.storage_key], partial(provider, route)) for route in given}
+    mounted = {
+        route.path: Routes(route, config.manager.get_policy(route.storage_key), partial(provider, route))
+        for route in prepared(routes, config, "direct uploads")
+    }
     app_config.state[_STATE_KEY] = mounted
     for each in mounted.values():
         app_config.route_handlers.extend(each.handlers())
-
-
-def _with_defaults(route: DirectUploads, config: GraniteConfig) -> DirectUploads:
-    subject = route.subject or (config.tokens.subject if config.tokens is not None else None)
-    return replace(route, subject=subject, context=route.context or config.context)

@@ -7,7 +7,7 @@ when all have come. The token is handed in with a form, or as JSON, and attaches
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import KW_ONLY, dataclass, field, replace
+from dataclasses import KW_ONLY, dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, cast
 
@@ -25,6 +25,7 @@ from granite_litestar._resumable_draft import DraftProtocol
 from granite_litestar._resumable_tus import TusProtocol
 from granite_litestar._streaming import UploadContext
 from granite_litestar._subjects import Subject
+from granite_litestar._upload_mounts import prepared
 from granite_litestar.exceptions import UNLOGGED_PATH_OPT_KEY
 
 if TYPE_CHECKING:
@@ -228,13 +229,7 @@ def mount_resumable_uploads(
         ConfigurationError: A policy is not there, or nothing seals tokens.
     """
     manager = config.manager
-    given = [_with_defaults(route, config) for route in routes]
-    for route in given:
-        manager.get_policy(route.storage_key)
-    if given and manager.links.sealer is None:
-        raise ConfigurationError(
-            "resumable uploads hand out sealed tokens: StorageManager(..., urls=UrlSettings(secrets=[...]))"
-        )
+    given = prepared(routes, config, "resumable uploads")
 
     def describe(route: ResumableUploads, on_one: bool) -> Mapping[str, str]:
         return options_of(manager.get_policy(route.storage_key), on_one=on_one)
@@ -243,11 +238,6 @@ def mount_resumable_uploads(
         app_config.before_send.append(cross_origin.before_send)
     for route in given:
         app_config.route_handlers.extend(route.handlers(partial(_uploads_of, provider, route)))
-
-
-def _with_defaults(route: ResumableUploads, config: GraniteConfig) -> ResumableUploads:
-    subject = route.subject or (config.tokens.subject if config.tokens is not None else None)
-    return replace(route, subject=subject, context=route.context or config.context)
 
 
 def _uploads_of(
