@@ -32,7 +32,7 @@ def grown(pages: mmap.mmap | None, capacity: int, kept: int) -> mmap.mmap:
     try:
         pages.resize(capacity)
         _ask_for_huge_pages(pages)
-    except (SystemError, ValueError, OSError):  # where the system cannot do that
+    except (SystemError, ValueError, OSError, BufferError):  # the system cannot, or somebody looks at the old ones
         larger = _mapped(capacity)
         with memoryview(pages) as view:
             larger[:kept] = view[:kept]

@@ -209,4 +209,4 @@ def test_a_client_uploads_over_cuts_and_kills(
         f"Resumable uploads, {client}: {SIZE // MIB} MiB over {cuts} cuts and {kills} kills, "
         f"{site.cutter.passed / MIB:.0f} MiB sent, a worker grew by {max(site.growth) / MIB:.0f} MiB",
     )
-    assert max(site.growth) < 32 * MIB
+    assert max(site.growth) < 16 * MIB  # on S3 two parts of 5 MiB, and what malloc keeps for the threads that send

@@ -25,14 +25,16 @@ class PartBuffer:
     Args:
         budget: What memory is taken from.
         expected: How many bytes come, as far as is known.
+        at_most: How many can come, where that is known: no more memory is taken.
 
     Attributes:
         length: How many there are.
     """
 
-    def __init__(self, budget: BufferBudget, expected: int | None = None) -> None:
+    def __init__(self, budget: BufferBudget, expected: int | None = None, *, at_most: int | None = None) -> None:
         self.length = 0
         self._budget = budget
+        self._at_most = at_most
         self._first = FIRST_BYTES if expected is None else max(expected, 1)
         self._reserved = 0
         self._pages: mmap.mmap | None = None
@@ -44,7 +46,10 @@ class PartBuffer:
         wanted = self.length + size
         if self._file is not None or wanted <= self._reserved:
             return True
-        return self._takes(max(self._first, 2 * self._reserved, wanted)) or self._takes(-(-wanted // STEP) * STEP)
+        more = max(self._first, 2 * self._reserved)
+        if self._at_most is not None:
+            more = min(more, self._at_most)
+        return self._takes(max(more, wanted)) or self._takes(-(-wanted // STEP) * STEP)
 
     def append(self, data: memoryview) -> None:
         """Add bytes. Where they do not fit, everything moves to a file.
@@ -114,7 +119,10 @@ class PartBuffer:
 
 
 class _Body:
-    """Bytes as a file.
+    """Bytes as a file. A piece of so many bytes is a view: http.client, ssl and hashlib take it as it is.
+
+    Copies would be made in the threads that send, each of which has memory of its own that malloc keeps. A view stays
+    good when the buffer is freed or grows: the pages are unmapped when nobody looks at them any more.
 
     Args:
         content: The bytes.
@@ -130,10 +138,13 @@ class _Body:
     def __len__(self) -> int:
         return len(self._content)
 
-    def read(self, size: int | None = -1, /) -> bytes:
-        """Return the next bytes, all that are left for -1."""
-        end = len(self._content) if size is None or size < 0 else self._position + max(size, size and self._at_least)
-        piece = bytes(self._content[self._position : end])
+    def read(self, size: int | None = -1, /) -> bytes | memoryview:
+        """Return the next bytes; for -1 all that are left, copied: nobody asks so in order to send them."""
+        if size is None or size < 0:
+            rest = bytes(self._content[self._position :])
+            self._position += len(rest)
+            return rest
+        piece = self._content[self._position : self._position + max(size, size and self._at_least)]
         self._position += len(piece)
         return piece
 

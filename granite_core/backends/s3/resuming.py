@@ -207,15 +207,19 @@ class S3ResumableWriter(ResumableWriter):
     def _current_buffer(self) -> PartBuffer:
         """What is being filled: the end of a part, where a beginning of it waits in pieces."""
         if self._buffer is None:
-            self._buffer = PartBuffer(buffer_budget)
+            self._buffer = self._new_buffer(self._next_number, self._in_pieces)
             self._buffer_from = self._in_pieces
         return self._buffer
+
+    def _new_buffer(self, number: int, begins: int, expected: int | None = None) -> PartBuffer:
+        """A buffer for what is left of a part from a position on."""
+        return PartBuffer(buffer_budget, expected, at_most=part_length(number, base=self._base) - begins)
 
     def _read_back(self, last: int) -> PartBuffer:
         """Have the buffer begin with what so many of the last pieces hold."""
         end = self._current_buffer()
         before = sum(each.size for each in self._pieces.held[len(self._pieces.held) - last :])
-        self._buffer = PartBuffer(buffer_budget, before + end.length)
+        self._buffer = self._new_buffer(self._next_number, self._buffer_from - before, before + end.length)
         try:
             for data in self._pieces.read(last):
                 self._buffer.append(memoryview(data))
@@ -245,7 +249,7 @@ class S3ResumableWriter(ResumableWriter):
                 **head,
                 ChecksumAlgorithm="CRC32",
             )["UploadId"]
-        self._buffer, self._buffer_from = PartBuffer(buffer_budget), 0
+        self._buffer, self._buffer_from = self._new_buffer(number + 1, 0), 0
         self._pieces.drop()
         self._in_pieces = 0
         self._sending = self._backend._pool().submit(self._upload_part, number, full)

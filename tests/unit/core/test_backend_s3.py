@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import random
 import sys
 import zlib
 from base64 import b64decode
@@ -106,6 +107,32 @@ class TestBuffers:
         buffer.append(memoryview(b"small"))
         assert buffer.payload == b"small"
         buffer.free()
+
+    def test_what_is_sent_is_not_copied_and_stays_good_when_the_buffer_grows_or_is_freed(self) -> None:
+        buffer, content = PartBuffer(BufferBudget(32 * MIB)), random.Random(7).randbytes(2 * MIB)
+        buffer.append(memoryview(content))
+        payload = buffer.payload
+        assert not isinstance(payload, bytes)
+        pieces = list(iter(lambda: payload.read(16 * 1024), b""))
+        assert {type(piece) for piece in pieces} == {memoryview}
+        assert len({id(piece.obj) for piece in pieces}) == 1  # type: ignore[attr-defined] # they are views
+        buffer.append(memoryview(bytes(8 * MIB)))
+        assert buffer.body.read() == content + bytes(8 * MIB)
+        buffer.free()
+        assert b"".join(pieces) == content
+        payload.seek(0)  # as botocore does, to send it again
+        assert payload.read() == content
+
+    def test_no_more_memory_is_taken_than_there_can_be_bytes(self) -> None:
+        budget = BufferBudget(32 * MIB)
+        for expected in (None, 100, 5 * MIB - 1):
+            buffer, most = PartBuffer(budget, expected, at_most=5 * MIB), 0
+            for _ in range(5 * MIB // 40_960):
+                buffer.append(memoryview(bytes(40_960)))
+                most = max(most, budget.used)
+            assert most == buffer.length == 5 * MIB
+            buffer.free()
+        assert (budget.used, budget.spilled) == (0, 0)
 
     def test_one_buffer_leaves_half_of_the_budget_to_others(self) -> None:
         budget = BufferBudget(4 * MIB)
