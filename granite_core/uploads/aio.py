@@ -18,7 +18,7 @@ from granite_core.errors import ContentRejectedError, StorageError, Unfinishable
 from granite_core.progress import Meter, ProgressCallback
 from granite_core.refs import StagedFile, StoredObjectRef
 from granite_core.uploads.sessions import NewUpload, Progress, UploadSession, UploadStatus
-from granite_core.uploads.uploads import Reception, Uploads, announcement_of, milliseconds
+from granite_core.uploads.uploads import COPY_BYTES, Reception, Uploads, announcement_of, milliseconds
 
 if TYPE_CHECKING:
     from typing import Self
@@ -30,8 +30,6 @@ if TYPE_CHECKING:
 __all__ = ["AsyncReception", "AsyncUploads"]
 
 T = TypeVar("T")
-
-COPY_BYTES: Final = 1024 * 1024
 
 
 class AsyncUploads:
@@ -240,21 +238,21 @@ class AsyncReception:
         """Keep the upload without recording anything; see ``Reception.renew``."""
         await self._run(self._sync.renew)
 
-    async def copy(self, backend: StorageBackend, ref: StoredObjectRef) -> None:
-        """Take the content of a stored object; see ``write``.
+    async def copy(
+        self, backend: StorageBackend, ref: StoredObjectRef, *, progress: ProgressCallback | None = None
+    ) -> None:
+        """Take the content of a stored object as the next bytes; see ``Reception.copy``.
 
-        Args:
-            backend: Where it is.
-            ref: What it is.
-
-        Raises:
-            ObjectNotFoundError: It is gone.
-            BackendError: It cannot be read or stored.
+        ``progress`` is called on the event loop, and may be asynchronous.
         """
-        opening = partial(backend.open_reader, ref.location)
+        opening, meter, done = partial(backend.open_reader, ref.location), Meter(progress, ref.size), 0
+        await meter.tell_async(0)
         async with await open_reader(backend, opening, wanted=ref.size) as reader:
             while data := await reader.read(COPY_BYTES):
                 await self.write(data)
+                done += len(data)
+                await meter.tell_async(done)
+        await meter.tell_async(done, at_end=True)
 
     async def finish(self, *, progress: ProgressCallback | None = None) -> UploadSession | None:
         """Record what has come; where that is all, make it a stored file; see ``Reception.finish``.

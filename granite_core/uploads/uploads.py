@@ -11,6 +11,7 @@ from dataclasses import replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final
 
+from granite_core.backends.base import StorageBackend
 from granite_core.claims import Claim
 from granite_core.errors import (
     BackendUnavailableError,
@@ -46,6 +47,7 @@ __all__ = ["PARTIAL", "Reception", "Uploads", "milliseconds"]
 
 MAX_KIND: Final = 32
 MAX_SUBJECT: Final = 255
+COPY_BYTES: Final = 1024 * 1024
 STEP: Final = 16 * 1024 * 1024
 """An upload of no known length reserves so many bytes ahead."""
 PARTIAL: Final = "partial"
@@ -642,6 +644,28 @@ class Reception:
                 self._uploads.ledger.run(self.drain)
             if self.is_due:
                 self._uploads.ledger.run(self.keep if records else self.renew)
+
+    def copy(self, backend: StorageBackend, ref: StoredObjectRef, *, progress: ProgressCallback | None = None) -> None:
+        """Take the content of a stored object as the next bytes; see ``write``.
+
+        Args:
+            backend: Where it is.
+            ref: What it is.
+            progress: Is told how many of its bytes are copied. What it raises ends that; the bytes that have come stay.
+
+        Raises:
+            ObjectNotFoundError: It is gone.
+            BackendError: It cannot be read or stored.
+        """
+        call, meter, done = self._uploads.ledger.call, Meter(progress, ref.size), 0
+        meter.refuse_async()
+        meter.tell(0)
+        with call(backend, lambda: backend.open_reader(ref.location)) as reader:
+            while data := call(backend, lambda: reader.read(COPY_BYTES)):
+                self.write(data)
+                done += len(data)
+                meter.tell(done)
+        meter.tell(done, at_end=True)
 
     def drain(self) -> None:
         """Hand what was gathered to the store."""

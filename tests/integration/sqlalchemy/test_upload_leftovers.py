@@ -34,11 +34,12 @@ from granite_core.gc import Collector, GCConfig
 from granite_core.gc.marker import MARKER_KEY
 from granite_core.integrations.sqlalchemy import SQLAlchemyLedger, SQLAlchemyUploadLedger, db_now
 from granite_core.testing import FaultyBackend
-from granite_core.uploads import AsyncUploads, Uploads, UploadStatus
+from granite_core.uploads import AsyncUploads, Uploads, UploadSession, UploadStatus
 from tests.integration.sqlalchemy.collecting import GRACE_MS, MINUTE, tables
 from tests.integration.sqlalchemy.world import GRACE, Base
 from tests.support.s3 import S3Server
 
+MIB = 1024 * 1024
 CONTENT = b"%PDF-1.7\n" + random.Random(7).randbytes(600_000)
 
 
@@ -376,6 +377,54 @@ def test_joining_pieces_can_be_watched(primitive: Place, monkeypatch: pytest.Mon
             primitive.uploads.complete(upload, progress=lambda *each: told.append(each))
         assert [done for done, _ in told] == [0, 200_000, 400_000, 600_000, len(CONTENT), len(CONTENT)]
         assert {total for _, total in told} == {len(CONTENT)}
+
+
+def test_copying_a_stored_file_into_an_upload_can_be_watched_and_broken_off(
+    primitive: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the pieces are copied that a client has asked to be joined."""
+    monkeypatch.setattr("granite_core.progress.EVERY_SECONDS", 0)
+    content = CONTENT * 4
+    backend, piece = primitive.backend, primitive.manager.put_bytes("files", content=content)
+    told: list[tuple[int, int | None]] = []
+
+    def tell(done: int, total: int | None) -> None:
+        told.append((done, total))
+        if done == stops_at:
+            raise InterruptedError
+
+    async def tell_later(done: int, total: int | None) -> None:
+        tell(done, total)
+
+    async def join(upload: str, offset: int) -> UploadSession | None:
+        async with await AsyncUploads(primitive.uploads).receive(upload, offset=offset) as reception:
+            await reception.copy(backend, piece, progress=tell_later)
+            return await reception.finish()
+
+    for asynchronous in (False, True):
+        upload, stops_at = primitive.begin(MIB + 2 * len(content)), MIB
+        with pytest.raises(InterruptedError):
+            if asynchronous:
+                asyncio.run(join(upload, 0))
+            else:
+                with primitive.uploads.receive(upload, offset=0) as reception:
+                    reception.copy(backend, piece, progress=tell)
+        stops_at, told[:], finished = -1, [], None
+        for offset in (MIB, MIB + len(content)):
+            if asynchronous:
+                finished = asyncio.run(join(upload, offset))
+            else:
+                with primitive.uploads.receive(upload, offset=offset) as reception:
+                    with pytest.raises(TypeError):
+                        reception.copy(backend, piece, progress=tell_later)
+                    reception.copy(backend, piece, progress=tell)
+                    finished = reception.finish()
+        assert told == [(done, len(content)) for done in (0, MIB, 2 * MIB, len(content), len(content))] * 2
+        assert finished is not None
+        assert finished.file is not None
+        whole = hashlib.sha256(content[:MIB] + 2 * content).hexdigest()
+        assert finished.file.checksum == f"sha256:{whole}"
+        primitive.manager.verify(finished.file)
 
 
 def _finish(place: Place, upload: str, offset: int = 0) -> None:
