@@ -15,7 +15,7 @@ from tests.model.worlds import DEEP, DEFAULT
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.model", description=__doc__)
-    parser.add_argument("--deep", action="store_true", help="larger worlds too: minutes")
+    parser.add_argument("--deep", action="store_true", help="larger worlds too: well over an hour")
     parser.add_argument("--removed", action="store_true", help="show what each safeguard is good for")
     options = parser.parse_args()
     return show_removals() if options.removed else show_sound(deep=options.deep)
