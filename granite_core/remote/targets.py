@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import socket
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
 from typing import Final
@@ -129,7 +130,7 @@ def _host(host: str, *, bracketed: bool) -> tuple[str, Address | None]:
             raise RemoteRefusedError("the URL names no host", detail=str(error)) from error
         if address.scope_id is not None:
             raise RemoteRefusedError("the URL names no host", detail="an address with a zone")
-        return str(address), address
+        return socket.inet_ntop(socket.AF_INET6, address.packed), address  # str() differs between Pythons
     try:
         # Also makes full-width digits and dots what they look like.
         name = host.encode("idna").decode("ascii").lower().removesuffix(".")

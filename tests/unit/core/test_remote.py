@@ -116,7 +116,7 @@ def test_a_url_that_is_none_or_tries_something_is_refused(url: str, reason: str)
         ("http://127.0.0.1:8080/", "http://127.0.0.1:8080/"),
         ("http://127。0。0。1/", "http://127.0.0.1/"),
         ("http://１２７.0.0.1/", "http://127.0.0.1/"),
-        ("http://[::FFFF:127.0.0.1]/", "http://[::ffff:7f00:1]/"),
+        ("http://[::FFFF:7F00:1]/", "http://[::ffff:127.0.0.1]/"),
         ("http://[0:0:0:0:0:0:0:1]:81/x", "http://[::1]:81/x"),
         ("http://a_b.example/%zz", "http://a_b.example/%zz"),
     ],
