@@ -20,6 +20,7 @@ __all__ = [
     "clean_segment",
     "is_granite_storage_key",
     "is_reserved",
+    "is_unique_part",
     "owner_of_piece",
     "piece_key",
     "split_key",
@@ -46,6 +47,7 @@ _PLAIN_SEGMENT: Final = r"[A-Za-z0-9_~%-][A-Za-z0-9_.~%-]{0,199}"
 _PLAIN_KEY: Final = re.compile(rf"(?:{_PLAIN_SEGMENT}/)*{_PLAIN_SEGMENT}\Z")
 """What nearly all keys are like: no question about such a one but its length."""
 _BASE32: Final = bytes(b"abcdefghijklmnopqrstuvwxyz234567"[byte % 32] for byte in range(256))
+_UNIQUE: Final = re.compile(r"[a-z2-7]{26}")
 _SUFFIX: Final = re.compile(r"\.[a-z0-9]{1,12}\Z")
 _GRANITE_STORAGE: Final = re.compile(r"-[0-9a-f]{8}(\.[^/]*)?\Z")
 
@@ -53,6 +55,11 @@ _GRANITE_STORAGE: Final = re.compile(r"-[0-9a-f]{8}(\.[^/]*)?\Z")
 def unique_part() -> str:
     """Return 26 characters of 130 random bits, alike on file systems that fold case."""
     return os.urandom(26).translate(_BASE32).decode("ascii")
+
+
+def is_unique_part(text: str) -> bool:
+    """Whether a text is such as ``unique_part`` returns."""
+    return _UNIQUE.fullmatch(text) is not None
 
 
 def suffix_of(filename: str | None) -> str:

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, TypeAlias
 
 import msgspec
 from litestar import Request, Response
-from litestar.exceptions import HTTPException
 from litestar.handlers import HTTPRouteHandler
 from litestar.openapi.datastructures import ResponseSpec
 from litestar.params import FromPath, JSONBody, QueryParameter
@@ -26,7 +25,7 @@ from granite_core.uploads import (
 from granite_litestar._direct_bytes import take_bytes
 from granite_litestar._openapi_problems import UploadProblem, denials, problem
 from granite_litestar._subjects import subject_of
-from granite_litestar.exceptions import UNLOGGED_PATH_OPT_KEY
+from granite_litestar.exceptions import UNLOGGED_PATH_OPT_KEY, FieldError, FormValidationError
 
 if TYPE_CHECKING:
     from granite_litestar.direct import DirectUploads
@@ -34,8 +33,8 @@ if TYPE_CHECKING:
 __all__ = ["AnyRequest", "NewDirectUpload", "Routes"]
 
 NO_STORE: Final = {"Cache-Control": "no-store"}
-SHA256: Final = re.compile(r"(?:sha256:)?([0-9a-fA-F]{64})\Z")
-SHA256_PATTERN: Final = "^(sha256:)?[0-9a-fA-F]{64}$"
+SHA256: Final = re.compile(r"(?:sha256:)?([0-9a-fA-F]{64})")
+SHA256_PATTERN: Final = f"^{SHA256.pattern}$"  # of JSON Schema; in Python such a pattern lets a line end pass
 MAX_BODY: Final = 64 * 1024
 
 AnyRequest: TypeAlias = Request[Any, Any, Any]
@@ -166,8 +165,10 @@ class Routes:
     async def begin(self, data: NewDirectUpload, request: AnyRequest) -> Response[DirectInstructions]:
         """Begin an upload."""
         if data.size is None and not data.form:
-            raise _no_size()
-        digest = None if data.sha256 is None else SHA256.match(data.sha256)
+            raise _wrong("size", "required", "How many bytes there will be is needed.")
+        digest = None if data.sha256 is None else SHA256.fullmatch(data.sha256)
+        if data.sha256 is not None and digest is None:
+            raise _wrong("sha256", "invalid", "This is no SHA-256 in hexadecimal.")
         told = await self.begun(
             request,
             filename=data.name,
@@ -256,7 +257,5 @@ class Routes:
         return None if page is None else f"{page}{'&' if '?' in page else '?'}upload={session.id}"
 
 
-def _no_size() -> HTTPException:
-    from granite_litestar.exceptions import FieldError, FormValidationError
-
-    return FormValidationError([FieldError("size", "required", "How many bytes there will be is needed.")])
+def _wrong(field: str, code: str, message: str) -> FormValidationError:
+    return FormValidationError([FieldError(field, code, message)])

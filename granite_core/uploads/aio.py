@@ -113,7 +113,7 @@ class AsyncUploads:
 
     async def find(self, upload_id: str, *, kind: str | None = None, subject: str = "") -> UploadSession:
         """Return an upload; see ``Uploads.find``."""
-        found = await self._run(lambda: self.sync.ledger.find(upload_id))
+        found = await self._run(lambda: self.sync.look(upload_id))
         return self.sync.checked(found, kind=kind, subject=subject)
 
     async def receive(

@@ -17,6 +17,7 @@ from granite_core.errors import (
     BackendUnavailableError,
     ConfigurationError,
     ContentRejectedError,
+    ContentTooLargeError,
     StorageError,
     UnfinishableError,
     UploadBusyError,
@@ -26,7 +27,7 @@ from granite_core.errors import (
     UploadOffsetError,
 )
 from granite_core.hooks import Announcement
-from granite_core.keys import suffix_of, unique_part
+from granite_core.keys import is_unique_part, suffix_of, unique_part
 from granite_core.manager import StorageManager
 from granite_core.media import clean_content_type, clean_filename
 from granite_core.progress import Meter, ProgressCallback
@@ -47,6 +48,8 @@ __all__ = ["PARTIAL", "Reception", "Uploads", "milliseconds"]
 
 MAX_KIND: Final = 32
 MAX_SUBJECT: Final = 255
+MAX_LENGTH: Final = 2**53 - 1
+"""Bytes: every program reads such a number as it is, and a thousand of them are counted in 64 bits."""
 COPY_BYTES: Final = 1024 * 1024
 STEP: Final = 16 * 1024 * 1024
 """An upload of no known length reserves so many bytes ahead."""
@@ -220,6 +223,7 @@ class Uploads:
         if length is not None:
             try:
                 policy.check_size(length, field=field)
+                _check_length(length, field or storage_key)
             except ContentRejectedError as error:
                 self.manager.events.refused(error, storage_key)
                 raise
@@ -319,7 +323,11 @@ class Uploads:
             UploadNotFoundError: There is none of that kind and subject.
             UploadGoneError: It has ended, or expired unfinished.
         """
-        return self.checked(self.ledger.run(lambda: self.ledger.find(upload_id)), kind=kind, subject=subject)
+        return self.checked(self.ledger.run(lambda: self.look(upload_id)), kind=kind, subject=subject)
+
+    def look(self, upload_id: str) -> UploadSession | None:
+        """Return the upload of an id that a client may have made up: a database refuses some of such texts."""
+        return self.ledger.find(upload_id) if is_unique_part(upload_id) else None
 
     @staticmethod
     def checked(session: UploadSession | None, *, kind: str | None, subject: str) -> UploadSession:
@@ -369,7 +377,7 @@ class Uploads:
         self, upload_id: str, *, offset: int, kind: str | None, subject: str, length: int | None, field: str | None
     ) -> Reception:
         holder = secrets.token_hex(16)
-        found = self.checked(self.ledger.find(upload_id), kind=kind, subject=subject)
+        found = self.checked(self.look(upload_id), kind=kind, subject=subject)
         self._check_place(found, offset, length, field)
         session = self._lock(found, holder)
         try:
@@ -397,6 +405,7 @@ class Uploads:
                 "the length of an upload cannot be changed", operation="receive", limit=session.length, value=length
             )
         self.manager.get_policy(session.storage_key).check_size(length, field=field)
+        _check_length(length, field or session.storage_key)
 
     def _lock(self, session: UploadSession, holder: str) -> UploadSession:
         locked = self.ledger.lock(session.id, holder, lease=milliseconds(self.settings.lease))
@@ -478,7 +487,7 @@ class Uploads:
 
     def _finish_with(self, upload_id: str, staged: StagedFile, *, kind: str | None, subject: str) -> UploadSession:
         holder = secrets.token_hex(16)
-        session = self._lock(self.checked(self.ledger.find(upload_id), kind=kind, subject=subject), holder)
+        session = self._lock(self.checked(self.look(upload_id), kind=kind, subject=subject), holder)
         if not staged.mark_used():
             self.ledger.renew(upload_id, holder, lease=0)
             raise UploadGoneError("this file was let go already", operation="finish", location=staged.location)
@@ -547,7 +556,7 @@ class Uploads:
         self.ledger.run(lambda: self._discard(upload_id, kind=kind, subject=subject))
 
     def _discard(self, upload_id: str, *, kind: str | None, subject: str) -> None:
-        self.checked(self.ledger.find(upload_id), kind=kind, subject=subject)
+        self.checked(self.look(upload_id), kind=kind, subject=subject)
         if not self._end(upload_id):
             raise UploadGoneError("the upload has ended already", operation="discard")
 
@@ -570,6 +579,17 @@ class Uploads:
         finally:
             over.set()
             thread.join()
+
+
+def _check_length(length: int, field: str) -> None:
+    if length > MAX_LENGTH:
+        raise ContentTooLargeError(
+            f"{field}: more than the {MAX_LENGTH} bytes that any file may have",
+            operation="put",
+            field=field,
+            limit=MAX_LENGTH,
+            value=length,
+        )
 
 
 def _check_names(kind: str, subject: str) -> None:

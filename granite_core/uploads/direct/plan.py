@@ -153,12 +153,16 @@ def plan_direct(
 
     Raises:
         ConfigurationError: It is no form, and there is no size.
-        ContentTooLargeError: There would be too many parts.
+        ContentTooLargeError: A form, or as many parts as there may be, cannot hold it.
     """
     key = f"{DIRECT}{unique}"
     if form:
+        if size is not None and size > put_limit:
+            raise ContentTooLargeError(
+                f"more than {put_limit} bytes cannot be sent by a form", operation="put", limit=put_limit, value=size
+            )
         limit = size if size is not None else min(max_size or put_limit, put_limit)
-        native = Capability.PRESIGNED_POST in capabilities and limit <= put_limit
+        native = Capability.PRESIGNED_POST in capabilities
         return DirectPlan(DirectWay.POST, native, key, size, limit)
     if size is None:
         raise ConfigurationError("how many bytes will there be? Only a form may leave that open", field="size")

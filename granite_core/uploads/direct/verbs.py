@@ -280,11 +280,14 @@ class Direct:
     def take(self, upload_id: str, subject: str) -> tuple[UploadSession, str | None]:
         """Take an upload for one's own, and return it with the holder's name; None for one that is finished."""
         uploads = self.uploads
-        session = uploads.checked(uploads.ledger.find(upload_id), kind=KIND, subject=subject)
+        session = uploads.checked(uploads.look(upload_id), kind=KIND, subject=subject)
         if session.status is UploadStatus.FINISHED:
             return session, None
         holder = secrets.token_hex(16)
-        return uploads._lock(session, holder), holder
+        try:
+            return uploads._lock(session, holder), holder
+        except UploadOffsetError:  # somebody has finished it since it was found
+            return uploads.checked(uploads.look(upload_id), kind=KIND, subject=subject), None
 
     def gave_up(self, session: UploadSession, holder: str, error: BaseException) -> None:
         """End an upload that was refused or can never be finished, and give back any other."""

@@ -651,7 +651,14 @@ def test_the_routes_are_described(world: World) -> None:
 
 
 @pytest.mark.parametrize(
-    "said", [{"name": "a.pdf"}, {"size": -1}, {"size": 1, "sha256": "abc"}, {"size": 1, "key": "videos/x"}]
+    "said",
+    [
+        {"name": "a.pdf"},
+        {"size": -1},
+        {"size": 1, "sha256": "abc"},
+        {"size": 1, "sha256": "a" * 64 + "\n"},
+        {"size": 1, "key": "videos/x"},
+    ],
 )
 def test_what_cannot_be_meant_is_refused(world: World, said: dict[str, Any]) -> None:
     assert world.client().begin(**said).status_code in (400, 422)
@@ -693,6 +700,20 @@ def test_of_two_that_complete_at_once_one_does_it(world: World) -> None:
     assert {each.status_code for each in answered} <= {200, 423, 409}
     assert len({each.json()["token"] for each in answered if each.status_code == 200}) == 1
     assert clients[0].complete(told["id"]).status_code == 200
+
+
+def test_whoever_is_beaten_to_completing_gets_the_file_too(world: World) -> None:
+    direct = world.direct()
+    session = direct.begin("videos", filename="a.pdf", size=len(PDF))
+    world.backend.put_bytes(session.progress.leftovers[0], PDF)
+    slow, lock = world.direct(), direct.uploads.ledger.lock
+
+    def late(*said: Any, **more: Any) -> Any:
+        direct.complete(session.id)
+        return lock(*said, **more)
+
+    slow.uploads.ledger.lock = late  # type: ignore[method-assign]  # between finding it and taking it
+    assert slow.complete(session.id).file == direct.complete(session.id).file
 
 
 def test_what_is_told_leads_to_where_the_application_is_mounted(tmp_path: Path) -> None:

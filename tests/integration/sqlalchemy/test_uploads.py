@@ -26,6 +26,7 @@ from granite_core import (
     ValidationFailedError,
 )
 from granite_core.integrations.sqlalchemy import SQLAlchemyUploadLedger, db_now
+from granite_core.keys import unique_part
 from granite_core.uploads import Progress, Uploads, UploadSession, UploadSettings, UploadStatus
 from tests.integration.sqlalchemy.collecting import age_everything, reconcile, rows_of, sweep, tables
 from tests.integration.sqlalchemy.world import GRACE, Base, Document, World
@@ -337,6 +338,35 @@ def test_an_upload_is_known_to_whom_it_belongs(world: World) -> None:
                 uploads.find(finished.id, kind=kind, subject=subject)
             with pytest.raises(UploadNotFoundError):
                 uploads.discard(finished.id, kind=kind, subject=subject)
+
+    world.run(scenario)
+
+
+def test_what_cannot_be_an_id_is_not_found(world: World) -> None:
+    def scenario() -> None:
+        uploads = uploads_of(world)
+        for made_up in ("", "a\0b", "\ud800", "A" * 26, f"{unique_part()}\n", "x" * 5000):
+            with pytest.raises(UploadNotFoundError):
+                uploads.find(made_up)
+            with pytest.raises(UploadNotFoundError):
+                uploads.discard(made_up)
+            with pytest.raises(UploadNotFoundError):
+                uploads.receive(made_up, offset=0)
+
+    world.run(scenario)
+
+
+def test_no_upload_is_longer_than_any_file_may_be(world: World) -> None:
+    def scenario() -> None:
+        uploads = uploads_of(world)
+        largest = uploads.create("pages", kind="test", length=2**53 - 1)
+        assert uploads.find(largest.id).length == 2**53 - 1
+        unsaid = uploads.create("pages", kind="test")
+        for length in (2**53, 2**63, 10**30):
+            with pytest.raises(ContentTooLargeError):
+                uploads.create("pages", kind="test", length=length)
+            with pytest.raises(ContentTooLargeError):
+                uploads.receive(unsaid.id, offset=0, length=length)
 
     world.run(scenario)
 

@@ -65,6 +65,13 @@ def test_more_than_parts_can_hold_is_refused() -> None:
         plan(1000 * 5 * GIB + 1)
 
 
+@pytest.mark.parametrize("capabilities", [EVERYTHING, frozenset()])
+def test_more_than_one_request_can_hold_is_refused_of_a_form(capabilities: Any) -> None:
+    assert plan(5 * GIB, capabilities, form=True).limit == 5 * GIB
+    with pytest.raises(ContentTooLargeError):
+        plan(5 * GIB + 1, capabilities, form=True)
+
+
 def test_only_a_form_may_leave_its_size_open() -> None:
     with pytest.raises(ConfigurationError):
         plan(None)
