@@ -52,7 +52,12 @@ class Sweep(Run):
             return self.report(skipped)
         try:
             for database in self.ledger.databases:
-                self.end_uploads(database)
+                try:
+                    self.end_uploads(database)
+                except LedgerBusyError:
+                    raise
+                except Exception as error:  # noqa: BLE001 - whatever a database raises: what is due is swept all the same
+                    self.fail(self.ledger.labels()[database], None, error)
                 self.sweep_database(database)
                 self.count_waiting(database)
             if not self.ledger.durable:

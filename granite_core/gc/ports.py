@@ -321,7 +321,7 @@ class Ledger(Protocol):
     # -- uploads
 
     def expire_uploads(self, database: int, *, limit: int, hold: int) -> Sequence[EndedUpload]:
-        """End uploads that have expired, each with a tombstone of its object in the same transaction.
+        """End uploads that have expired, each in a transaction of its own, with a tombstone of its object.
 
         Those are returned, and others that have ended but were not cleared away: all are the caller's for ``hold``.
         """

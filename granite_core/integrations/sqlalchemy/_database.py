@@ -13,6 +13,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, TypeVar, cast
 
 from sqlalchemy import Column, Connection, Engine, MetaData, create_engine
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import SingletonThreadPool, StaticPool
 from sqlalchemy.util import await_only
 
@@ -57,6 +58,8 @@ _WAIT_FOR_IDLE: Final = 0.5
 _POLL: Final = 0.01
 THREADS: Final = 8
 """So many steps at a time are under way on a synchronous engine, for callers on an event loop."""
+AGAIN: Final = 3
+"""So many times a step is run again that lost against another transaction; the loser of a deadlock has waited."""
 _making_threads = threading.Lock()
 
 
@@ -106,7 +109,10 @@ class Database:
         return self._run("read", step)
 
     def write(self, step: Callable[[Connection], T]) -> T:
-        """Run a step in a short transaction of its own, and commit it."""
+        """Run a step in a short transaction of its own, and commit it.
+
+        A step that the database ends in favour of another transaction is run again.
+        """
         return self._run("write", step)
 
     def _run(self, mode: Mode, step: Callable[[Connection], T]) -> T:
@@ -142,8 +148,14 @@ class Database:
         return self._run_on(self.engine, mode, step)
 
     def _run_on(self, engine: Engine, mode: Mode, step: Callable[[Connection], T]) -> T:
-        with _transaction(engine, mode) as connection:
-            return step(connection)
+        for again in range(AGAIN, -1, -1):
+            try:
+                with _transaction(engine, mode) as connection:
+                    return step(connection)
+            except DBAPIError as error:
+                if not (again and mode == "write" and _is_conflict(error)):
+                    raise
+        raise AssertionError("the last attempt returns or raises")
 
     def _run_shared(self, mode: Mode, step: Callable[[Connection], T]) -> T:
         """Use the one connection of an in-memory database, if nobody is in a transaction on it.
@@ -198,6 +210,16 @@ def _transaction(engine: Engine, mode: Mode) -> Iterator[Connection]:
                 # The driver begins by itself only before an INSERT: too late for a snapshot, and for a writer's lock.
                 connection.exec_driver_sql("BEGIN" if mode == "read" else "BEGIN IMMEDIATE")
             yield connection
+
+
+def _is_conflict(error: DBAPIError) -> bool:
+    """Tell whether a transaction was ended for another one's sake, and would do if it were tried again.
+
+    PostgreSQL says so by a SQLSTATE (its manual, appendix A), MySQL and MariaDB by a number.
+    """
+    driver: Any = error.orig
+    state = getattr(driver, "sqlstate", None) or getattr(driver, "pgcode", None)
+    return state in ("40001", "40P01") or getattr(driver, "args", ())[:1] == (1213,)
 
 
 async def in_thread(call: Callable[[], T], on_cancel: Callable[[], object] | None = None) -> T:

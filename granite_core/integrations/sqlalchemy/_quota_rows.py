@@ -44,6 +44,7 @@ def hold_usage(
     ).all()
     if shares is None:
         shares = [Share(row.scope, QuotaLimit(max_bytes=row.max_bytes)) for row in rows]
+    shares = sorted(shares, key=lambda each: each.scope)  # not by the database, whose collation may say otherwise
     if beside:
         shares = _widened(connection, usage, shares, beside)
     known = {row.scope: row for row in rows}

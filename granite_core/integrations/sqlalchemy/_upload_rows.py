@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final
 
-from sqlalchemy import ColumnElement, Connection, Select, Table, case, func, or_, select
+from sqlalchemy import ColumnElement, Connection, Select, Table, and_, case, func, or_, select
 
 from granite_core.gc.ports import UploadCounts
 from granite_core.integrations.sqlalchemy._quota_rows import release_usage
@@ -20,7 +20,8 @@ __all__ = [
     "bury",
     "count_uploads",
     "end_upload",
-    "expire_uploads",
+    "expire_upload",
+    "expired_uploads",
     "find_upload",
     "finish_upload",
     "forget_upload",
@@ -30,7 +31,6 @@ __all__ = [
     "renew_upload",
 ]
 
-_SKIP_LOCKED: Final = ("postgresql", "mysql", "mariadb", "oracle")
 _RECEIVING: Final = UploadStatus.RECEIVING.value
 _FINISHED: Final = UploadStatus.FINISHED.value
 _ENDING: Final = UploadStatus.ENDING.value
@@ -165,27 +165,29 @@ def end_upload(
     return _ended(row, database)
 
 
-def expire_uploads(
-    connection: Connection, tables: GraniteTables, *, database: int, limit: int, hold: int
-) -> list[EndedUpload]:
-    """End the sessions that have expired; return them, and those whose clearing was not brought to its end.
+def expired_uploads(connection: Connection, t: Table, *, limit: int) -> list[str]:
+    """Return the ids of sessions that have expired, and of those whose clearing was not brought to its end."""
+    query = select(t.c.id).where(or_(_is_due(t), _is_abandoned(t))).order_by(t.c.expires_at).limit(limit)
+    return list(connection.execute(query).scalars())
 
-    Whether one has expired is said by the statement that ends it: bytes may have come since it was found.
+
+def expire_upload(
+    connection: Connection, tables: GraniteTables, upload_id: str, *, database: int, hold: int
+) -> EndedUpload | None:
+    """End a session that has expired, or take over the clearing of one that has ended; None where there is neither.
+
+    Whether it has expired is said by the statement that ends it: bytes may have come since it was found. One session
+    is one transaction: the sums that it locks are everybody's, and those of several sessions come in no order.
     """
     t = tables.upload
-    due = t.c.expires_at < db_now()
-    found = connection.execute(_batch(connection, t, limit, t.c.status != _ENDING, due)).scalars().all()
-    for upload_id in found:
-        if _end_one(connection, tables, upload_id, t.c.status != _ENDING, due, hold=hold):
-            row = connection.execute(select(t).where(t.c.id == upload_id)).one()
-            bury(connection, tables, row.backend, row.storage_key, [row.location])
-    abandoned = t.c.status == _ENDING, t.c.held_until < db_now()
-    again = connection.execute(_batch(connection, t, limit, *abandoned)).scalars().all()
-    for upload_id in again:
-        connection.execute(t.update().where(t.c.id == upload_id, *abandoned).values(held_until=db_now() + hold))
-    ids = [*found, *again]
-    rows = connection.execute(select(t).where(t.c.id.in_(ids), t.c.status == _ENDING)).all() if ids else []
-    return [_ended(row, database) for row in rows]
+    if _end_one(connection, tables, upload_id, _is_due(t), hold=hold):
+        row = connection.execute(select(t).where(t.c.id == upload_id)).one()
+        bury(connection, tables, row.backend, row.storage_key, [row.location])
+        return _ended(row, database)
+    taken = t.update().where(t.c.id == upload_id, _is_abandoned(t)).values(held_until=db_now() + hold)
+    if not connection.execute(taken).rowcount:
+        return None
+    return _ended(connection.execute(select(t).where(t.c.id == upload_id)).one(), database)
 
 
 def _end_one(
@@ -265,9 +267,12 @@ def _ending(hold: int) -> dict[str, Any]:
     return {"status": _ENDING, "file": None, "holder": None, "held_until": db_now() + hold}
 
 
-def _batch(connection: Connection, t: Table, limit: int, *where: ColumnElement[bool]) -> Select[Any]:
-    query = select(t.c.id).where(*where).order_by(t.c.expires_at).limit(limit)
-    return query.with_for_update(skip_locked=True) if connection.dialect.name in _SKIP_LOCKED else query
+def _is_due(t: Table) -> ColumnElement[bool]:
+    return and_(t.c.status != _ENDING, t.c.expires_at < db_now())
+
+
+def _is_abandoned(t: Table) -> ColumnElement[bool]:
+    return and_(t.c.status == _ENDING, t.c.held_until < db_now())
 
 
 def _reading(t: Table) -> Select[Any]:

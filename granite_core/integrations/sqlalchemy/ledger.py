@@ -31,7 +31,12 @@ from granite_core.integrations.sqlalchemy._loose import find_loose
 from granite_core.integrations.sqlalchemy._quota_rows import release_usage, unproven_usage
 from granite_core.integrations.sqlalchemy._row_files import RowFiles
 from granite_core.integrations.sqlalchemy._rows import has_table
-from granite_core.integrations.sqlalchemy._upload_rows import expire_uploads, forget_upload, receiving_locations
+from granite_core.integrations.sqlalchemy._upload_rows import (
+    expire_upload,
+    expired_uploads,
+    forget_upload,
+    receiving_locations,
+)
 from granite_core.integrations.sqlalchemy.references import find_held
 from granite_core.integrations.sqlalchemy.tables import QUOTA_TABLES, GraniteTables, db_now, home_of, is_upload_column
 from granite_core.quotas import Counted
@@ -324,8 +329,10 @@ class SQLAlchemyLedger(RowFiles, Diagnosis, Calls):
 
     def expire_uploads(self, database: int, *, limit: int, hold: int) -> Sequence[EndedUpload]:
         """End the uploads that have expired; see ``Ledger.expire_uploads``."""
-        tables = self._tables(database)
-        return self._all[database].write(lambda c: expire_uploads(c, tables, database=database, limit=limit, hold=hold))
+        tables, here = self._tables(database), self._all[database]
+        found = here.read(partial(expired_uploads, t=tables.upload, limit=limit))
+        each = partial(expire_upload, tables=tables, database=database, hold=hold)
+        return [ended for one in found if (ended := here.write(partial(each, upload_id=one))) is not None]
 
     def forget_upload(self, upload: EndedUpload, *, leftovers: Sequence[str] = ()) -> None:
         """Remove the row of an upload that has ended."""

@@ -5,15 +5,18 @@ from __future__ import annotations
 import asyncio
 import io
 import threading
+import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from datetime import timedelta
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import create_engine, select, update
+from sqlalchemy import create_engine, event, select, text, update
+from sqlalchemy.exc import OperationalError
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from granite_core import (
@@ -33,10 +36,21 @@ from granite_core import (
     unsaved,
 )
 from granite_core.integrations.sqlalchemy import SQLAlchemyLedger, SQLAlchemyQuotaLedger, SQLAlchemyUploadLedger
+from granite_core.integrations.sqlalchemy._database import Database
 from granite_core.uploads import AsyncDirect, AsyncUploads, Direct, Uploads, UploadSettings
 from granite_core.uploads.direct import DirectInstructions
 from granite_core.uploads.direct.finishing import Finishing
-from tests.integration.sqlalchemy.collecting import GRACE_MS, MINUTE, age_everything, reconcile, rows_of, sweep, tables
+from tests.integration.sqlalchemy.collecting import (
+    GRACE_MS,
+    MINUTE,
+    age_everything,
+    bury,
+    reconcile,
+    rows_of,
+    store,
+    sweep,
+    tables,
+)
 from tests.integration.sqlalchemy.world import GRACE, Base, Document, World, make_world
 
 KB = 1024
@@ -526,6 +540,89 @@ class TestTheDatabase:
             assert world.stored() == set()
 
         world.run(scenario)
+
+    def test_sums_are_locked_in_one_order_whatever_the_database_sorts_by(self, tmp_path: Path) -> None:
+        with make_world(f"sqlite:///{tmp_path}/db.sqlite3") as world:
+            with world.engine.begin() as connection:  # as in a database of PostgreSQL whose collation is en_US
+                usage = tables().usage
+                (made,) = connection.scalars(text("SELECT sql FROM sqlite_master WHERE name = 'granite_usage'"))
+                usage.drop(connection)
+                connection.exec_driver_sql(str(made).replace("scope VARCHAR(255)", "scope VARCHAR(255) COLLATE NOCASE"))
+            quotas = [Quota(scope=lambda announced: "User:1"), Quota(scope=lambda announced: "tenant:1")]
+            manager = counting(world, quotas=quotas)
+            locked: list[str] = []
+
+            @event.listens_for(world.engine, "before_cursor_execute")
+            def note(_c: Any, _cursor: Any, statement: str, parameters: Any, *_: Any) -> None:
+                if statement.startswith("SELECT granite_quota"):
+                    locked.append(parameters[0])
+
+            uploads = TestUploadSessions.uploads(manager, world)
+            begun = uploads.create("pages", kind="test", length=10)
+            uploads.settle(uploads.find(begun.id), 20)
+            assert [each for each, _ in groupby(locked)] == ["User:1", "tenant:1"] * 2
+
+    def test_a_sweep_locks_the_sums_of_one_session_at_a_time(self, postgres_url: str) -> None:
+        with make_world(postgres_url) as world:
+            uploads = TestUploadSessions.uploads(counting(world), world)
+            t, quota = tables().upload, tables().quota
+            for number, who in enumerate(["ben", "ann"]):
+                begun = uploads.create("pages", kind="test", length=10, context={"owner": who})
+                with world.engine.begin() as connection:
+                    connection.execute(update(t).where(t.c.id == begun.id).values(expires_at=number))
+            with ThreadPoolExecutor(1) as pool, world.engine.connect() as other:
+                lock = select(quota.c.bytes).with_for_update()
+                other.execute(lock.where(quota.c.scope == "user:ann"))
+                running = pool.submit(sweep, world)
+                waiting = text("SELECT count(*) FROM pg_locks WHERE NOT granted")
+                with world.engine.connect() as looking:
+                    while not looking.scalar(waiting):
+                        time.sleep(0.01)
+                assert other.scalar(lock.where(quota.c.scope == "user:ben")) == 0, "it waits, and holds no other sum"
+                other.rollback()
+                report = running.result()
+            assert (report.uploads, report.problems) == (2, ())
+            assert (used(world), used(world, "ben")) == ((0, 0), (0, 0))
+
+    def test_who_loses_a_deadlock_tries_again(self, postgres_url: str) -> None:
+        with make_world(postgres_url) as world:
+            counting(world)
+            put(world, 1)
+            put(world, 1, "ben")
+            database, t, both = Database(world.engine, [Base.metadata]), tables().quota, threading.Barrier(2)
+            attempts: list[str] = []
+
+            def work(first: str, then: str) -> None:
+                def step(connection: Any) -> None:
+                    attempts.append(first)
+                    for scope in (first, then):
+                        more = update(t).where(t.c.scope == scope).values(bytes=t.c.bytes + 1)
+                        connection.execute(more)
+                        if attempts.count(first) == 1 and scope == first:
+                            both.wait(60)
+
+                database.write(step)
+
+            with ThreadPoolExecutor(2) as pool:
+                scopes = "user:ann", "user:ben"
+                for each in [pool.submit(work, *scopes), pool.submit(work, *reversed(scopes))]:
+                    each.result()
+            assert len(attempts) == 3
+            assert (used(world), used(world, "ben")) == ((3, 1), (3, 1))
+
+    def test_where_uploads_cannot_be_ended_the_rest_is_swept(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def broken(*_: Any, **__: Any) -> Any:
+            raise OperationalError("UPDATE", None, Exception("broken"))
+
+        with make_world(f"sqlite:///{tmp_path}/db.sqlite3") as world:
+            store(world, "lost")
+            bury(world, "lost")
+            monkeypatch.setattr(SQLAlchemyLedger, "expire_uploads", broken)
+            report = sweep(world)
+            assert (report.deleted, len(report.problems)) == (1, 1)
+            assert "broken" in report.problems[0].message
 
 
 class TestUploadSessions:
