@@ -28,7 +28,10 @@ STYLE = {
 
 
 def as_chart(summaries: Sequence[Summary]) -> str:
-    """Draw the CPU of each contender beside the measure's, a group of bars for each case (SVG 2, to stand in HTML)."""
+    """Draw the CPU of each contender beside the measure's, a group of bars for each case (SVG 2, to stand in HTML).
+
+    Where too little was done for the kernel to count it, time is drawn.
+    """
     parts, y = [], 0
     for summary in summaries:
         group = list(_bars(summary, y + TITLE))
@@ -43,19 +46,23 @@ def as_chart(summaries: Sequence[Summary]) -> str:
     return "\n".join([f"{head} {look}>", *parts, "</svg>", ""])
 
 
-def _drawn(summary: Summary) -> list[Mapping[str, Any]]:
-    return [each for each in summary["contenders"] if not each["error"] and each.get("cpu_ratio") is not None]
+def _drawn(summary: Summary) -> list[tuple[Mapping[str, Any], float, float]]:
+    """Each contender with its ratio and its seconds."""
+    took_part = [each for each in summary["contenders"] if not each["error"] and each.get("ratio") is not None]
+    if all(each["cpu_ratio"] for each in took_part):
+        return [(each, each["cpu_ratio"], each["cpu"]) for each in took_part]
+    return [(each, each["ratio"], each["median"]) for each in took_part]
 
 
 def _bars(summary: Summary, top: int) -> Iterator[str]:
     drawn = _drawn(summary)
     room = WIDTH - NAMES - FIGURES
-    longest = max((each["cpu_ratio"] for each in drawn), default=1.0)
-    for row, each in enumerate(drawn):
+    longest = max((ratio for _, ratio, _ in drawn), default=1.0)
+    for row, (each, ratio, seconds) in enumerate(drawn):
         y = top + row * (BAR + GAP)
-        width = max(1.0, room * each["cpu_ratio"] / longest)
+        width = max(1.0, room * ratio / longest)
         weight = ' font-weight="600"' if each["kind"] == "ours" else ""
-        figure = f"{as_ratio(each['cpu_ratio'])} · {as_seconds(each['cpu'])}"
+        figure = f"{as_ratio(ratio)} · {as_seconds(seconds)}"
         yield f'<text x="{NAMES - 10}" y="{y + 11}" text-anchor="end"{weight}>{escape(each["name"])}</text>'
         yield f'<rect x="{NAMES}" y="{y}" width="{width:.1f}" height="{BAR}" rx="2" {STYLE[each["kind"]]}/>'
         yield f'<text x="{NAMES + width + 8:.1f}" y="{y + 11}"{weight}>{escape(figure)}</text>'
