@@ -5,15 +5,18 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Final, TypeAlias
+from urllib.parse import quote
 
 import msgspec
 from litestar import Request, Response
+from litestar.enums import MediaType
+from litestar.exceptions import ImproperlyConfiguredException
 from litestar.handlers import HTTPRouteHandler
 from litestar.openapi.datastructures import ResponseSpec
 from litestar.params import FromPath, JSONBody, QueryParameter
 from msgspec import Meta
 
-from granite_core import StagedFile, StoragePolicy, UploadGoneError, UploadNotFoundError
+from granite_core import StagedFile, StoragePolicy, UploadGoneError, UploadNotFoundError, UploadOffsetError
 from granite_core.uploads import (
     AsyncDirect,
     AsyncUploads,
@@ -25,7 +28,13 @@ from granite_core.uploads import (
 from granite_litestar._direct_bytes import take_bytes
 from granite_litestar._openapi_problems import UploadProblem, denials, problem
 from granite_litestar._subjects import subject_of
-from granite_litestar.exceptions import UNLOGGED_PATH_OPT_KEY, FieldError, FormValidationError
+from granite_litestar.exceptions import (
+    UNLOGGED_PATH_OPT_KEY,
+    FieldError,
+    FormValidationError,
+    MalformedBodyError,
+    UnsupportedBodyError,
+)
 
 if TYPE_CHECKING:
     from granite_litestar.direct import DirectUploads
@@ -35,7 +44,10 @@ __all__ = ["AnyRequest", "NewDirectUpload", "Routes"]
 NO_STORE: Final = {"Cache-Control": "no-store"}
 SHA256: Final = re.compile(r"(?:sha256:)?([0-9a-fA-F]{64})")
 SHA256_PATTERN: Final = f"^{SHA256.pattern}$"  # of JSON Schema; in Python such a pattern lets a line end pass
+PARAMETER: Final = re.compile(r"\{(\w+)(?::\w+)?\}")
 MAX_BODY: Final = 64 * 1024
+ROUTE: Final = "route"
+"""In the details of a session: where it was begun. Other routes may have other guards."""
 
 AnyRequest: TypeAlias = Request[Any, Any, Any]
 
@@ -127,7 +139,7 @@ class Routes:
         refusals = [400, 409, 413, 415, 422, *([403] if self._policy.before_upload else [])]
         return [
             self._handler(base or "/", "POST", begin, 201, "begin", refusals, request_max_body_size=MAX_BODY),
-            self._handler(one, "GET", tell, 200, "upload", [404, 409, 410]),
+            self._handler(one, "GET", tell, 200, "upload", [400, 404, 409, 410]),
             self._handler(f"{one}/complete", "POST", complete, 200, "complete", [404, 409, 410, 413, 415, 422, 423]),
             self._handler(one, "DELETE", discard, 204, "discard", [404, 410]),
             HTTPRouteHandler(
@@ -164,6 +176,8 @@ class Routes:
 
     async def begin(self, data: NewDirectUpload, request: AnyRequest) -> Response[DirectInstructions]:
         """Begin an upload."""
+        if request.content_type[0] != MediaType.JSON:  # scripts of any origin may send other types
+            raise UnsupportedBodyError(detail="What is to be sent is told as application/json")
         if data.size is None and not data.form:
             raise _wrong("size", "required", "How many bytes there will be is needed.")
         digest = None if data.sha256 is None else SHA256.fullmatch(data.sha256)
@@ -184,15 +198,26 @@ class Routes:
         """Begin an upload; see ``AsyncDirect.begin``."""
         direct = self._direct(request)
         session = await direct.begin(
-            self._route.storage_key, subject=await self._subject(request), context=await self._context(request), **said
+            self._route.storage_key,
+            subject=await self._subject(request),
+            context=await self._context(request),
+            details={ROUTE: self._path(request)},
+            **said,
         )
         return await direct.instructions(session, redirect=self._redirect(session))
 
     async def tell(self, request: AnyRequest, upload_id: str, first: int) -> Response[DirectInstructions]:
         """Tell the requests of an upload."""
         direct = self._direct(request)
-        session = await self._find(direct, upload_id, await self._subject(request))
-        told = await direct.instructions(session, first=first, redirect=self._redirect(session))
+        session = await self._find(request, direct, upload_id, await self._subject(request))
+        try:
+            told = await direct.instructions(session, first=first, redirect=self._redirect(session))
+        except UploadOffsetError as error:
+            if error.field is None:
+                raise
+            raise MalformedBodyError(
+                detail="The upload has no such part", extra={"field": error.field, "limit": error.limit}
+            ) from error
         return Response(told, headers=NO_STORE)
 
     async def complete(self, request: AnyRequest, upload_id: str) -> Response[StagedToken]:
@@ -207,7 +232,7 @@ class Routes:
     async def completed(self, request: AnyRequest, upload_id: str) -> tuple[UploadSession, StagedFile]:
         """Have an upload taken over, and return its file."""
         direct, subject = self._direct(request), await self._subject(request)
-        await self._find(direct, upload_id, subject)
+        await self._find(request, direct, upload_id, subject)
         session = await direct.complete(upload_id, subject=subject)
         if session.file is None:
             raise UploadGoneError("the upload has ended", operation="complete")
@@ -216,7 +241,7 @@ class Routes:
     async def discard(self, request: AnyRequest, upload_id: str) -> None:
         """Give an upload up."""
         direct, subject = self._direct(request), await self._subject(request)
-        await self._find(direct, upload_id, subject)
+        await self._find(request, direct, upload_id, subject)
         await direct.discard(upload_id, subject=subject)
 
     # -- what these have in common -------------------------------------------------------------------------------------
@@ -233,12 +258,20 @@ class Routes:
 
     def _base(self, request: AnyRequest) -> str:
         """Where the routes are, as a client sees it, whatever the application is mounted at."""
-        route = request.app.route_reverse(f"{self._name}:begin").rstrip("/")
-        return f"{request.scope.get('root_path', '').rstrip('/')}{route}"
+        return f"{request.scope.get('root_path', '').rstrip('/')}{self._path(request)}"
 
-    async def _find(self, direct: AsyncDirect, upload_id: str, subject: str) -> UploadSession:
+    def _path(self, request: AnyRequest) -> str:
+        """Where the routes are within the application. Parameters of it are those of the request's own path."""
+        found = request.app.get_handler_index_by_name(f"{self._name}:begin")
+        template = found["paths"][0].rstrip("/") if found else ""
+        try:
+            return PARAMETER.sub(lambda match: quote(str(request.path_params[match[1]])), template)
+        except KeyError as missing:
+            raise ImproperlyConfiguredException(f"{template}: the page's own path must have {missing}") from None
+
+    async def _find(self, request: AnyRequest, direct: AsyncDirect, upload_id: str, subject: str) -> UploadSession:
         session = await direct.find(upload_id, subject=subject)
-        if session.storage_key != self._route.storage_key:
+        if session.storage_key != self._route.storage_key or session.details.get(ROUTE) != self._path(request):
             raise UploadNotFoundError("the upload was made elsewhere", operation="find")
         return session
 

@@ -50,7 +50,7 @@ class DirectUploads:
     of others the bytes go to ``path/bytes/…``, and a client sees no difference.
 
     Args:
-        path: Where uploads are begun.
+        path: Where uploads are begun. It may have parameters; an upload is known only under the path it was begun at.
         storage_key: The policy whose rules apply: size, types, validators, hooks.
         guards: Litestar's guards.
         public: Says that everybody may upload. Without it, guards are needed.
@@ -111,7 +111,7 @@ async def begin_direct_form(
 
     Args:
         request: The page's request: tells whom the upload belongs to.
-        path: Of the ``DirectUploads`` whose rules apply.
+        path: Of the ``DirectUploads`` whose rules apply. Parameters in it are taken from the page's own path.
         filename: Name of the file; the store does not tell that of the one it took.
         content_type: Media type the file will claim; believed only where the bytes do not tell.
 
@@ -128,7 +128,7 @@ async def complete_direct_upload(request: AnyRequest, path: str, upload_id: str)
 
     Args:
         request: The page's request; of whom the upload belongs to.
-        path: Of the ``DirectUploads`` that it was begun with.
+        path: Of the ``DirectUploads`` that it was begun with. Parameters in it are taken from the page's own path.
         upload_id: What came as ``?upload=``.
 
     Raises:

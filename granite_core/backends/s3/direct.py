@@ -46,14 +46,13 @@ def list_parts(backend: S3StorageBackend, location: str, upload: str) -> dict[in
 
 def join_parts(backend: S3StorageBackend, location: str, upload: str) -> None:
     """Complete a multipart upload of the parts that the bucket names: their tags are not asked of whoever sent them."""
-    parts = [{"PartNumber": number, "ETag": tag} for number, (_, tag) in _parts(backend, location, upload).items()]
     try:
-        backend._ask(
-            "complete_multipart_upload",
-            **backend._object(location),
-            UploadId=upload,
-            MultipartUpload={"Parts": parts},
-        )
+        try:
+            _complete(backend, location, upload)
+        except boto_errors() as error:
+            if error_code(error) != "InvalidPart":
+                raise
+            _complete(backend, location, upload)  # a part was sent again since the bucket named it
     except boto_errors() as error:
         if error_code(error) == "NoSuchUpload":
             # Completed before: by a try whose answer was lost.
@@ -61,6 +60,16 @@ def join_parts(backend: S3StorageBackend, location: str, upload: str) -> None:
                 backend.stat(location)
                 return
         raise failure(error, "join", location) from error
+
+
+def _complete(backend: S3StorageBackend, location: str, upload: str) -> None:
+    parts = [{"PartNumber": number, "ETag": tag} for number, (_, tag) in _parts(backend, location, upload).items()]
+    backend._ask(
+        "complete_multipart_upload",
+        **backend._object(location),
+        UploadId=upload,
+        MultipartUpload={"Parts": parts},
+    )
 
 
 def discard_parts(backend: S3StorageBackend, location: str) -> None:

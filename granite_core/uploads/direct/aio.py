@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 from functools import partial
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from granite_core.aio import AsyncStorageManager, accepted, hop, joined
 from granite_core.errors import UploadGoneError, UploadNotFoundError
@@ -51,6 +51,7 @@ class AsyncDirect:
         subject: str = "",
         field: str | None = None,
         context: Mapping[str, str] | None = None,
+        details: Mapping[str, Any] | None = None,
     ) -> UploadSession:
         """Begin an upload; see ``Direct.begin``."""
         planned, plan = self.sync.plan(
@@ -63,6 +64,7 @@ class AsyncDirect:
             subject=subject,
             field=field,
             context=context,
+            details=details,
         )
         manager = AsyncStorageManager(self.uploads.sync.manager)
         announced = announcement_of(planned, field, context)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
-from granite_core.errors import ChecksumMismatchError, ContentTooLargeError
+from granite_core.errors import ChecksumMismatchError, ContentTooLargeError, ObjectExistsError
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -97,7 +98,6 @@ class DirectWrite:
 
         Raises:
             ChecksumMismatchError: They are too few, or others than were announced.
-            ObjectExistsError: Another request was faster.
             BackendError: They cannot be stored.
         """
         self.drain()
@@ -118,7 +118,8 @@ class DirectWrite:
             )
         self.backend.delete(self.key)  # a client sends again what it is not sure of
         if self._writer is not None:
-            self._writer.commit()
+            with suppress(ObjectExistsError):  # of two at once the later one stays: this one came before it
+                self._writer.commit()
 
     def abort(self) -> None:
         """Give up; nothing of it remains. Idempotent, never raises."""

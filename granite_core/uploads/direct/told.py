@@ -135,7 +135,11 @@ class Teller:
             return msgspec.structs.replace(told, request=signed(None, redirect))
         if not 1 <= first <= plan.count:
             raise UploadOffsetError(
-                f"there are parts 1 to {plan.count}", operation="direct", limit=plan.count, value=first
+                f"there are parts 1 to {plan.count}",
+                operation="direct",
+                field="first",
+                limit=plan.count,
+                value=first,
             )
         numbers = range(first, min(first + self._settings.page, plan.count + 1))
         requests = [signed(number, None) for number in numbers]

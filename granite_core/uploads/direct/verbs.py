@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from granite_core.errors import (
     ChecksumMismatchError,
@@ -67,6 +67,7 @@ class Direct:
         subject: str = "",
         field: str | None = None,
         context: Mapping[str, str] | None = None,
+        details: Mapping[str, Any] | None = None,
     ) -> UploadSession:
         """Begin an upload; ``instructions`` tell how to send its bytes.
 
@@ -80,6 +81,7 @@ class Direct:
             subject: Whom it belongs to; whoever goes on names the same.
             field: Name for errors; the ``storage_key`` where absent.
             context: Values for the names in the policy's ``key_template``.
+            details: What its maker wants to remember, JSON-compatible.
 
         Raises:
             ContentRejectedError: The policy refuses the size, or a hook of it the upload.
@@ -96,6 +98,7 @@ class Direct:
             subject=subject,
             field=field,
             context=context,
+            details=details,
         )
         announced = announcement_of(planned, field, context)
         self._manager.ask_before(announced)
@@ -114,6 +117,7 @@ class Direct:
         subject: str = "",
         field: str | None = None,
         context: Mapping[str, str] | None = None,
+        details: Mapping[str, Any] | None = None,
     ) -> tuple[NewUpload, DirectPlan]:
         """Return what ``begin`` would make, and refuse what it would refuse. No I/O."""
         policy = self._manager.get_policy(storage_key)
@@ -137,8 +141,8 @@ class Direct:
             max_size=policy.max_size,
             put_limit=backend.put_limit,
         )
-        details = {**plan.to_details(), CHECKSUM: checksum, CONTEXT: dict(context or {})}
-        return replace(planned, details=details, progress=Progress(leftovers=plan.keys)), plan
+        own = {**plan.to_details(), CHECKSUM: checksum, CONTEXT: dict(context or {})}
+        return replace(planned, details={**(details or {}), **own}, progress=Progress(leftovers=plan.keys)), plan
 
     def make(self, planned: NewUpload, plan: DirectPlan) -> UploadSession:
         """Do the work of ``begin``, once the hooks have been asked."""

@@ -200,6 +200,7 @@ def make_app(
             direct=direct,
             form_redirect=DONE,
         ),
+        DirectUploads("/teams/{team:str}/files", storage_key="videos", public=True, subject=user_of),
         DirectUploads("/pictures", storage_key="pictures", public=True, direct=direct),
         DirectUploads(
             "/hasty", storage_key="videos", public=True, direct=DirectSettings(requests_expire_in=timedelta(seconds=1))
@@ -714,6 +715,92 @@ def test_whoever_is_beaten_to_completing_gets_the_file_too(world: World) -> None
 
     slow.uploads.ledger.lock = late  # type: ignore[method-assign]  # between finding it and taking it
     assert slow.complete(session.id).file == direct.complete(session.id).file
+
+
+def test_of_two_that_send_at_once_one_stays_and_both_are_told_so(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    direct, other = world.direct(), PDF[:-1] + b"!"
+    session = direct.begin("videos", filename="a.pdf", size=len(PDF))
+    request = direct.instructions(session).request
+    assert request is not None
+    if world.is_bucket:
+        pytest.skip("the store takes it")
+    write = direct.write_for(direct.opened(request.url.removeprefix("/bytes/")), session)
+    write.admit(PDF)
+    delete = write.backend.delete
+
+    def late(key: str) -> None:
+        monkeypatch.undo()
+        delete(key)
+        direct.receive(request.url.removeprefix("/bytes/"), [other])
+
+    monkeypatch.setattr(write.backend, "delete", late)  # between removing what lies there and taking its place
+    write.commit()
+    finished = direct.complete(session.id).file
+    assert finished is not None
+    assert world.manager.get(finished) == other
+
+
+def test_a_part_that_comes_again_while_parts_are_joined_is_joined(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not isinstance(world.backend, S3StorageBackend):
+        pytest.skip("nothing is joined by boto here")
+    client, direct = world.client(), world.direct(parts_above=6 * MIB, part_size=5 * MIB)
+    session = direct.begin("videos", filename="a.pdf", size=len(LARGE))
+    parts = direct.instructions(session).parts
+    assert parts is not None
+
+    def send(number: int, content: bytes) -> None:
+        data = content[number * parts.size : (number + 1) * parts.size]
+        request = parts.requests[number]
+        assert client.anybody.put(request.url, content=data, headers=request.headers).is_success
+
+    for number in range(parts.count):
+        send(number, LARGE)
+    other, ask, asked = b"%PDF-1.7!" + LARGE[9:], world.backend._ask, list[str]()
+
+    def late(operation: str, **said: Any) -> Any:
+        if operation == "complete_multipart_upload" and operation not in asked:
+            send(0, other)
+        asked.append(operation)
+        return ask(operation, **said)
+
+    monkeypatch.setattr(world.backend, "_ask", late)
+    finished = direct.complete(session.id).file
+    assert finished is not None
+    assert finished.checksum == f"sha256:{hashlib.sha256(other).hexdigest()}"
+
+
+def test_there_are_no_more_parts_than_there_are(world: World) -> None:
+    client = world.client()
+    told = client.begin(name="a.pdf", size=len(LARGE)).json()
+    assert told["parts"]["count"] == 3
+    assert client.app.get(f"/direct/{told['id']}", params={"first": 3}).status_code == 200
+    answer = client.app.get(f"/direct/{told['id']}", params={"first": 4})
+    assert (answer.status_code, answer.json()["extra"]) == (400, {"field": "first", "limit": 3})
+
+
+def test_an_upload_is_known_where_it_was_begun(world: World) -> None:
+    """Another route may have other guards, and so may another folder of one route."""
+    client = world.client()
+    told = client.begin(name="a.pdf", size=len(PDF)).json()
+    assert client.app.post(f"/hasty/{told['id']}/complete").status_code == 404
+    team = world.client(path="/teams/a%20b/files")
+    begun = team.begin(name="a.pdf", size=len(PDF))
+    assert begun.status_code == 201, begun.text
+    assert begun.headers["location"] == f"/teams/a%20b/files/{begun.json()['id']}"
+    team.send_all(begun.json(), PDF)
+    for other in ("/teams/c/files", "/direct"):
+        assert client.app.post(f"{other}/{begun.json()['id']}/complete").status_code == 404
+        assert client.app.delete(f"{other}/{begun.json()['id']}").status_code == 404
+    assert team.complete(begun.json()["id"]).status_code == 200
+
+
+def test_what_is_to_be_sent_is_told_as_json(world: World) -> None:
+    """Pages of any origin may have a browser send a text or a form without asking."""
+    for kind in ("text/plain", "application/x-www-form-urlencoded", ""):
+        answer = world.client().app.post("/direct", content=b'{"size": 3}', headers={"Content-Type": kind})
+        assert answer.status_code == 415, answer.text
 
 
 def test_what_is_told_leads_to_where_the_application_is_mounted(tmp_path: Path) -> None:
