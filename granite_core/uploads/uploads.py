@@ -177,6 +177,26 @@ class Uploads:
                 claim.give_back()
             raise
 
+    def reserve(self, upload: NewUpload, *, wish: int) -> int:
+        """Reserve for an upload of no known length what there is room for, once it counts.
+
+        Args:
+            upload: What ``counting`` counts.
+            wish: How many bytes it may have.
+
+        Returns:
+            How many it may have now; all of them where its policy has no quotas.
+
+        Raises:
+            QuotaExceededError: There is no room for a single one.
+        """
+        key, planned = upload.file.storage_key, upload.file
+        if not self.manager.get_policy(key).quotas:
+            return wish
+        quotas, counted = self.manager.quotas, Counted(planned.location, planned.backend, key)
+        with self.manager.telling_of_refusals(key, None):
+            return quotas.perform(lambda: quotas.ledger.hold(counted, None, size=1, wish=wish, field=key))
+
     def settle(self, session: UploadSession, size: int, field: str | None = None) -> None:
         """Count an upload with what has come, no more and no less.
 

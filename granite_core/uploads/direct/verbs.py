@@ -74,7 +74,8 @@ class Direct:
         Args:
             storage_key: The policy whose rules apply.
             filename: Name of the file; it is cleaned.
-            size: How many bytes there will be. Only a form may leave it open.
+            size: How many bytes there will be. Only a form may leave it open. Where the policy has quotas, that
+                reserves what the form may send: the policy's ``max_size`` or the room that is left.
             content_type: Media type the sender claims; believed only where the bytes do not tell.
             checksum: ``"sha256:…"`` of the bytes, where it is known; checked.
             form: Whether the client is a plain form.
@@ -146,6 +147,9 @@ class Direct:
 
     def make(self, planned: NewUpload, plan: DirectPlan) -> UploadSession:
         """Do the work of ``begin``, once the hooks have been asked."""
+        if plan.size is None:
+            limit = self.uploads.reserve(planned, wish=plan.limit)
+            planned = replace(planned, details={**planned.details, **replace(plan, limit=limit).to_details()})
         if not (plan.native and plan.way is DirectWay.PARTS):
             return self.uploads._create(planned, None)
         ledger, backend = self.uploads.ledger, self._manager.get_backend(planned.file.backend)

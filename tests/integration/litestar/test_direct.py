@@ -203,7 +203,7 @@ def make_app(
         DirectUploads("/teams/{team:str}/files", storage_key="videos", public=True, subject=user_of),
         DirectUploads("/pictures", storage_key="pictures", public=True, direct=direct),
         DirectUploads(
-            "/hasty", storage_key="videos", public=True, direct=DirectSettings(requests_expire_in=timedelta(seconds=1))
+            "/hasty", storage_key="videos", public=True, direct=DirectSettings(requests_expire_in=timedelta(seconds=2))
         ),
     ]
     config = GraniteConfig(manager=manager, engines=[engine], models=[Base], gc=None, uploads=routes or uploads)

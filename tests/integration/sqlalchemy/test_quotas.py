@@ -24,6 +24,7 @@ from granite_core import (
     AsyncStorageManager,
     BackendUnavailableError,
     ConfigurationError,
+    ContentTooLargeError,
     Quota,
     QuotaExceededError,
     QuotaLimit,
@@ -734,10 +735,20 @@ class TestUploadSessions:
                 session.add(Document(file=finished.file))
                 session.commit()
             unsaid = direct.begin("pages", form=True, context={"owner": "ann"})
-            assert used(world) == (60, 2)
-            direct.receive(self.token(direct.instructions(unsaid)), [b"x" * 41])
+            assert used(world) == (100, 2), "it may fill what is left"
+            with pytest.raises(ContentTooLargeError):
+                direct.receive(self.token(direct.instructions(unsaid)), [b"x" * 41])
             with pytest.raises(QuotaExceededError):
-                direct.complete(unsaid.id)
+                direct.begin("pages", form=True, context={"owner": "ann"})
+            direct.receive(self.token(direct.instructions(unsaid)), [b"x" * 30])
+            direct.complete(unsaid.id)
+            assert used(world) == (90, 2), "no more than has come"
+            direct.uploads.discard(unsaid.id)
+            for _ in range(2):
+                age_everything(world)
+                age_usage(world)
+                sweep(world)
+                reconcile(world, max_share=1)
             assert used(world) == (60, 1)
             fits = direct.begin("pages", form=True, context={"owner": "ann"})
             direct.receive(self.token(direct.instructions(fits)), [b"x" * 40])
@@ -801,6 +812,9 @@ class TestUploadSessions:
             begun = await direct.begin("pages", size=60, context={"owner": "ann"})
             with pytest.raises(QuotaExceededError):
                 await direct.begin("pages", size=41, context={"owner": "ann"})
+            form = await direct.begin("pages", form=True, context={"owner": "ann"})
+            assert form.details["limit"] == 40
+            await direct.discard(form.id)
             write = await direct.open(self.token(await direct.instructions(begun)))
             await write.write(b"x" * 60)
             await write.commit()
