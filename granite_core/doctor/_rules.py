@@ -16,7 +16,15 @@ from granite_core.gc.plan import check_overlaps, distinct_backends
 from granite_core.options import WriteOptions
 from granite_core.policies import StoragePolicy
 
-__all__ = ["judge_backends", "judge_clock", "judge_grace", "judge_policies", "judge_recorded_grace", "judge_runs"]
+__all__ = [
+    "judge_backends",
+    "judge_clock",
+    "judge_grace",
+    "judge_policies",
+    "judge_recorded_grace",
+    "judge_requests",
+    "judge_runs",
+]
 
 SHORT_GRACE: Final = timedelta(minutes=1)
 TOLERATED: Final = 2.0
@@ -55,6 +63,25 @@ def judge_grace(grace: timedelta) -> Iterator[Finding]:
             f"{grace.total_seconds() / 4:g} s of being stored is refused",
             "make it hours: StorageManager(grace=timedelta(hours=2))",
         )
+
+
+def judge_requests(lasting: Mapping[str, timedelta], grace: timedelta) -> Iterator[Finding]:
+    """Judge for how long requests are good by which clients send bytes to a store.
+
+    Args:
+        lasting: That, by policy.
+        grace: The manager's.
+    """
+    for key, lasts in lasting.items():
+        if lasts > grace:
+            yield Finding(
+                "requests-long",
+                Severity.WARNING,
+                f"requests for direct uploads are good for {lasts.total_seconds():g} s, longer than the grace of "
+                f"{grace.total_seconds():g} s: what one sends after its upload has ended may wait for the reconcile",
+                "make it shorter: DirectSettings(requests_expire_in=…)",
+                f"policy {key!r}",
+            )
 
 
 def judge_recorded_grace(grace: timedelta, longest: timedelta) -> Iterator[Finding]:

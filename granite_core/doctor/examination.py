@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
@@ -14,6 +14,7 @@ from granite_core.doctor._rules import (
     judge_grace,
     judge_policies,
     judge_recorded_grace,
+    judge_requests,
     judge_runs,
 )
 from granite_core.errors import CollectionRefusedError, StorageError
@@ -31,7 +32,7 @@ def examine(
     collector: Collector,
     *,
     origins: Collection[str] = (),
-    receiving: Collection[str] = (),
+    receiving: Mapping[str, timedelta] | None = None,
     told: Callable[[str], object] | None = None,
 ) -> Sequence[Finding]:
     """Look at everything the collector has to do with, and say what to do. Blocks; what matters most comes first.
@@ -43,14 +44,16 @@ def examine(
         collector: Whose manager, ledger and configuration are examined.
         origins: Where pages come from whose scripts talk to the stores directly (``https://app.example``): whether
             the stores allow that is looked at for these.
-        receiving: Policies whose files clients send to the stores themselves: that must be allowed, too.
+        receiving: Policies whose files clients send to the stores themselves, with how long a request for that is good:
+            it must be allowed, too.
         told: Called with what is examined next, for a display of progress.
     """
-    told = told or (lambda _: None)
+    told, receiving = told or (lambda _: None), receiving or {}
     manager, ledger = collector.manager, collector.ledger
     told("the configuration")
     findings: list[Finding] = [*judge_grace(manager.grace), *judge_backends(manager.backends)]
     findings += judge_policies(manager.policies, manager.backends, ledger.policies_named())
+    findings += judge_requests(receiving, manager.grace)
     findings += ledger.strangers(manager)
     for number, label in enumerate(ledger.labels()):
         told(f"database {label}")

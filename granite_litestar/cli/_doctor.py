@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections import Counter
 from collections.abc import Sequence
+from datetime import timedelta
 from functools import partial
 from typing import Final
 
@@ -41,7 +42,11 @@ def doctor(work: Work, origin: tuple[str, ...], strict: bool) -> Exit:
     """
     collector = work.collector()
     with work.out.status("examining") as told:
-        receiving = [each.storage_key for each in work.plugin.config.uploads if isinstance(each, DirectUploads)]
+        receiving: dict[str, timedelta] = {}
+        for each in work.plugin.config.uploads:
+            if isinstance(each, DirectUploads):
+                lasts = each.direct.requests_expire_in
+                receiving[each.storage_key] = max(lasts, receiving.get(each.storage_key, lasts))
         look = partial(examine, collector, origins=origin, receiving=receiving, told=told)
         findings = work.run(collector, lambda: collector.ledger.arun(look, threading.Event()))
     counts = Counter(each.severity for each in findings)

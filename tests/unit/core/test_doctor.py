@@ -12,7 +12,14 @@ import pytest
 from granite_core import Finding, LocalStorageBackend, MemoryStorageBackend, Severity, StoragePolicy, WriteOptions
 from granite_core.backends._disk import DiskFacts, judge_disk, look_at_disk
 from granite_core.doctor._probe import _skew
-from granite_core.doctor._rules import judge_backends, judge_clock, judge_grace, judge_policies, judge_runs
+from granite_core.doctor._rules import (
+    judge_backends,
+    judge_clock,
+    judge_grace,
+    judge_policies,
+    judge_requests,
+    judge_runs,
+)
 from granite_core.findings import sorted_findings
 from granite_core.gc import GCConfig
 
@@ -71,6 +78,10 @@ class TestConfiguration:
     def test_a_short_grace_is_told_of(self) -> None:
         assert said(judge_grace(timedelta(seconds=20))) == {"grace-short": "warning"}
         assert said(judge_grace(GRACE)) == {}
+
+    def test_requests_that_outlive_the_grace_are_told_of(self) -> None:
+        assert said(judge_requests({"films": GRACE + timedelta(seconds=1)}, GRACE)) == {"requests-long": "warning"}
+        assert said(judge_requests({"films": GRACE}, GRACE)) == {}
 
     def test_backends_inside_each_other_are_an_error_and_aliases_a_note(self, tmp_path: Any) -> None:
         outer, inner = LocalStorageBackend(tmp_path), LocalStorageBackend(tmp_path / "inner")
