@@ -143,17 +143,18 @@ class Pieces:
         self.unkept = [self.next]
         self.next = unique_part()
 
-    def read(self, last: int | None = None) -> Iterator[bytes]:
+    def read(self, first: int = 0, last: int | None = None) -> Iterator[bytes]:
         """Yield what they hold.
 
         Args:
-            last: Only that of so many of the last ones.
+            first: Index of the first one.
+            last: Index of the first one that is left out.
 
         Raises:
             ObjectNotFoundError: One is gone.
             BackendError: One cannot be read, or is not what it was.
         """
-        for each in self.held if last is None else self.held[len(self.held) - last :]:
+        for each in self.held[first:last]:
             with self.backend.open_reader(self._key(each.name)) as reader:
                 if reader.size != each.size:
                     raise BackendError(
@@ -396,7 +397,7 @@ class PiecewiseWriter(ResumableWriter):
             pieces = self._pieces
             self._writer = pieces.backend.open_writer(pieces.next_key)
             self._folded = pieces.due
-            for data in pieces.read(self._folded):
+            for data in pieces.read(len(pieces.held) - self._folded):
                 self._writer.write(data)
         return self._writer
 

@@ -54,6 +54,9 @@ CASES: dict[str, list[tuple[type[StorageBackend], dict[str, Any]]]] = {
     # -- several goes
     "test_an_object_is_written_in_several_goes": [(of.ForgetsTheGoBefore, {})],
     "test_a_go_may_have_many_checkpoints": [(of.KeepsTheLastCheckpointOnly, {})],
+    "test_a_go_writes_on_after_its_checkpoints_where_others_have_begun": [
+        (of.RepeatsWhatWasThereBefore, {"goes": [700] * 3, "last": [1000] * 3})
+    ],
     "test_an_object_of_one_go_may_be_empty": [(of.HasNoEmptyGoes, {})],
     "test_a_go_that_dies_is_forgotten_from_its_last_checkpoint_on": [(of.AppendsToWhatADeadGoWrote, {})],
     "test_a_checkpoint_whose_state_is_not_kept_is_as_if_it_had_not_been": [(of.AppendsToWhatADeadGoWrote, {})],

@@ -16,6 +16,7 @@ import zlib
 from collections.abc import Sequence
 from concurrent.futures import Future
 from contextlib import suppress
+from itertools import accumulate
 from typing import IO, TYPE_CHECKING, Any, Final
 
 from granite_core.backends._bucket import TOKEN
@@ -95,8 +96,9 @@ class S3ResumableWriter(ResumableWriter):
         self._told_upload = self._unkept_upload = self._upload_id
         self._leftovers: tuple[str, ...] = ()
         self._closed = self._withdrawn = False
-        whole = sum(part_length(number, base=self._base) for number in range(1, len(self._parts) + 1))
-        if not self._is_last and whole + self._in_pieces != offset:
+        self._sent = sum(part_length(number, base=self._base) for number in range(1, len(self._parts) + 1))
+        """How many bytes are in parts, while the last is not among them."""
+        if not self._is_last and self._sent + self._in_pieces != offset:
             raise BackendError("the state is of another offset", operation="resume", backend="s3", location=location)
         self._pieces.tidy()
 
@@ -116,8 +118,8 @@ class S3ResumableWriter(ResumableWriter):
                 if not room:
                     self._send_part()
                     continue
-                if self._buffer_from and buffer.length >= self._in_pieces:
-                    self._read_back(len(self._pieces.held))
+                if self._buffer_from and buffer.length >= self._buffer_from:
+                    self._read_back(0)
                     continue
                 taken = view[:room]
                 if self._sending is not None and not buffer.fits(len(taken)):
@@ -141,7 +143,7 @@ class S3ResumableWriter(ResumableWriter):
             if last and not self._is_last:
                 if self.offset:
                     self._current_buffer()
-                    self._send_part()
+                    self._send_part(last=True)
                     self._join()
                 self._is_last = True
             elif self._buffer is not None and self._buffer_from + self._buffer.length > self._in_pieces:
@@ -215,30 +217,37 @@ class S3ResumableWriter(ResumableWriter):
         """A buffer for what is left of a part from a position on."""
         return PartBuffer(buffer_budget, expected, at_most=part_length(number, base=self._base) - begins)
 
-    def _read_back(self, last: int) -> PartBuffer:
-        """Have the buffer begin with what so many of the last pieces hold."""
-        end = self._current_buffer()
-        before = sum(each.size for each in self._pieces.held[len(self._pieces.held) - last :])
-        self._buffer = self._new_buffer(self._next_number, self._buffer_from - before, before + end.length)
+    def _read_back(self, begin: int) -> PartBuffer:
+        """Have the buffer begin earlier in the part, with what pieces hold that were there when it was begun."""
+        end, held = self._current_buffer(), self._pieces.held
+        starts = list(accumulate((each.size for each in held), initial=0))
+        if begin not in starts or self._buffer_from not in starts or begin > self._buffer_from:
+            raise self._confused(f"no pieces from {begin} to {self._buffer_from}: they begin at {starts}")
+        first, last = starts.index(begin), starts.index(self._buffer_from)
+        before = self._buffer_from - begin
+        self._buffer = self._new_buffer(self._next_number, begin, before + end.length)
         try:
-            for data in self._pieces.read(last):
+            for data in self._pieces.read(first, last):
                 self._buffer.append(memoryview(data))
             body = end.body
             while data := body.read(COPY_BYTES):
                 self._buffer.append(memoryview(data))
         finally:
             end.free()
-        self._buffer_from -= before
+        self._buffer_from = begin
         return self._buffer
 
-    def _send_part(self) -> None:
-        """Send what was written since the last part, and go on without waiting for it."""
+    def _send_part(self, *, last: bool = False) -> None:
+        """Send what was written since the last part, and go on without waiting for it. Only the last may be short."""
         self._join()
         number, full = self._next_number, self._buffer
         if full is not None and self._buffer_from:
-            full = self._read_back(len(self._pieces.held))
+            full = self._read_back(0)
         if full is None or not full.length:
             return
+        wanted = self.offset - self._sent if last else part_length(number, base=self._base)
+        if full.length != wanted:
+            raise self._confused(f"part {number} would have {full.length} bytes for {wanted}")
         if number > MAX_PARTS:
             raise BackendError("the object is too large", operation="write", backend="s3", location=self._location)
         if self._upload_id is None:
@@ -252,6 +261,7 @@ class S3ResumableWriter(ResumableWriter):
         self._buffer, self._buffer_from = self._new_buffer(number + 1, 0), 0
         self._pieces.drop()
         self._in_pieces = 0
+        self._sent += full.length
         self._sending = self._backend._pool().submit(self._upload_part, number, full)
 
     def _upload_part(self, number: int, buffer: PartBuffer) -> tuple[str, str]:
@@ -286,7 +296,7 @@ class S3ResumableWriter(ResumableWriter):
         if folded:
             begin -= sum(each.size for each in pieces.held[-folded:])
             if begin < self._buffer_from:
-                buffer = self._read_back(folded)
+                buffer = self._read_back(begin)
         end = self._buffer_from + buffer.length
         rest = _Rest(buffer.body, begin - self._buffer_from, buffer.length)
         key = pieces.next_key
@@ -349,6 +359,10 @@ class S3ResumableWriter(ResumableWriter):
 
     def _unfinishable(self, operation: str) -> UnfinishableError:
         return UnfinishableError("what was written is gone", operation=operation, backend="s3", location=self._location)
+
+    def _confused(self, found: str) -> BackendError:
+        """What is to be raised before anything wrong is stored."""
+        return BackendError(found, operation="write", backend="s3", location=self._location)
 
     def _dump(self, *, ends: bool) -> str:
         found = {

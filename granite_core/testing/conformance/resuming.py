@@ -51,6 +51,29 @@ class ResumingTests(BackendTests):
         assert_same(backend.get("a/b"), content)
         assert backend.clear_unfinished(_LATER) == 0
 
+    @pytest.mark.parametrize(
+        ("goes", "last"),
+        [
+            pytest.param([3 * MIB], [MIB, 6 * MIB, MIB], id="to a part"),
+            pytest.param([700] * 15, [1000] * 20, id="by many small pieces"),
+        ],
+    )
+    def test_a_go_writes_on_after_its_checkpoints_where_others_have_begun(
+        self, backend: StorageBackend, goes: list[int], last: list[int]
+    ) -> None:
+        self.needs(backend, Capability.RESUMABLE_WRITES)
+        content, done = noise(sum(goes) + sum(last)), 0
+        state: str | None = None
+        for steps in (*([each] for each in goes), last):
+            with backend.resume_writer("a/b", offset=done, state=state) as writer:
+                for step in steps:
+                    writer.write(memoryview(content)[done : done + step])
+                    state = writer.checkpoint()
+                    done += step
+        self.finish(backend, "a/b", state, len(content))
+        assert_same(backend.get("a/b"), content)
+        assert backend.clear_unfinished(_LATER) == 0
+
     def test_an_object_of_one_go_may_be_empty(self, backend: StorageBackend) -> None:
         self.needs(backend, Capability.RESUMABLE_WRITES)
         with backend.resume_writer("a/b") as writer:
