@@ -1,8 +1,8 @@
 """Resumable uploads as the IETF drafts them: what requests say and what answers say. Pure.
 
 draft-ietf-httpbis-resumable-upload, of which clients name the iteration by its interop version. Those that are spoken
-here are 5 (drafts 02 to 04), 6 (05), 7 (06 to 08) and 8 (09 to 11, and what was drafted since, up to July 2026). A
-client that names none is taken for one of the RFC to come, and answered as one of 8.
+here are 5 (drafts 02 to 04), 6 (05), 7 (06 to 08) and 8 (09 to 12, the last of July 2026). A client that names none is
+taken for one of the RFC to come, and answered as one of 8.
 """
 
 from __future__ import annotations

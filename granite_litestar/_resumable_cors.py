@@ -10,6 +10,8 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Final, cast
 
+from litestar.utils import normalize_path
+
 from granite_core import ConfigurationError
 from granite_litestar._resumable_desk import TOKEN_HEADER
 
@@ -113,7 +115,10 @@ class CrossOrigin:
         return [*told, *granted.items()]
 
     def _place(self, scope: HTTPScope) -> tuple[ResumableUploads, bool] | None:
-        path = scope["path"].removeprefix(scope.get("root_path", "")).rstrip("/")
+        path = scope["path"]
+        if "route_handler" not in scope and (root := scope.get("root_path", "")):
+            path = path.split(root, maxsplit=1)[-1]  # what Litestar does once it looks for the route
+        path = normalize_path(path).rstrip("/")
         for pattern, route in self._places:
             if (found := pattern.fullmatch(path)) is not None:
                 return route, found["upload"] is not None

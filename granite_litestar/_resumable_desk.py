@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
+from urllib.parse import quote
 
 from litestar import Response
 
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
     from granite_litestar.resumable import ResumableUploads
 
-__all__ = ["TOKEN_HEADER", "Desk", "UploadsProvider", "answered", "refuse_encoded"]
+__all__ = ["TOKEN_HEADER", "Desk", "UploadsProvider", "answered", "refuse_encoded", "repeated"]
 
 UploadsProvider: TypeAlias = "Callable[[str], AsyncUploads]"
 """Gives the uploads of the database that keeps those of a policy."""
@@ -30,6 +31,14 @@ TOKEN_HEADER: Final = "Granite-Upload-Token"  # noqa: S105 - a header's name
 """Header of an answer that carries what a form or a request hands in to attach the finished upload."""
 
 _ROUTE: Final = "route"
+_PARAMETERS: Final = "parameters"
+_IN_PATHS: Final = "/:@!$&'()*+,;="
+"""What a path may have as it is (RFC 3986 section 3.3), beside letters and digits."""
+_ONCE: Final = (
+    *("tus-resumable", "upload-offset", "upload-length", "upload-defer-length", "upload-concat", "upload-checksum"),
+    *("upload-complete", "upload-draft-interop-version", "x-http-method-override"),
+)
+"""Headers of which a second one would contradict the first."""
 
 
 class Desk:
@@ -60,22 +69,30 @@ class Desk:
         """Return whom the uploads of a request belong to."""
         return await subject_of(request, self.route.subject)
 
-    async def find(self, upload_id: str, subject: str) -> UploadSession:
-        """Return an upload that was made here.
+    async def find(self, request: Request[Any, Any, Any], subject: str, upload_id: str | None = None) -> UploadSession:
+        """Return an upload that was made here: at this route, and with the same parameters in its path.
+
+        Args:
+            request: The request.
+            subject: To whom it belongs.
+            upload_id: Which one; that of the request's path, where none is given.
 
         Raises:
             UploadNotFoundError: There is none.
             UploadGoneError: It has ended.
         """
-        session = await self.uploads.find(upload_id, kind=self.kind, subject=subject)
-        if session.storage_key != self.route.storage_key or session.details.get(_ROUTE) != self.route.path:
+        wanted = request.path_params["upload_id"] if upload_id is None else upload_id
+        session = await self.uploads.find(wanted, kind=self.kind, subject=subject)
+        said, given = session.details, _parameters(request)
+        of_route = session.storage_key == self.route.storage_key and said.get(_ROUTE) == self.route.path
+        if not of_route or said.get(_PARAMETERS, given) != given:
             raise UploadNotFoundError("the upload was made elsewhere", operation="find")
         return session
 
     async def knows(self, request: Request[Any, Any, Any]) -> bool:
         """Whether a request is about an upload that was made here, ended or not."""
         try:
-            await self.find(request.path_params["upload_id"], await self.subject(request))
+            await self.find(request, await self.subject(request))
         except UploadNotFoundError:
             return False
         except UploadGoneError:
@@ -102,7 +119,7 @@ class Desk:
             filename=filename,
             content_type=content_type,
             context=await self._context(request),
-            details={_ROUTE: self.route.path, **details},
+            details={_ROUTE: self.route.path, _PARAMETERS: _parameters(request), **details},
             parts=parts,
         )
 
@@ -143,7 +160,7 @@ class Desk:
         """Return the path of an upload that the request is about, or has made."""
         scope = request.scope
         path = scope["path"].rstrip("/").removesuffix(f"/{session.id}")
-        return f"{scope.get('root_path', '').rstrip('/')}{path}/{session.id}"
+        return quote(f"{scope.get('root_path', '').rstrip('/')}{path}/{session.id}", safe=_IN_PATHS)
 
     def token(self, session: UploadSession) -> dict[str, str]:
         """Return the header that attaches an upload; nothing before it is finished."""
@@ -153,9 +170,19 @@ class Desk:
         return {TOKEN_HEADER: tokens.issue(session), "Cache-Control": "no-store"}
 
 
+def _parameters(request: Request[Any, Any, Any]) -> dict[str, str]:
+    return {name: str(value) for name, value in request.path_params.items() if name != "upload_id"}
+
+
 def answered(status: int, headers: dict[str, str] | None = None) -> Response[Any]:
     """Return an answer that says all in its head."""
     return Response(b"" if status != HTTPStatus.NO_CONTENT else None, status_code=status, headers=headers)
+
+
+def repeated(request: Request[Any, Any, Any]) -> str | None:
+    """Return the name of a header that is there twice and may be there once; None where none is."""
+    names = [name.lower() for name, _ in request.scope["headers"]]
+    return next((each for each in _ONCE if names.count(each.encode()) > 1), None)
 
 
 def refuse_encoded(headers: Mapping[str, str]) -> None:

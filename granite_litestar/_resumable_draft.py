@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from contextlib import suppress
 from dataclasses import dataclass
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Final
 
 from litestar import Response
+from litestar.exceptions import HTTPException
 
 from granite_core import (
     ChecksumMismatchError,
@@ -27,7 +29,7 @@ from granite_litestar import _draft as draft
 from granite_litestar._arriving import Body, ClientLeftError, WrongChecksumError
 from granite_litestar._digests import announced_sha256
 from granite_litestar._draft import DraftError
-from granite_litestar._resumable_desk import Desk, answered, refuse_encoded
+from granite_litestar._resumable_desk import Desk, answered, refuse_encoded, repeated
 from granite_litestar._tus import Checksum, TusError, parse_metadata
 from granite_litestar.exceptions import handle_storage_error
 
@@ -71,17 +73,38 @@ class DraftProtocol:
 
     async def answer(self, request: Request[Any, Any, Any]) -> Response[Any]:
         """Answer a request, whose method is allowed."""
+        version = draft.NEWEST
         try:
-            return await self._answer(request, draft.parse_version(request.headers))
+            version = draft.parse_version(request.headers)
+            response = await self._answer(request, version)
         except DraftError as error:
-            return error.to_response()
+            response = error.to_response()
+        except HTTPException as error:
+            told = await self._offset(request, version)
+            error.headers = {"Upload-Complete": "?0", **told, **(error.headers or {})}
+            raise
+        if response.status_code is not None and response.status_code >= HTTPStatus.BAD_REQUEST:
+            for name, value in (await self._offset(request, version)).items():
+                response.headers.setdefault(name, value)
+        return response
+
+    async def _offset(self, request: Request[Any, Any, Any], version: int) -> dict[str, str]:
+        """The offset, which up to version 6 each answer tells of an upload that goes on, refusals too."""
+        if version > 6 or request.method != "PATCH":
+            return {}
+        with suppress(StorageError, HTTPException):
+            session = await self._desk.find(request, await self._desk.subject(request))
+            return {"Upload-Offset": str(session.offset)}
+        return {}
 
     async def _answer(self, request: Request[Any, Any, Any], version: int) -> Response[Any]:
+        if (name := repeated(request)) is not None:
+            raise DraftError(400, f"{name.title()} is there more than once")
         subject = await self._desk.subject(request)
         try:
             if request.method == "POST":
                 return await self.create(request, version, subject)
-            session = await self._desk.find(request.path_params["upload_id"], subject)
+            session = await self._desk.find(request, subject)
             match request.method:
                 case "HEAD" | "GET":
                     _refuse_headers(request, version, "upload-offset", "upload-complete", "upload-length")
@@ -93,7 +116,7 @@ class DraftProtocol:
                     await self._desk.discard(session)
                     return answered(204)
         except UploadOffsetError as error:
-            session = await self._desk.find(request.path_params["upload_id"], subject)  # somebody was faster
+            session = await self._desk.find(request, subject)  # somebody was faster
             raise _mismatch(session, draft.parse_integer(request.headers.get("upload-offset"))) from error
         except StorageError as error:
             return self._refusal(request, version, error)
@@ -235,7 +258,9 @@ class DraftProtocol:
         response = handle_storage_error(request, error)
         if isinstance(error, UploadGoneError) and version <= 6:
             response.status_code = 404  # what is not active is not there
-        over = isinstance(error, (ContentRejectedError, ChecksumMismatchError))
+        over = isinstance(error, ChecksumMismatchError)
+        if isinstance(error, ContentRejectedError):  # since version 8 true says who answers, though not all has come
+            over = version >= 8 or bool(draft.parse_boolean(request.headers.get("upload-complete")))
         response.headers["Upload-Complete"] = draft.write_boolean(over)
         response.headers["Cache-Control"] = "no-store"
         if isinstance(error, UploadBusyError):

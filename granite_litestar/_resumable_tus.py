@@ -11,7 +11,7 @@ from granite_core import ContentRejectedError, StorageError, UploadGoneError, Up
 from granite_core.uploads import PARTIAL, UploadSession, UploadStatus
 from granite_litestar import _tus as tus
 from granite_litestar._arriving import Body, ClientLeftError, WrongChecksumError
-from granite_litestar._resumable_desk import Desk, answered, refuse_encoded
+from granite_litestar._resumable_desk import Desk, answered, refuse_encoded, repeated
 from granite_litestar.exceptions import handle_storage_error
 
 if TYPE_CHECKING:
@@ -36,11 +36,13 @@ class TusProtocol:
 
     async def answer(self, request: Request[Any, Any, Any]) -> Response[Any]:
         """Answer a request, whose method is allowed, and whose version is ours."""
+        if (name := repeated(request)) is not None:
+            raise tus.TusError(400, f"{name.title()} is there more than once")
         subject = await self._desk.subject(request)
         try:
             if request.method == "POST":
                 return await self.create(request, subject)
-            session = await self._desk.find(request.path_params["upload_id"], subject)
+            session = await self._desk.find(request, subject)
             match request.method:
                 case "HEAD":
                     return await self.tell(session)
@@ -110,7 +112,7 @@ class TusProtocol:
             try:
                 session = await self._take(body, session, checksum, offset=offset, length=length)
             except ClientLeftError:
-                session = await self._desk.find(session.id, session.subject)
+                session = await self._desk.find(request, session.subject)
         headers = {"Upload-Offset": str(session.offset), **self._standing(session)}
         return answered(204, headers)
 
@@ -169,7 +171,7 @@ class TusProtocol:
     async def _join(self, request: Request[Any, Any, Any], wanted: tus.Creation, subject: str) -> UploadSession:
         """Make an upload of others, which go when it is finished."""
         desk = self._desk
-        parts = [await desk.find(each, subject) for each in wanted.parts or ()]
+        parts = [await desk.find(request, subject, each) for each in wanted.parts or ()]
         for each in parts:
             if not each.details.get(PARTIAL):
                 raise tus.TusError(400, "Only partial uploads can be joined")
@@ -208,7 +210,7 @@ class TusProtocol:
             raise tus.TusError(413, "More bytes came than the upload has") from error
         response = handle_storage_error(request, error)
         if isinstance(error, UploadOffsetError) and "upload_id" in request.path_params:
-            session = await self._desk.find(request.path_params["upload_id"], subject)
+            session = await self._desk.find(request, subject)
             response.headers["Upload-Offset"] = str(session.offset)
         if isinstance(error, (UploadNotFoundError, UploadGoneError, ContentRejectedError)):
             response.headers["Cache-Control"] = "no-store"

@@ -136,7 +136,10 @@ def _parts(concat: str) -> tuple[str, ...]:
         raise TusError(400, "Upload-Concat is 'partial', or 'final;' and the addresses of uploads")
     if len(found) > MAX_PARTS:
         raise TusError(400, f"An upload is made of {MAX_PARTS} others at most")
-    return tuple(url.partition("?")[0].rstrip("/").rpartition("/")[2] for url in found)
+    parts = tuple(url.partition("?")[0].rstrip("/").rpartition("/")[2] for url in found)
+    if len({*parts}) < len(parts):
+        raise TusError(400, "Upload-Concat names an upload more than once")
+    return parts
 
 
 def parse_metadata(text: str) -> dict[str, str]:

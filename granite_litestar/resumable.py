@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field
 from functools import partial
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from litestar import Request, Response
@@ -39,7 +40,7 @@ __all__ = ["ResumableUploads", "Subject", "UploadsProvider", "mount_resumable_up
 _ON_ALL: Final = ("OPTIONS", "POST")
 _ON_ONE: Final = ("OPTIONS", "HEAD", "PATCH", "DELETE")
 _OVERRIDE: Final = "x-http-method-override"
-_MEANT: Final = ("OPTIONS", "HEAD", "PATCH", "DELETE")
+_METHODS: Final = ("OPTIONS", "GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
 _VERSION: Final = tus.VERSION.encode()
 
 
@@ -62,7 +63,7 @@ class ResumableUploads:
         path: Where uploads are created; an upload is below it.
         storage_key: The policy whose rules apply: size, types, validators.
         guards: Litestar's guards. They see the method that ``X-HTTP-Method-Override`` means; the application's own
-            middleware sees ``POST``.
+            middleware sees the one that was sent, mostly ``POST``.
         public: Says that everybody may upload. Without it, guards are needed.
         subject: Called with the connection; returns to whom an upload belongs, text or what ``str`` makes one of, None
             for nobody. Another one's upload is not found, and its token is good for nobody else. In place of
@@ -131,8 +132,7 @@ class _Routes:
             return await self.answer(request)
 
         async def describe(request: Any) -> Any:
-            on_one = "upload_id" in request.path_params
-            return Response(None, status_code=204, headers=options_of(self._desk.policy, on_one=on_one))
+            return self.describe(request)
 
         called = answer if guarded else describe
         called.__annotations__ = {"request": Request[Any, Any, Any], "return": Response[Any]}
@@ -148,14 +148,21 @@ class _Routes:
             opt={"exclude_from_csrf": True, UNLOGGED_PATH_OPT_KEY: "upload_id"},
         )(called)
 
+    def describe(self, request: Request[Any, Any, Any]) -> Response[Any]:
+        """Answer ``OPTIONS``: what the server can do."""
+        on_one = "upload_id" in request.path_params
+        return Response(None, status_code=204, headers=options_of(self._desk.policy, on_one=on_one))
+
     async def answer(self, request: Request[Any, Any, Any]) -> Response[Any]:
         """Answer a request by its method, in the protocol that it speaks."""
         on_one = "upload_id" in request.path_params
         allowed = _ON_ONE if on_one else _ON_ALL
-        meant = request.headers.get(_OVERRIDE, "POST").upper() if request.method == "POST" else request.method
+        meant = request.headers.get(_OVERRIDE, request.method).upper()
         in_draft = await self._is_in_draft(request)
         if meant != request.method or not (meant in allowed or (meant == "GET" and on_one and in_draft)):
             raise tus.TusError(405, "Method Not Allowed", headers={"Allow": ", ".join(allowed)})
+        if meant == "OPTIONS":
+            return self.describe(request)
         if in_draft:
             return await self._draft.answer(request)
         if request.headers.get("tus-resumable") != tus.VERSION:
@@ -175,19 +182,37 @@ class _Protocol(ASGIMiddleware):
     """The method that is meant, before guards look at it; and the version, in every answer, whoever gives it."""
 
     async def handle(self, scope: Scope, receive: Receive, send: Send, next_app: ASGIApp) -> None:
-        """Change the request's method, and add a header to its answer."""
+        """Change the request's method, and add a header to its answer.
+
+        tus has any method be ignored beside the header. ``OPTIONS`` stays what it is: it passes without guards.
+        """
         request = cast("HTTPScope", scope)
         asked = {name.decode("latin-1"): value.decode("latin-1") for name, value in request["headers"]}
         meant = asked.get(_OVERRIDE, "").upper()
-        if request["method"] == "POST" and meant in _MEANT:
+        in_draft, sent = draft.is_spoken(asked), request["method"]
+        if meant in _METHODS and sent != "OPTIONS":
             request["method"] = cast("Any", meant)
+        # What HEAD is answered has the length of a body, and no body: to a POST that answer would never end.
+        has_no_body = request["method"] == "HEAD" and sent != "HEAD"
 
-        async def send_with_version(message: Any) -> None:
-            if message["type"] == "http.response.start" and (b"tus-resumable", _VERSION) not in message["headers"]:
-                message["headers"] = [*message["headers"], (b"tus-resumable", _VERSION)]
+        async def send_as_asked(message: Any) -> None:
+            if message["type"] == "http.response.start":
+                headers = [*message["headers"]]
+                if not in_draft and (b"tus-resumable", _VERSION) not in headers:
+                    headers.append((b"tus-resumable", _VERSION))
+                if has_no_body:
+                    headers = [each for each in headers if each[0].lower() != b"content-length"]
+                    headers += [(b"content-length", b"0")] if message["status"] != HTTPStatus.NO_CONTENT else []
+                message["headers"] = headers
+                request["method"] = sent  # by which the server knows whether a body follows
+            elif has_no_body and message["type"] == "http.response.body":
+                message["body"] = b""
             await send(message)
 
-        await next_app(scope, receive, send if draft.is_spoken(asked) else send_with_version)
+        try:
+            await next_app(scope, receive, send_as_asked)
+        finally:
+            request["method"] = sent
 
 
 def options_of(policy: StoragePolicy, *, on_one: bool) -> dict[str, str]:

@@ -121,11 +121,14 @@ def _refusals(client: httpx.Client, database: str) -> Iterator[tuple[int, httpx.
     yield 400, post(**{"Upload-Concat": "some;/uploads/a"})
     yield 400, post(**{"Upload-Concat": "final;"})
     yield 400, post(**{"Upload-Concat": "final;/uploads/a", "Upload-Length": "1"})
+    yield 400, post(**{"Upload-Concat": "final;/uploads/a http://elsewhere.example/uploads/a/"})
     url = create(client)
     yield 400, client.patch(url, content=b"x", headers={**ANN, **BYTES})
     yield 400, send(client, url, 0, b"x", **UNKNOWN)
     yield 400, send(client, url, 0, b"x", **{"Upload-Checksum": "sha1 AAAA"})
     yield 400, send(client, url, 0, b"x", **{"Upload-Length": "x"})
+    twice = [*{**ANN, **BYTES}.items(), ("Upload-Offset", "0"), ("Upload-Offset", "5")]
+    yield 400, client.patch(url, content=b"x", headers=twice)
     whole = create(client, 0)
     yield 400, post(**{"Upload-Concat": f"final;{whole}"})
     yield 400, client.post("/uploads", content=b"x", headers={**ANN, **BYTES, "Upload-Length": "1", **UNKNOWN})
@@ -145,6 +148,11 @@ def _refusals(client: httpx.Client, database: str) -> Iterator[tuple[int, httpx.
     yield 404, client.patch(url, headers={**BOB, **BYTES, "Upload-Offset": "0"}, content=b"x")
     yield 404, client.head(url.replace("/uploads/", "/pictures/"), headers=TUS)
     yield 404, post(**{"Upload-Concat": "final;/uploads/aaaaaaaaaaaaaaaaaaaaaaaaaa"})
+    for no_id in ("%00", "a%00b", "%F0%9F%92%A9", "x" * 300):
+        yield 404, client.head(f"/uploads/{no_id}", headers=ANN)
+        yield 404, client.delete(f"/uploads/{no_id}", headers=ANN)
+        yield 404, client.head(f"/uploads/{no_id}", headers={"Authorization": "Bearer ann"})
+        yield 404, post(**{"Upload-Concat": f"final;/uploads/{no_id}"})
     # 409
     yield 409, send(client, url, 3, b"x")
     yield 409, send(client, whole, 1, b"x")
@@ -204,9 +212,15 @@ def _refusals(client: httpx.Client, database: str) -> Iterator[tuple[int, httpx.
         yield 460, send(client, url, 0, b"x", **{"Upload-Checksum": checksum(algorithm, b"y")})
         assert offset_of(client, url) == 0
     # 405
-    override = client.post("/uploads", headers={**ANN, "X-HTTP-Method-Override": "BREW"})
-    assert override.headers["allow"] == "OPTIONS, POST"
-    yield 405, override
+    for other in ("BREW", "", "HEAD"):
+        override = client.post("/uploads", headers={**ANN, "X-HTTP-Method-Override": other})
+        assert override.headers["allow"] == "OPTIONS, POST"
+        yield 405, override
+    # what HEAD is answered has no body, though POST was sent
+    asks = {**ANN, "X-HTTP-Method-Override": "HEAD"}
+    yield 404, client.post("/uploads/unknown", headers=asks)
+    yield 401, client.post(url, headers={**TUS, "X-HTTP-Method-Override": "HEAD"})
+    yield 412, client.post(url, headers={**asks, "Tus-Resumable": "0.2.2"})
     for path, method in (
         ("/uploads", "PATCH"),
         ("/uploads", "HEAD"),
@@ -299,8 +313,13 @@ def test_guards_see_the_method_that_is_meant(client: httpx.Client) -> None:
     assert client.delete(url, headers=TUS).status_code == 403
     assert client.post(url, headers={**TUS, "X-HTTP-Method-Override": "DELETE"}).status_code == 403
     assert client.post(url, headers={**TUS, "X-HTTP-Method-Override": "head"}).headers["upload-offset"] == "0"
-    answer = client.get(url, headers={**TUS, "X-HTTP-Method-Override": "HEAD"})
-    assert answer.status_code == 405, "only a POST means another method"
+    for method in ("GET", "PUT", "PATCH", "DELETE"):  # the actual method is ignored
+        answer = client.request(method, url, headers={**TUS, "X-HTTP-Method-Override": "HEAD"})
+        assert (answer.status_code, answer.headers["upload-offset"], answer.content) == (200, "0", b"")
+    assert client.head(url, headers={**TUS, "X-HTTP-Method-Override": "DELETE"}).status_code == 403
+    described = client.post(url, headers={**TUS, "X-HTTP-Method-Override": "OPTIONS"})
+    assert (described.status_code, described.headers["tus-version"]) == (204, "1.0.0")
+    assert client.head(url, headers=TUS).status_code == 200, "to ask what can be done changes nothing"
 
 
 def test_an_empty_upload_is_complete_at_once(client: httpx.Client) -> None:

@@ -233,6 +233,8 @@ def _refusals(
     yield 400, inconsistent, speaker.patch(url, 0, b"x", **{"Upload-Length": "9"})
     yield 400, None, client.patch(url, content=b"x", headers={**speaker.headers, **PARTIAL, "Upload-Complete": "?0"})
     yield 400, None, speaker.patch(url, 0, b"x", **{"Upload-Offset": "-1"})
+    said = [*{**speaker.headers, **PARTIAL, "Upload-Complete": "?0"}.items(), ("Upload-Offset", "0")]
+    yield 400, None, client.patch(url, content=b"x", headers=[*said, ("Upload-Offset", "5")])
     if not old:
         yield 400, None, speaker.patch(url, 0, b"x", complete=None)
     else:
@@ -252,6 +254,9 @@ def _refusals(
     # 404
     yield 404, None, speaker.patch("/uploads/aaaaaaaaaaaaaaaaaaaaaaaaaa", 0, b"x")
     yield 404, None, bob.patch(url, 0, b"x")
+    for no_id in ("%00", "a%00b", "x" * 300):
+        yield 404, None, speaker.patch(f"/uploads/{no_id}", 0, b"x")
+        yield 404, None, speaker.head(f"/uploads/{no_id}")
     # 405
     yield 405, None, client.put(url, headers={**speaker.headers, "Upload-Complete": "?0"})
     # 409
@@ -296,6 +301,10 @@ def test_every_refusal_has_its_status(client: httpx.Client, server: tuple[str, s
             assert answer.headers["upload-limit"].startswith(f"max-size={LIMIT}")
         if status == 423:
             assert answer.headers["retry-after"] == "1"
+        active = request.method == "PATCH" and status not in (401, 404, 405, 410)
+        if version in (5, 6) and active:
+            assert answer.headers["upload-offset"].isdecimal(), "each answer about what goes on tells it"
+        elif status in (413, 415, 423):
             assert "upload-offset" not in answer.headers
         seen.add(status)
     assert seen >= {400, 401, 404, 405, 409, 413, 415, 423}
@@ -311,11 +320,14 @@ def test_a_refused_creation_leaves_no_upload(client: httpx.Client, server: tuple
 
 
 def test_what_the_policy_refuses_is_over(client: httpx.Client) -> None:
-    speaker = Speaker(client, 8)
-    url = speaker.post(path="/pictures").headers["location"]
-    refused = speaker.patch(url, 0, b"text", "?1")
-    assert (refused.status_code, refused.headers["upload-complete"]) == (415, "?1")
-    assert speaker.head(url).status_code == 404
+    for version, complete, told in ((8, "?1", "?1"), (8, "?0", "?1"), (7, "?1", "?1"), (7, "?0", "?0")):
+        speaker = Speaker(client, version)
+        url = speaker.post(path="/pictures").headers["location"]
+        refused = speaker.patch(url, 0, b"text" * 4096, complete)
+        assert (refused.status_code, refused.headers["upload-complete"]) == (415, told)
+        assert speaker.head(url).status_code in (404, 410)
+    encoded = speaker.patch(speaker.create(), 0, b"x", **{"Content-Encoding": "gzip"})
+    assert (encoded.status_code, encoded.headers["upload-complete"]) == (415, "?0")
 
 
 def test_pages_of_other_origins_may_speak_it(client: httpx.Client) -> None:

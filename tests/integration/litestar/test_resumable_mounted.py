@@ -158,8 +158,11 @@ def test_origins_that_a_route_names_hold_beside_a_cors_config(serve: Any) -> Non
         refused = client.post("/uploads", headers={"Origin": STUDIO})
         assert refused.status_code == 412
         assert about_origins(refused)["access-control-allow-origin"] == STUDIO, "a page must be able to read why"
-        assert not about_origins(preflight(client, "/uploads", PARTNER)), "they are all that may upload here"
-        assert not about_origins(client.head(f"/uploads/{SOME}", headers={**TUS, "Origin": PARTNER}))
+        for path in ("/uploads", "//uploads", "/uploads//", f"/uploads/{SOME}/", f"//uploads///{SOME}"):
+            place = f"http://testserver.local{path}"
+            assert not about_origins(preflight(client, place, PARTNER)), "they are all that may upload here"
+            assert not about_origins(client.head(place, headers={**TUS, "Origin": PARTNER}))
+            assert about_origins(preflight(client, place, STUDIO))["access-control-allow-origin"] == STUDIO
 
 
 @pytest.mark.parametrize("own", [[], ["*"], [STUDIO]])
@@ -176,6 +179,22 @@ def test_headers_of_the_application_may_be_sent_with_an_upload(serve: Any) -> No
         said = about_origins(preflight(client, "/uploads", STRANGER, headers="x-tenant, tus-resumable"))
         assert said["access-control-allow-origin"] == "*"
         assert "x-tenant" in said["access-control-allow-headers"].split(", ")
+
+
+@pytest.mark.parametrize("tenant", ["a%20b", "a%3Fb", "%E2%82%AC", "%25", "a%23", "x%0D%0ASet-Cookie:%20a=b"])
+def test_an_upload_is_where_its_location_says_and_nowhere_else(serve: Any, tenant: str) -> None:
+    with serve(videos("/t/{tenant:str}/uploads")) as (client, _):
+        for says, asks in (({**TUS, "Upload-Length": "1"}, TUS), ({"Upload-Complete": "?0"}, {})):
+            made = client.post(f"/t/{tenant}/uploads", headers=says)
+            assert made.status_code == 201
+            location = made.headers["location"]
+            assert location.isascii()
+            assert location.isprintable()
+            assert client.head(location, headers=asks).is_success
+            elsewhere = f"/t/bob/uploads/{location.rpartition('/')[2]}"
+            assert client.head(elsewhere, headers=asks).status_code == 404
+            assert client.delete(elsewhere, headers=asks).status_code in (404, 412)
+            assert client.head(location, headers=asks).is_success
 
 
 def user_of(connection: ASGIConnection[Any, Any, Any, Any]) -> str | None:
