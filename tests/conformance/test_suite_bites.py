@@ -63,6 +63,9 @@ CASES: dict[str, list[tuple[type[StorageBackend], dict[str, Any]]]] = {
     "test_a_go_that_died_before_any_checkpoint_begins_anew": [(of.AppendsToWhatADeadGoWrote, {})],
     "test_a_go_that_wakes_up_late_changes_nothing": [(of.LetsASleeperWrite, {"many_parts": False})],
     "test_a_go_that_withdraws_leaves_what_was_kept_and_nothing_else": [(of.WithdrawsWhatWasKept, {})],
+    "test_a_go_that_withdraws_before_any_checkpoint_removes_nothing_of_those_before": [
+        (of.WithdrawsWhatWasKept, {"writes": False})
+    ],
     "test_a_go_that_goes_on_after_the_object_was_discarded_removes_what_it_wrote": [
         (of.WritesOnWhatWasDiscarded, {"checkpoint": False})
     ],

@@ -93,7 +93,9 @@ class S3ResumableWriter(ResumableWriter):
         """Where in the part the buffer begins; what comes before waits in pieces."""
         self._sending: Future[tuple[str, str]] | None = None
         self._checkpoints = 0
-        self._told_upload = self._unkept_upload = self._upload_id
+        self._told_upload = self._upload_id
+        self._unkept_upload: str | None = None
+        """The upload that this go began, where only the state of its last checkpoint names it."""
         self._leftovers: tuple[str, ...] = ()
         self._closed = self._withdrawn = False
         self._sent = sum(part_length(number, base=self._base) for number in range(1, len(self._parts) + 1))

@@ -166,6 +166,27 @@ class ResumingTests(BackendTests):
         assert self.keys(backend) == ["a/b"]
         assert backend.clear_unfinished(_LATER) == 0
 
+    @pytest.mark.parametrize("writes", [False, True])
+    def test_a_go_that_withdraws_before_any_checkpoint_removes_nothing_of_those_before(
+        self, backend: StorageBackend, writes: bool
+    ) -> None:
+        self.needs(backend, Capability.RESUMABLE_WRITES)
+        content = noise(10 * MIB)
+        with backend.resume_writer("a/b") as writer:
+            writer.write(memoryview(content)[: 9 * MIB])
+            state = writer.checkpoint(ends=True)
+        late = backend.resume_writer("a/b", offset=9 * MIB, state=state)
+        with backend.resume_writer("a/b", offset=9 * MIB, state=state) as writer:
+            state = writer.state or state
+            writer.write(memoryview(content)[9 * MIB :])
+            state = writer.checkpoint()
+            if writes:
+                self.disturb(late, many_parts=False)
+            late.withdraw(refused=True)
+        self.finish(backend, "a/b", state, len(content))
+        assert_same(backend.get("a/b"), content)
+        assert backend.clear_unfinished(_LATER) == 0
+
     @pytest.mark.parametrize("checkpoint", [False, True])
     def test_a_go_that_goes_on_after_the_object_was_discarded_removes_what_it_wrote(
         self, backend: StorageBackend, checkpoint: bool
