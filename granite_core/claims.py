@@ -246,6 +246,23 @@ class Claim:
         if self._begun and self._shares:
             self._perform(lambda: self._ledger.release([self._counted.location]))
 
+    @property
+    def is_joined(self) -> bool:
+        """Whether it is counted in the transaction of a flush, which may be rolled back while the file stays."""
+        return bool(self._shares) and self._ledger is not self._quotas.ledger
+
+    def renew(self, size: int) -> None:
+        """Count it in the transaction that is under way now; counted there already, it stays so.
+
+        Args:
+            size: In bytes.
+
+        Raises:
+            QuotaExceededError: There is no room any more.
+        """
+        self._ledger = self._quotas.ledger.here()
+        self._held = self._perform(self._hold(size))
+
     def _start(self) -> None:
         self._ledger = self._quotas.ledger.here()
         self._reserved_at = time.monotonic()

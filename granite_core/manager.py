@@ -28,7 +28,7 @@ from granite_core.media import clean_content_type, clean_filename
 from granite_core.policies import StoragePolicy
 from granite_core.progress import Meter, ProgressCallback
 from granite_core.quotas import QuotaLedger
-from granite_core.refs import StagedFile, StoredObjectRef
+from granite_core.refs import Reservation, StagedFile, StoredObjectRef
 from granite_core.remote import FetchRules, RemoteFile
 from granite_core.sources import Source, SourceInput, bytes_left
 from granite_core.staging import StagedWrite
@@ -749,18 +749,29 @@ class StorageManager(Addresses):
         self.backend_of(ref).delete(ref.location)
         backend_key = self.backend_key_of(ref.backend, ref.storage_key, ref.location)
         self.events.deleted(ref.location, ref.storage_key, backend_key, reason, size=ref.size)
-        if not self.give_back(ref.location):
+        undoing = ref.reservation if reason == "discarded" and isinstance(ref, StagedFile) else None
+        if not self.give_back(ref.location, ref.storage_key, undoing):
             self.note([ref])
 
-    def give_back(self, location: str) -> bool:
+    def give_back(self, location: str, storage_key: str, reservation: Reservation | None = None) -> bool:
         """Count an object no more whose bytes are gone. Never raises.
+
+        Args:
+            location: Its key.
+            storage_key: Its policy: what one without quotas has stored is counted only where somebody did so by hand,
+                and given back by the reconcile.
+            reservation: What it is counted with, where a flush that is under way has counted it.
 
         Returns:
             False where that could not be done now; the reconcile does it.
         """
-        if self._quotas is not None:
+        policy = self._policies.get(storage_key)
+        if self._quotas is not None and (policy is None or policy.quotas):
             try:
-                self._quotas.release(location)
+                if reservation is not None:
+                    reservation.give_back()
+                else:
+                    self._quotas.release(location)
             except Exception:  # noqa: BLE001 - whatever a database raises: the bytes are gone
                 return False
         return True

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Awaitable, Callable, Generator, Mapping
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Final, NoReturn, final
+from typing import TYPE_CHECKING, Any, Final, NoReturn, Protocol, final
 
 import msgspec
 
@@ -325,6 +325,16 @@ class _Done(Awaitable[None]):
         yield
 
 
+class Reservation(Protocol):
+    """What a file is counted with in a transaction that may be undone while the file stays."""
+
+    def give_back(self) -> None:
+        """Count it no more, in that transaction."""
+
+    def renew(self, size: int) -> None:
+        """Count it in the transaction that is under way now, with so many bytes; counted there already, it stays so."""
+
+
 @final
 class StagedFile(StoredObjectRef):
     """A stored object that no committed row points at yet.
@@ -333,19 +343,32 @@ class StagedFile(StoredObjectRef):
     let it go at once; afterwards only the collector deletes it.
     """
 
-    __slots__ = ("_discard", "_lock", "_state", "_upload")
+    __slots__ = ("_discard", "_lock", "_reservation", "_state", "_upload")
 
     _state: str
     _lock: threading.Lock
     _discard: Callable[[StoredObjectRef], None]
     _upload: str | None
+    _reservation: Reservation | None
 
-    def __init__(self, *fields: Any, discard: Callable[[StoredObjectRef], None], upload: str | None = None) -> None:
+    def __init__(
+        self,
+        *fields: Any,
+        discard: Callable[[StoredObjectRef], None],
+        upload: str | None = None,
+        reservation: Reservation | None = None,
+    ) -> None:
         super().__init__(*fields)
         object.__setattr__(self, "_state", "staged" if upload is None else "kept")
         object.__setattr__(self, "_lock", threading.Lock())
         object.__setattr__(self, "_discard", discard)
         object.__setattr__(self, "_upload", upload)
+        object.__setattr__(self, "_reservation", reservation)
+
+    @property
+    def reservation(self) -> Reservation | None:
+        """What it is counted with, where that was done in the transaction of the flush that stored it."""
+        return self._reservation
 
     @property
     def upload(self) -> str | None:

@@ -391,6 +391,7 @@ class StagedWrite:
             timestamp(created_at),
             self._extra,
             discard=self._discard,
+            reservation=self.claim if self.claim is not None and self.claim.is_joined else None,
         )
 
     def fail(self, error: BaseException) -> None:

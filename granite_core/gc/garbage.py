@@ -83,7 +83,7 @@ class StorageGarbageCollector:
                         continue
                     try:
                         backend.delete(location)
-                        self.manager.give_back(location)
+                        self.manager.give_back(location, storage_key)
                         counts["deleted"] += 1
                         self.manager.events.deleted(location, storage_key, policy.backend_key, "swept")
                     except Exception as error:  # noqa: BLE001 - whatever one delete raises, the others go on

@@ -15,13 +15,14 @@ from granite_core.admission import Admission, plan_admission, plan_looked_up
 from granite_core.errors import StaleRefError
 from granite_core.integrations.sqlalchemy._connections import primary
 from granite_core.integrations.sqlalchemy._graces import quarter_for
+from granite_core.integrations.sqlalchemy._joining import joining
 from granite_core.integrations.sqlalchemy._rows import NO_OPTIONS
 from granite_core.integrations.sqlalchemy._taking import take
 from granite_core.integrations.sqlalchemy._transaction import Field, Transaction, manager_for
 from granite_core.manager import StorageManager
 from granite_core.refs import StagedFile, StoredObjectRef
 
-__all__ = ["admit", "is_fresh", "settle"]
+__all__ = ["admit", "is_fresh", "may_be_uncounted", "settle"]
 
 
 def admit(
@@ -49,6 +50,7 @@ def admit(
             now = manager.now()
             within = settle(session, state, each, manager, options)
             for ref in ours:
+                _count_again(session, each, ref)
                 since = state.good.get(ref.location)
                 known = now - since if since is not None else None
                 if isinstance(ref, StagedFile) and ref.upload is not None and not state.has_taken(ref):
@@ -77,6 +79,17 @@ def admit(
             elif plan.since is not None:
                 state.flushed[manager].append(ref)
             _let_in(state, each, ref, manager, plan, now)
+
+
+def may_be_uncounted(ref: StoredObjectRef) -> bool:
+    """Whether a flush has counted a file in its own transaction, or savepoint, which may be rolled back by now."""
+    return isinstance(ref, StagedFile) and ref.reservation is not None
+
+
+def _count_again(session: Session, each: Field, ref: StoredObjectRef) -> None:
+    if isinstance(ref, StagedFile) and ref.reservation is not None:
+        with joining(session, each.column.table):
+            ref.reservation.renew(ref.size)
 
 
 def _by_manager(

@@ -37,7 +37,7 @@ from sqlalchemy.orm.attributes import instance_state
 from granite_core.admission import plan_check
 from granite_core.errors import StaleRefError
 from granite_core.events import Attached, Released
-from granite_core.integrations.sqlalchemy._admitting import admit, settle
+from granite_core.integrations.sqlalchemy._admitting import admit, may_be_uncounted, settle
 from granite_core.integrations.sqlalchemy._connections import began_at, is_autocommit, note_begin
 from granite_core.integrations.sqlalchemy._lists import begin_with_list, materialize
 from granite_core.integrations.sqlalchemy._looking import look_up
@@ -187,7 +187,8 @@ def _admit_late(state: Transaction, mapper: Mapper[Any], row: InstanceState[Any]
     late: dict[Field, list[StoredObjectRef]] = {}
     for each in fields:
         store_unsaved(state, row, each)
-        late[each] = [ref for ref in refs_of(row, each) if ref.location not in state.rests_on]
+        refs = refs_of(row, each)
+        late[each] = [ref for ref in refs if ref.location not in state.rests_on or may_be_uncounted(ref)]
     if any(late.values()):
         session = session_of(row)
         admit(session, state, late, partial(look_up, session, mapper, [row]))

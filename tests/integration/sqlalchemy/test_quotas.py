@@ -282,6 +282,66 @@ def test_a_flush_counts_what_it_stores_also_where_the_session_has_written(world:
     world.run(scenario)
 
 
+SQLITES = pytest.mark.parametrize("driver", ["sqlite", "sqlite+aiosqlite"])
+
+
+@SQLITES
+def test_what_is_refused_in_a_flush_that_has_written_is_given_back_there(driver: str, tmp_path: Path) -> None:
+    def refuse(candidate: object) -> None:
+        raise ValidationFailedError("no")
+
+    patience = {"connect_args": {"timeout": 300}}  # a second connection would wait for the session's
+    with make_world(f"{driver}:///{tmp_path}/db.sqlite3", **patience) as world:
+
+        def scenario() -> None:
+            for quotas in [Quota(scope=owner, limit=100)], []:
+                counting(world, validators=[refuse], quotas=quotas)
+                with world.session() as session:
+                    session.add(Document(title=f"with {len(quotas)}"))
+                    session.flush()
+                    document = Document(file=unsaved(b"x" * 60, context={"owner": "ann"}))
+                    session.add(document)
+                    with pytest.raises(ValidationFailedError), session.no_autoflush:
+                        session.flush()
+                    session.expunge(document)
+                    session.commit()
+                assert (used(world), receipts(world)) == ((0, 0), [])
+                assert not world.manager.has_notes
+
+        world.run(scenario)
+
+
+@SQLITES
+@pytest.mark.parametrize("how", ["rollback", "savepoint"])
+def test_what_a_flush_has_stored_counts_when_it_is_committed_after_a_rollback(
+    driver: str, how: str, tmp_path: Path
+) -> None:
+    with make_world(f"{driver}:///{tmp_path}/db.sqlite3") as world:
+
+        def scenario() -> None:
+            counting(world)
+            with world.session() as session:
+                for turn in range(2):
+                    session.add(Document(title=f"before {turn}"))
+                    session.flush()
+                    document = Document(file=unsaved(b"x" * 60, context={"owner": "ann"}))
+                    undone = session.begin_nested() if how == "savepoint" else session
+                    session.add(document)
+                    if turn:
+                        with pytest.raises(QuotaExceededError):
+                            session.flush()
+                        break
+                    session.flush()
+                    undone.rollback()
+                    session.add(document)  # as its owner may, with the same file
+                    session.flush()
+                    session.commit()
+                    assert used(world) == (60, 1)
+            assert receipts(world) == [("user:ann", 60)]
+
+        world.run(scenario)
+
+
 async def test_a_flush_of_an_async_session_counts_too(world: World) -> None:
     if not world.is_async:
         pytest.skip("one of an asynchronous engine")
