@@ -39,9 +39,8 @@ def hold_usage(
 ) -> int:
     """Count an object with a number of bytes; see ``QuotaLedger.hold``."""
     quota, usage = tables.quota, tables.usage
-    rows = connection.execute(
-        select(usage).where(usage.c.location == counted.location).order_by(usage.c.scope).with_for_update()
-    ).all()
+    ours = select(usage).where(usage.c.location == counted.location)
+    rows = connection.execute(ours.order_by(usage.c.scope).with_for_update()).all()
     if shares is None:
         shares = [Share(row.scope, QuotaLimit(max_bytes=row.max_bytes)) for row in rows]
     shares = sorted(shares, key=lambda each: each.scope)  # not by the database, whose collation may say otherwise
@@ -49,6 +48,9 @@ def hold_usage(
         shares = _widened(connection, usage, shares, beside)
     known = {row.scope: row for row in rows}
     used = [_locked(connection, quota, share.scope) for share in shares]
+    if new := [share.scope for share in shares if share.scope not in known]:
+        # Again, with the sums locked: somebody else may have counted it while this one waited for them.
+        known.update((row.scope, row) for row in connection.execute(ours.where(usage.c.scope.in_(new))))
     held = [known[share.scope].bytes if share.scope in known else None for share in shares]
     taken = plan_hold(shares, used, held, size=size, wish=wish, field=field)
     for share, before in zip(shares, held, strict=True):

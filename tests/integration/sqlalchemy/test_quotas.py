@@ -645,6 +645,24 @@ class TestTheDatabase:
             assert (report.uploads, report.problems) == (2, ())
             assert (used(world), used(world, "ben")) == ((0, 0), (0, 0))
 
+    def test_what_two_count_at_once_counts_once(self, postgres_url: str) -> None:
+        with make_world(postgres_url) as world:
+            manager, quota = counting(world), tables().quota
+            put(world, 1)
+            before = manager.put_bytes("documents", content=b"x" * 70)
+            with ThreadPoolExecutor(2) as pool, world.engine.connect() as other:
+                other.execute(select(quota.c.bytes).with_for_update())
+                running = [pool.submit(manager.quotas.count, before, "user:ann") for _ in range(2)]
+                waiting = text("SELECT count(*) FROM pg_locks WHERE NOT granted")
+                with world.engine.connect() as looking:
+                    while int(looking.scalar(waiting) or 0) < 2:
+                        time.sleep(0.01)
+                other.rollback()
+                for each in running:
+                    each.result()
+            assert used(world) == (71, 2)
+            assert receipts(world) == [("user:ann", 1), ("user:ann", 70)]
+
     def test_who_loses_a_deadlock_tries_again(self, postgres_url: str) -> None:
         with make_world(postgres_url) as world:
             counting(world)
