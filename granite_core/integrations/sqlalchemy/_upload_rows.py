@@ -228,7 +228,7 @@ def count_uploads(connection: Connection, t: Table) -> UploadCounts:
         size = func.coalesce(func.sum(case((status == value, received), else_=0)), 0)
         return func.count(case((status == value, 1))), size
 
-    expired = func.count(case((t.c.expires_at < db_now(), 1)))
+    expired = func.count(case((_is_due(t), 1)))
     counts = connection.execute(select(*of(_RECEIVING), *of(_FINISHED), of(_ENDING)[0], expired)).one()
     return UploadCounts(*map(int, counts))
 
@@ -268,7 +268,9 @@ def _ending(hold: int) -> dict[str, Any]:
 
 
 def _is_due(t: Table) -> ColumnElement[bool]:
-    return and_(t.c.status != _ENDING, t.c.expires_at < db_now())
+    """Whether a session has expired, and nobody is at work on it: who completes one renews a lease meanwhile."""
+    now = db_now()
+    return and_(t.c.status != _ENDING, t.c.expires_at < now, or_(t.c.holder.is_(None), t.c.held_until < now))
 
 
 def _is_abandoned(t: Table) -> ColumnElement[bool]:

@@ -194,6 +194,25 @@ def test_nothing_of_a_living_session_is_collected(world: World) -> None:
     world.run(scenario)
 
 
+def test_what_expires_while_somebody_completes_it_is_left_to_them(world: World) -> None:
+    def scenario() -> None:
+        uploads = uploads_of(world)
+        begun = uploads.create("pages", kind="test", length=7)
+        assert uploads.ledger.lock(begun.id, "somebody", lease=600_000) is not None
+        with world.engine.begin() as connection:
+            connection.execute(update(tables().upload).values(expires_at=db_now() - 1))
+        assert (sweep(world, dry_run=True).uploads, sweep(world).uploads) == (0, 0)
+        file = world.manager.put_bytes("pages", content=b"content")
+        finished = uploads.ledger.finish(begun.id, "somebody", file, expires_in=600_000, manager=world.manager)
+        assert finished is not None
+        left = uploads.create("pages", kind="test", length=7)
+        assert uploads.ledger.lock(left.id, "somebody", lease=600_000) is not None
+        expire(world)  # and who held it has died
+        assert sweep(world).uploads == 2
+
+    world.run(scenario)
+
+
 def test_what_has_expired_is_gone_after_the_grace(world: World) -> None:
     def scenario() -> None:
         uploads = uploads_of(world)
