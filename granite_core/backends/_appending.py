@@ -155,9 +155,12 @@ class AppendingWriter(ResumableWriter):
         """Remove the file where this go made it and nobody goes on with it."""
         mine = self._made and self._told <= refused
         self._made = False
+        if mine:
+            with suppress(OSError, BackendError):
+                mine = self._unlink()
         self.close()
         if mine:
-            with suppress(BackendError):
+            with suppress(BackendError):  # and the folders that it leaves empty
                 self._backend.discard_unfinished(self._location, json.dumps({"part": self._part}))
 
     def close(self) -> None:
@@ -188,6 +191,12 @@ class AppendingWriter(ResumableWriter):
         except FileNotFoundError:
             self._file_is_gone()
             return
+        locked = self._lock()
+        if locked and not self._has_its_name():  # whoever had it locked has withdrawn, or committed, meanwhile
+            os.close(self._file)
+            self._file = -1
+            self._file_is_gone()
+            return
         found = os.fstat(self._file).st_size
         if found < self.offset:
             raise ObjectNotFoundError(
@@ -196,7 +205,7 @@ class AppendingWriter(ResumableWriter):
                 backend="file",
                 location=self._location,
             )
-        if not self._lock():
+        if not locked:
             self._source = self._part
             self._rename(secrets.token_hex(4))
             self._borrowed = True
@@ -231,6 +240,24 @@ class AppendingWriter(ResumableWriter):
             if error.errno not in _BUSY:
                 raise
             return False
+        return True
+
+    def _has_its_name(self) -> bool:
+        """Whether the name still leads to the file that is open."""
+        try:
+            there = os.stat(self._file_name, dir_fd=self._folder, follow_symlinks=False)
+        except FileNotFoundError:
+            return False
+        return os.path.samestat(there, os.fstat(self._file))
+
+    def _unlink(self) -> bool:
+        """Take the file's name away while it is locked, so that who opens it sees that; False where another has it."""
+        if self._file < 0:
+            self._folder = self._backend._open_folder(self._folders)
+            self._file = os.open(self._file_name, _OPEN, dir_fd=self._folder)
+            if not self._lock():
+                return False
+        os.unlink(self._file_name, dir_fd=self._folder)
         return True
 
     def _start(self, operation: str) -> None:
