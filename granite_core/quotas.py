@@ -12,6 +12,7 @@ from granite_core.hooks import Announcement
 
 __all__ = [
     "MAX_SCOPE",
+    "MAX_SUM",
     "Counted",
     "Quota",
     "QuotaLedger",
@@ -27,6 +28,9 @@ T = TypeVar("T")
 
 MAX_SCOPE = 255
 """Longest name of a scope, in characters."""
+
+MAX_SUM = 2**63 - 1
+"""What a database can count: nobody may have more, whatever their limit."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,6 +53,11 @@ class QuotaLimit:
             value = getattr(self, name)
             if value is not None and value < 0:
                 raise ConfigurationError(f"{name} of a quota must not be negative", field=name, value=value)
+
+    @property
+    def most_bytes(self) -> int:
+        """``max_bytes``, or what can be counted at all."""
+        return MAX_SUM if self.max_bytes is None else min(self.max_bytes, MAX_SUM)
 
 
 QuotaScope: TypeAlias = Callable[[Announcement], object]
@@ -156,11 +165,10 @@ def plan_hold(
         before, limit = mine or 0, share.limit
         if mine is None and limit.max_files is not None and usage.files >= limit.max_files:
             raise QuotaExceededError.of_files(field, limit=limit.max_files, used=usage.files)
-        if limit.max_bytes is None:
-            continue
-        if size > before and usage.bytes - before + size > limit.max_bytes:
-            raise QuotaExceededError.of_bytes(field, limit=limit.max_bytes, used=usage.bytes - before, asked=size)
-        room = min(room, max(size, limit.max_bytes - usage.bytes + before))
+        most = limit.most_bytes
+        if size > before and usage.bytes - before + size > most:
+            raise QuotaExceededError.of_bytes(field, limit=most, used=usage.bytes - before, asked=size)
+        room = min(room, max(size, most - usage.bytes + before))
     return max(size, room)
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Collection, Sequence
 from contextlib import suppress
-from typing import Any
+from typing import Any, Final
 
 from sqlalchemy import Connection, Table, func, select
 from sqlalchemy.dialects import postgresql, sqlite
@@ -21,9 +21,11 @@ from granite_core.gc.ports import chunks
 from granite_core.integrations.sqlalchemy._expressions import WANTED, among, at_once, packed
 from granite_core.integrations.sqlalchemy._rows import has_table
 from granite_core.integrations.sqlalchemy.tables import GraniteTables, db_now
-from granite_core.quotas import Counted, QuotaLimit, QuotaUsage, Share, plan_hold
+from granite_core.quotas import MAX_SUM, Counted, QuotaLimit, QuotaUsage, Share, plan_hold
 
 __all__ = ["hold_usage", "list_scopes", "move_usage", "read_usage", "recount_usage", "release_usage", "unproven_usage"]
+
+_HALF: Final = 2**32
 
 
 def hold_usage(
@@ -67,7 +69,7 @@ def hold_usage(
                 storage_key=counted.storage_key,
                 scope=share.scope,
                 bytes=taken,
-                max_bytes=share.limit.max_bytes,
+                max_bytes=None if share.limit.max_bytes is None else share.limit.most_bytes,
                 touched_at=db_now(),
             )
         )
@@ -153,11 +155,12 @@ def recount_usage(connection: Connection, tables: GraniteTables, scope: str) -> 
     """Correct the sum of a scope. With the sum locked, nobody's receipt can be seen without what it added."""
     quota, usage = tables.quota, tables.usage
     _locked(connection, quota, scope)
-    size, files = connection.execute(
-        select(func.coalesce(func.sum(usage.c.bytes), 0), func.count()).where(usage.c.scope == scope)
-    ).one()
-    connection.execute(quota.update().where(quota.c.scope == scope).values(bytes=int(size), files=int(files)))
-    return QuotaUsage(scope, int(size), int(files))
+    # In two halves: whoever changed the rows by hand may have made a sum that the database cannot tell.
+    upper, lower = func.sum(usage.c.bytes // _HALF), func.sum(usage.c.bytes % _HALF)
+    high, low, files = connection.execute(select(upper, lower, func.count()).where(usage.c.scope == scope)).one()
+    size = min(int(high or 0) * _HALF + int(low or 0), MAX_SUM)
+    connection.execute(quota.update().where(quota.c.scope == scope).values(bytes=size, files=int(files)))
+    return QuotaUsage(scope, size, int(files))
 
 
 def unproven_usage(
@@ -199,10 +202,10 @@ def _make(connection: Connection, quota: Table, scope: str) -> None:
 def _add(connection: Connection, quota: Table, share: Share, size: int, files: int, *, asked: int, field: str) -> None:
     """Add to a sum; the statement itself says that there is room, for databases that lock no row they read."""
     statement = quota.update().where(quota.c.scope == share.scope)
-    if size > 0 and share.limit.max_bytes is not None:
-        statement = statement.where(quota.c.bytes + size <= share.limit.max_bytes)
+    if size > 0:
+        statement = statement.where(quota.c.bytes <= share.limit.most_bytes - size)
     if files and share.limit.max_files is not None:
-        statement = statement.where(quota.c.files + files <= share.limit.max_files)
+        statement = statement.where(quota.c.files <= min(share.limit.max_files, MAX_SUM) - files)
     if connection.execute(statement.values(bytes=quota.c.bytes + size, files=quota.c.files + files)).rowcount != 1:
         now = read_usage(connection, quota, share.scope)
-        raise QuotaExceededError.of_bytes(field, limit=share.limit.max_bytes or 0, used=now.bytes, asked=asked)
+        raise QuotaExceededError.of_bytes(field, limit=share.limit.most_bytes, used=now.bytes, asked=asked)

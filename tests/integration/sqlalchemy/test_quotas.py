@@ -513,6 +513,26 @@ def test_a_sum_that_was_spoilt_is_mended(world: World) -> None:
     world.run(scenario)
 
 
+@pytest.mark.parametrize("limit", [None, 2**70])
+def test_nobody_has_more_than_can_be_counted(world: World, limit: int | None) -> None:
+    def scenario() -> None:
+        manager, most, ann = counting(world, limit=limit), 2**63 - 1, {"owner": "ann"}
+        with pytest.raises(QuotaExceededError, match=str(most)):
+            manager.stage("documents", expected_size=most + 1, context=ann).begin()
+        with manager.stage("documents", expected_size=most, context=ann) as write:
+            write.begin()
+            assert used(world) == (most, 1)
+            with pytest.raises(QuotaExceededError, match=f"{most} are used"):
+                put(world, 1)
+        put(world, 10)
+        with world.engine.begin() as connection:
+            row = {"location": "x", "backend": "main", "storage_key": "documents", "scope": "user:ann", "touched_at": 0}
+            connection.execute(tables().usage.insert(), [{**row, "bytes": most}, {**row, "bytes": 7}])
+        assert manager.quotas.recount("user:ann") == QuotaUsage("user:ann", most, 3)
+
+    world.run(scenario)
+
+
 def test_without_the_tables_nothing_can_be_counted(world: World) -> None:
     def scenario() -> None:
         manager = counting(world)
