@@ -525,8 +525,12 @@ class StorageBackend(ABC):
         """
         raise ConfigurationError(f"{type(self).__name__} cannot have others write parts to it")
 
-    def discard_parts(self, location: str) -> None:
+    def discard_parts(self, location: str, upload: str | None = None) -> None:
         """Remove the parts that were stored for a key and not joined. Idempotent; an object that is there stays.
+
+        Args:
+            location: The key.
+            upload: The upload that is known of, for a store that does not let us look for others; these go, too.
 
         Raises:
             ConfigurationError: The capability is not claimed.

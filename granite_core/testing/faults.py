@@ -254,9 +254,9 @@ class FaultyBackend(StorageBackend):
         """Join in the inner backend."""
         self._run("join_parts", location, lambda: self.inner.join_parts(location, upload))
 
-    def discard_parts(self, location: str) -> None:
+    def discard_parts(self, location: str, upload: str | None = None) -> None:
         """Discard in the inner backend."""
-        self._run("discard_parts", location, lambda: self.inner.discard_parts(location))
+        self._run("discard_parts", location, lambda: self.inner.discard_parts(location, upload))
 
     def resume_writer(
         self,

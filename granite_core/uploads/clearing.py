@@ -27,14 +27,16 @@ def clear_away(backend: StorageBackend, ended: EndedUpload) -> Sequence[str]:
     Raises:
         BackendError: Something may still be there.
     """
-    if Capability.RESUMABLE_WRITES in backend.capabilities:
+    late: Sequence[str] = ()
+    if ended.progress.leftovers and ended.progress.writer is None:
+        pass  # a client wrote it, under those keys and no other
+    elif Capability.RESUMABLE_WRITES in backend.capabilities:
         backend.discard_unfinished(ended.location, ended.progress.writer)
-        late: Sequence[str] = ()
     else:
         discard_pieces(backend, ended.location, ended.progress.writer)
         late = piece_keys_of_goes(ended.location, ended.progress.writer)
     for key in ended.progress.leftovers:
         if Capability.PRESIGNED_PARTS in backend.capabilities:
-            backend.discard_parts(key)
+            backend.discard_parts(key, ended.progress.upload)
         backend.delete(key)
     return [*late, *ended.progress.leftovers]

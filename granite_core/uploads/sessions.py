@@ -37,6 +37,7 @@ class Progress:
         content_type: Media type, once it is told.
         leftovers: Keys in the backend that go when the session goes, beside what ``writer`` names: what a client
             wrote directly to the store, for instance.
+        upload: The store's name of an object that a client writes in parts, under the first of these keys.
     """
 
     writer: str | None = None
@@ -44,6 +45,7 @@ class Progress:
     head: bytes = b""
     content_type: str | None = None
     leftovers: tuple[str, ...] = ()
+    upload: str | None = None
 
     def to_json(self) -> str:
         """Return the text that is kept."""
@@ -52,7 +54,8 @@ class Progress:
             "sha256": self.sha256,
             "head": base64.b64encode(self.head).decode("ascii"),
             "type": self.content_type,
-            "leftovers": self.leftovers,
+            **_shortened(self.leftovers),
+            "upload": self.upload,
         }
         return json.dumps({name: value for name, value in found.items() if value})
 
@@ -60,13 +63,25 @@ class Progress:
     def from_json(cls, text: str | None) -> Progress:
         """Read the text that was kept."""
         found = json.loads(text) if text else {}
+        stem, count = found.get("numbered", ("", 0))
         return cls(
             writer=found.get("writer"),
             sha256=found.get("sha256"),
             head=base64.b64decode(found.get("head", "")),
             content_type=found.get("type"),
-            leftovers=tuple(found.get("leftovers", ())),
+            leftovers=_numbered(stem, count) or tuple(found.get("leftovers", ())),
+            upload=found.get("upload"),
         )
+
+
+def _numbered(stem: str, count: int) -> tuple[str, ...]:
+    return tuple(f"{stem}.{number}" for number in range(1, count + 1))
+
+
+def _shortened(keys: tuple[str, ...]) -> dict[str, Any]:
+    """Of a thousand parts the names are not written one by one into a row that every request reads."""
+    stem = keys[0].removesuffix(".1") if len(keys) > 1 else ""
+    return {"numbered": (stem, len(keys))} if stem and keys == _numbered(stem, len(keys)) else {"leftovers": keys}
 
 
 NOTHING_YET: Final = Progress()

@@ -172,7 +172,7 @@ class Receiving(Presigning):
         self.keep(location, b"".join(parts[number] for number in sorted(parts)), self.parts[upload][2])
         del self.parts[upload]
 
-    def discard_parts(self, location: str) -> None:
+    def discard_parts(self, location: str, upload: str | None = None) -> None:
         self.parts = {name: each for name, each in self.parts.items() if each[0] != location}
 
     def parts_of(self, location: str, upload: str) -> dict[int, bytes]:
@@ -296,17 +296,17 @@ class RemembersJoinedParts(Receiving):
 
 
 class DiscardsJoinedParts(Receiving):
-    def discard_parts(self, location: str) -> None:
+    def discard_parts(self, location: str, upload: str | None = None) -> None:
         super().discard_parts(location)
         self.delete(location)
 
 
 class KeepsDiscardedParts(Receiving):
-    def discard_parts(self, location: str) -> None: ...
+    def discard_parts(self, location: str, upload: str | None = None) -> None: ...
 
 
 class DiscardsEveryonesParts(Receiving):
-    def discard_parts(self, location: str) -> None:
+    def discard_parts(self, location: str, upload: str | None = None) -> None:
         self.parts = {}
 
 

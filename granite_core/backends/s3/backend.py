@@ -417,9 +417,9 @@ class S3StorageBackend(StorageBackend):
         """Complete a multipart upload."""
         direct.join_parts(self, location, upload)
 
-    def discard_parts(self, location: str) -> None:
+    def discard_parts(self, location: str, upload: str | None = None) -> None:
         """Abort the multipart uploads of the key."""
-        direct.discard_parts(self, location)
+        direct.discard_parts(self, location, upload)
 
     def public_address(self, location: str) -> str | None:
         """Return the object's address under ``public_url``."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from granite_core.backends.s3.answers import pages
 from granite_core.backends.s3.client import boto_errors, error_code, failure
-from granite_core.backends.s3.resuming import discard_upload
+from granite_core.backends.s3.resuming import abort_uploads
 from granite_core.errors import ObjectNotFoundError
 from granite_core.options import NO_OPTIONS
 
@@ -72,9 +72,9 @@ def _complete(backend: S3StorageBackend, location: str, upload: str) -> None:
     )
 
 
-def discard_parts(backend: S3StorageBackend, location: str) -> None:
-    """Abort the multipart uploads of a key."""
-    discard_upload(backend, location, None)
+def discard_parts(backend: S3StorageBackend, location: str, upload: str | None) -> None:
+    """Abort the multipart uploads of a key; where they may not be listed, the one that is known."""
+    abort_uploads(backend, location, upload)
 
 
 def _parts(backend: S3StorageBackend, location: str, upload: str) -> dict[int, tuple[int, str]]:

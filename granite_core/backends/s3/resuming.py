@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 
     from granite_core.backends.s3.backend import S3StorageBackend
 
-__all__ = ["S3ResumableWriter", "discard_upload"]
+__all__ = ["S3ResumableWriter", "abort_uploads", "discard_upload"]
 
 COPY_BYTES: Final = 1024 * 1024
 _LOST: Final = frozenset({"NoSuchUpload", "InvalidPart", "InvalidPartOrder", "EntityTooSmall", "EntityTooLarge"})
@@ -394,14 +394,23 @@ def discard_upload(backend: S3StorageBackend, location: str, state: str | None) 
         BackendError: Something may still be there.
     """
     known = json.loads(state) if state else {}
+    abort_uploads(backend, location, known.get("upload"))
+    if known:
+        Pieces.load(backend, location, known.get("pieces")).discard()
+
+
+def abort_uploads(backend: S3StorageBackend, location: str, known: str | None) -> None:
+    """Abort every multipart upload of a key; where they may not be listed, the one that is known.
+
+    Raises:
+        BackendError: Something may still be there.
+    """
     place = backend._object(location)
     try:
-        for upload_id in _uploads_of(backend, place, known.get("upload")):
+        for upload_id in _uploads_of(backend, place, known):
             _abort(backend, place, upload_id)
     except boto_errors() as error:
         raise failure(error, "discard", location) from error
-    if known:
-        Pieces.load(backend, location, known.get("pieces")).discard()
 
 
 def _uploads_of(backend: S3StorageBackend, place: dict[str, Any], known: str | None) -> list[str]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 from granite_core.errors import ObjectNotFoundError, UnfinishableError, UploadOffsetError
 from granite_core.uploads.direct.plan import DirectPlan, DirectWay
-from granite_core.uploads.direct.told import CHECKSUM, UPLOAD
+from granite_core.uploads.direct.told import CHECKSUM, named
 
 if TYPE_CHECKING:
     from granite_core.backends.base import ObjectReader, StorageBackend
@@ -78,7 +78,7 @@ class Finishing:
         self.write.abort()
 
     def _join(self) -> None:
-        backend, key, upload = self.backend, self._plan.key, self._session.details[UPLOAD]
+        backend, key, upload = self.backend, self._plan.key, named(self._session)
         try:
             arrived = sum(backend.list_parts(key, upload).values())
         except ObjectNotFoundError:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Final, Literal, TypeAlias
 import msgspec
 from msgspec import Meta
 
-from granite_core.errors import ConfigurationError, UploadOffsetError
+from granite_core.errors import ConfigurationError, UploadGoneError, UploadOffsetError
 from granite_core.uploads.direct.plan import DirectPlan, DirectSettings, DirectWay
 from granite_core.uploads.sessions import UploadSession, UploadStatus
 
@@ -19,11 +19,9 @@ if TYPE_CHECKING:
     from granite_core.manager import StorageManager
     from granite_core.signing import Sealer
 
-__all__ = ["CHECKSUM", "UPLOAD", "Address", "Claims", "DirectInstructions", "DirectParts", "DirectRequest", "Teller"]
+__all__ = ["CHECKSUM", "Address", "Claims", "DirectInstructions", "DirectParts", "DirectRequest", "Teller", "named"]
 
 PURPOSE: Final = "direct"
-UPLOAD: Final = "upload"
-"""In the details of a session: the store's name of an object in parts."""
 CHECKSUM: Final = "sha256"
 """In the details of a session: what the client says of the bytes."""
 
@@ -156,7 +154,7 @@ class Teller:
     ) -> DirectRequest:
         backend = self._manager.get_backend(session.backend)
         if number is not None:
-            upload, size = session.details[UPLOAD], plan.length_of(number)
+            upload, size = named(session), plan.length_of(number)
             return _told(backend.presign_part(plan.key, upload, number, starts=starts, expires_in=lasts, size=size))
         kind, checksum = _type_of(session), session.details.get(CHECKSUM)
         if plan.way is DirectWay.PUT:
@@ -210,6 +208,13 @@ class Teller:
     def open(self, token: str) -> Claims:
         """Return what the token of one of the application's own addresses is for; see ``Direct.opened``."""
         return self._sealer.open(PURPOSE, token, Claims, now=self._manager.now()).value
+
+
+def named(session: UploadSession) -> str:
+    """Return the store's name of an object that a client writes in parts."""
+    if session.progress.upload is None:
+        raise UploadGoneError("the upload has ended", operation="direct", location=session.location)
+    return session.progress.upload
 
 
 def _type_of(session: UploadSession) -> str | None:

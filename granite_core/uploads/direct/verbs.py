@@ -22,7 +22,7 @@ from granite_core.keys import unique_part
 from granite_core.uploads.direct.arriving import DirectWrite
 from granite_core.uploads.direct.finishing import CONTEXT, Finishing
 from granite_core.uploads.direct.plan import DirectPlan, DirectSettings, DirectWay, plan_direct
-from granite_core.uploads.direct.told import CHECKSUM, UPLOAD, Address, Claims, DirectInstructions, Teller
+from granite_core.uploads.direct.told import CHECKSUM, Address, Claims, DirectInstructions, Teller
 from granite_core.uploads.sessions import NewUpload, Progress, UploadSession, UploadStatus
 from granite_core.uploads.uploads import announcement_of
 
@@ -157,10 +157,10 @@ class Direct:
         begin = partial(backend.begin_parts, plan.key, content_type=planned.file.content_type)
         upload = ledger.call(backend, begin)
         try:
-            return self.uploads._create(replace(planned, details={**planned.details, UPLOAD: upload}), None)
+            return self.uploads._create(replace(planned, progress=replace(planned.progress, upload=upload)), None)
         except BaseException:
             with suppress(StorageError):
-                ledger.call(backend, backend.discard_parts, plan.key)
+                ledger.call(backend, backend.discard_parts, plan.key, upload)
             raise
 
     # -- what to send --------------------------------------------------------------------------------------------------

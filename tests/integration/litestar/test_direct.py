@@ -22,6 +22,7 @@ from urllib.parse import urljoin, urlsplit
 
 import pytest
 import uvicorn
+from botocore.exceptions import ClientError
 from litestar import Litestar, Request, get, post
 from litestar.connection import ASGIConnection
 from litestar.exceptions import ImproperlyConfiguredException, NotAuthorizedException
@@ -674,7 +675,7 @@ def test_completing_goes_on_where_a_process_died_after_joining_the_parts(world: 
     for number, request in enumerate(parts.requests):
         data = LARGE[number * parts.size : (number + 1) * parts.size]
         assert client.anybody.put(request.url, content=data, headers=request.headers).is_success
-    world.backend.join_parts(session.details["key"], session.details["upload"])
+    world.backend.join_parts(session.details["key"], session.progress.upload)
     assert direct.complete(session.id).status is UploadStatus.FINISHED
 
 
@@ -690,6 +691,25 @@ def test_an_upload_whose_parts_the_store_has_lost_is_over(world: World) -> None:
     answer = client.complete(told["id"])
     assert (answer.status_code, answer.json()["extra"]["code"]) == (410, "unfinishable")
     assert client.complete(told["id"]).status_code == 404
+
+
+def test_parts_are_removed_where_uploads_may_not_be_listed(world: World) -> None:
+    if not isinstance(world.backend, S3StorageBackend):
+        pytest.skip("nothing is listed by boto here")
+    client, before, events = world.client(), world.everything(), world.backend.client.meta.events
+    told = client.begin(name="a.pdf", size=len(LARGE)).json()
+    assert client.send(told["parts"]["requests"][0], LARGE[: told["parts"]["size"]]).is_success
+    denied = ClientError({"Error": {"Code": "AccessDenied"}, "ResponseMetadata": {"HTTPStatusCode": 403}}, "List")
+
+    def deny(**_: Any) -> None:
+        raise denied
+
+    events.register("before-call.s3.ListMultipartUploads", deny)
+    try:
+        assert client.discard(told["id"]).status_code == 204
+    finally:
+        events.unregister("before-call.s3.ListMultipartUploads", deny)
+    assert world.everything() == before
 
 
 def test_of_two_that_complete_at_once_one_does_it(world: World) -> None:

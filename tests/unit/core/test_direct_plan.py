@@ -9,7 +9,7 @@ import pytest
 
 from granite_core import Capability, ConfigurationError, ContentTooLargeError
 from granite_core.keys import is_reserved
-from granite_core.uploads import DirectSettings, DirectWay
+from granite_core.uploads import DirectSettings, DirectWay, Progress
 from granite_core.uploads.direct.plan import DirectPlan, plan_direct
 
 MIB = 1024 * 1024
@@ -58,6 +58,18 @@ def test_each_part_that_the_application_takes_is_a_key_that_the_session_names() 
     found = plan(100 * MIB, frozenset())
     assert len(set(found.keys)) == found.count == 7
     assert plan(100 * MIB).keys == (found.key,)
+
+
+@pytest.mark.parametrize("keys", [(), ("a.1",), ("a.1", "a.2"), ("a.2", "a.3"), (".1", ".2"), ("a", "b.1", "b.2")])
+def test_keys_are_read_as_they_were_written(keys: tuple[str, ...]) -> None:
+    progress = Progress(leftovers=keys, upload="x")
+    assert Progress.from_json(progress.to_json()) == progress
+
+
+def test_a_session_of_a_thousand_parts_is_a_short_row() -> None:
+    progress = Progress(leftovers=plan(1000 * 5 * GIB, frozenset()).keys)
+    assert len(progress.to_json()) < 100
+    assert Progress.from_json(progress.to_json()) == progress
 
 
 def test_more_than_parts_can_hold_is_refused() -> None:
