@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from datetime import timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from granite_core.backends.base import StorageBackend
@@ -830,6 +831,7 @@ class Reception:
         if self._over:
             return
         self._over = True
+        end = self._arrival.close if keep else partial(self._arrival.withdraw, refused=False)
         try:
             if keep:
                 self.keep(ends=True)
@@ -838,7 +840,7 @@ class Reception:
             return
         except Exception:  # noqa: BLE001 S110 - what was recorded stays
             pass
-        self._call(self._arrival.close)
+        self._call(end)
         with suppress(Exception):
             self._uploads.ledger.renew(self.session.id, self.holder, lease=0)
 

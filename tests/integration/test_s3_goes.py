@@ -4,14 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import count
+from pathlib import Path
 
 import pytest
+from botocore.exceptions import ClientError
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from sqlalchemy import MetaData, create_engine
 
-from granite_core import S3StorageBackend
+from granite_core import S3StorageBackend, StorageManager, StoragePolicy
 from granite_core.errors import BackendError
+from granite_core.integrations.sqlalchemy import SQLAlchemyUploadLedger
 from granite_core.testing.conformance.support import noise
+from granite_core.uploads import Uploads
 from tests.support.s3 import S3Server
 
 PART = 400
@@ -61,8 +66,40 @@ def test_what_is_stored_is_what_was_sent(
         writer.checkpoint(last=True)
         writer.commit()
     assert backend.get(key) == content
+    assert not backend.client.list_multipart_uploads(Bucket=backend.bucket, Prefix=key).get("Uploads")
     assert [entry["Key"] for entry in backend.client.list_objects_v2(Bucket=backend.bucket)["Contents"]] == [key]
     backend.delete(key)
+
+
+def test_a_bucket_that_may_not_be_asked_for_its_uploads_takes_the_object_all_the_same(
+    backend: S3StorageBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(**_: object) -> None:
+        raise ClientError({"Error": {"Code": "AccessDenied"}}, "ListMultipartUploads")
+
+    with backend.resume_writer("refused") as writer:
+        writer.write(noise(1000))
+        writer.checkpoint(last=True)
+        monkeypatch.setattr(backend.client, "list_multipart_uploads", refused)
+        writer.commit()
+    assert backend.get("refused") == noise(1000)
+    backend.delete("refused")
+
+
+def test_bytes_that_are_not_kept_leave_no_parts(backend: S3StorageBackend, tmp_path: Path) -> None:
+    engine = create_engine(f"sqlite:///{tmp_path / 'rows.db'}")
+    metadata = MetaData()
+    manager = StorageManager({"main": backend}, [StoragePolicy("files", "main")])
+    uploads = Uploads(manager, SQLAlchemyUploadLedger(engine, metadata))
+    metadata.create_all(engine)
+    session = uploads.create("files", kind="test", length=1000)
+    for _ in range(2):
+        reception = uploads.receive(session.id, offset=0)
+        reception.write(noise(900), records=False)
+        reception._arrival.drain()  # as with more bytes than wait in memory
+        reception.close(keep=False)
+        assert not backend.client.list_multipart_uploads(Bucket=backend.bucket, Prefix=session.location).get("Uploads")
+    engine.dispose()
 
 
 def test_a_part_of_another_length_is_not_sent(backend: S3StorageBackend) -> None:

@@ -175,6 +175,7 @@ class S3ResumableWriter(ResumableWriter):
         finally:
             self.close()
         self._leftovers = self._pieces.remove_all()
+        self._abort_others()
 
     @property
     def leftovers(self) -> Sequence[str]:
@@ -342,6 +343,13 @@ class S3ResumableWriter(ResumableWriter):
             )
         except boto_errors() as error:
             self._look_whether_ours(error)
+
+    def _abort_others(self) -> None:
+        """Abort what goes began of which nothing was kept, where the bucket may be asked for it; else it waits."""
+        place = self._backend._object(self._location)
+        with suppress(StorageError, *boto_errors()):
+            for upload_id in _uploads_of(self._backend, place, None):
+                _abort(self._backend, place, upload_id)
 
     def _look_whether_ours(self, error: Exception) -> None:
         """Learn what an error of a commit means; return where our object is there."""
