@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 from granite_core.backends._files import failure, link_as
 from granite_core.backends.base import ObjectStat
 from granite_core.backends.resumable import ResumableWriter
-from granite_core.errors import BackendError, BackendUnavailableError, ObjectNotFoundError
+from granite_core.errors import BackendError, BackendUnavailableError, ObjectNotFoundError, UnfinishableError
 from granite_core.keys import RESERVED_PREFIX, split_key
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ class AppendingWriter(ResumableWriter):
         durable: Whether a checkpoint survives a power cut.
 
     Raises:
-        ObjectNotFoundError: What was written is gone.
+        UnfinishableError: What was written is gone.
         BackendError: It cannot be opened.
     """
 
@@ -199,7 +199,7 @@ class AppendingWriter(ResumableWriter):
             return
         found = os.fstat(self._file).st_size
         if found < self.offset:
-            raise ObjectNotFoundError(
+            raise UnfinishableError(
                 f"of what was written, {found} bytes are left of {self.offset}",
                 operation="resume",
                 backend="file",
@@ -227,7 +227,7 @@ class AppendingWriter(ResumableWriter):
         except ObjectNotFoundError:
             self._is_there = False
         if self.offset and not self._is_there:
-            raise ObjectNotFoundError(
+            raise UnfinishableError(
                 "what was written is gone", operation="resume", backend="file", location=self._location
             )
         if not self._is_there:

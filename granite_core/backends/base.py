@@ -565,7 +565,7 @@ class StorageBackend(ABC):
 
         Raises:
             ConfigurationError: The capability is not claimed.
-            ObjectNotFoundError: What the state names is gone: the object must begin anew, under another key.
+            UnfinishableError: What the state names is gone: the object must begin anew, under another key.
             BackendError: It cannot be gone on with now.
         """
         raise ConfigurationError(f"{type(self).__name__} cannot go on with what another process began to write")

@@ -22,7 +22,7 @@ from granite_core.backends.base import (
     WriteOptions,
     location_of,
 )
-from granite_core.errors import BackendError, ObjectExistsError, ObjectNotFoundError
+from granite_core.errors import BackendError, ObjectExistsError, ObjectNotFoundError, UnfinishableError
 from granite_core.keys import DIRECT, is_reserved
 from granite_core.refs import StoredObjectRef
 
@@ -106,7 +106,7 @@ class MemoryStorageBackend(StorageBackend):
         with self._lock:
             mine = self._unfinished.setdefault(location, _Unfinished())
             if len(mine.content) < offset and not self._is_whole(location, offset):
-                raise ObjectNotFoundError("what was written is gone", backend="memory", location=location)
+                raise UnfinishableError("what was written is gone", backend="memory", location=location)
             del mine.content[offset:]
             mine.go += 1  # whoever wrote before writes no more
             return _MemoryResumableWriter(self, location, mine, offset)

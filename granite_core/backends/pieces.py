@@ -20,9 +20,9 @@ from datetime import UTC, datetime, timedelta
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from granite_core.backends.base import ObjectStat, ObjectWriter, StorageBackend
+from granite_core.backends.base import ObjectReader, ObjectStat, ObjectWriter, StorageBackend
 from granite_core.backends.resumable import ResumableWriter
-from granite_core.errors import BackendError, ObjectNotFoundError, StorageError
+from granite_core.errors import BackendError, ObjectNotFoundError, StorageError, UnfinishableError
 from granite_core.keys import owner_of_piece, piece_key, unique_part
 from granite_core.options import NO_OPTIONS, WriteOptions
 
@@ -151,19 +151,25 @@ class Pieces:
             last: Index of the first one that is left out.
 
         Raises:
-            ObjectNotFoundError: One is gone.
-            BackendError: One cannot be read, or is not what it was.
+            UnfinishableError: One is gone, or is not what it was.
+            BackendError: One cannot be read.
         """
         for each in self.held[first:last]:
-            with self.backend.open_reader(self._key(each.name)) as reader:
+            with self._open(each) as reader:
                 if reader.size != each.size:
-                    raise BackendError(
+                    raise UnfinishableError(
                         f"a piece has {reader.size} bytes, {each.size} were written",
                         operation="resume",
                         location=self.location,
                     )
                 while data := reader.read(COPY_BYTES):
                     yield data
+
+    def _open(self, piece: Piece) -> ObjectReader:
+        try:
+            return self.backend.open_reader(self._key(piece.name))
+        except ObjectNotFoundError as error:
+            raise UnfinishableError("a piece is gone", operation="resume", location=self.location) from error
 
     def drop(self) -> None:
         """Let go of what they hold; they are removed once that is known to be kept."""

@@ -147,7 +147,7 @@ class Arrival:
         """Begin a go. Return what must be recorded, at the same offset, before anything is written; None for nothing.
 
         Raises:
-            ObjectNotFoundError: What was written before is gone.
+            UnfinishableError: What was written before is gone.
             BackendError: The backend cannot go on now.
         """
         if self._writer is None:

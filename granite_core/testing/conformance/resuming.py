@@ -8,7 +8,7 @@ from itertools import pairwise
 import pytest
 
 from granite_core.backends.base import Capability, ResumableWriter, StorageBackend
-from granite_core.errors import BackendError, ConfigurationError, ObjectNotFoundError, StorageError
+from granite_core.errors import BackendError, ConfigurationError, StorageError, UnfinishableError
 from granite_core.testing.conformance.support import MIB, BackendTests, assert_same, noise
 
 __all__ = ["ResumingTests"]
@@ -286,7 +286,7 @@ class ResumingTests(BackendTests):
             writer.write(noise(self.large))
             state = writer.checkpoint(ends=True)
         backend.discard_unfinished("a/b", state)
-        with pytest.raises((ObjectNotFoundError, BackendError)):
+        with pytest.raises(UnfinishableError):
             self.finish(backend, "a/b", state, self.large)
         assert not backend.exists("a/b")
 

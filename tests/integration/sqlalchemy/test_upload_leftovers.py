@@ -335,6 +335,33 @@ def test_an_upload_that_the_store_has_lost_is_ended(place: Place, moment: str) -
     assert place.tombstones() == 0
 
 
+@pytest.mark.parametrize("completes", [False, True])
+def test_an_upload_whose_bytes_were_lost_is_ended(place: Place, tmp_path: Path, completes: bool) -> None:
+    upload = place.begin(9000 if completes else 9001)
+    with place.uploads.receive(upload, offset=0) as reception:
+        reception.write(CONTENT[:9000])
+        reception.keep(ends=True)
+        reception._over = True
+    parts = [each for each in (tmp_path / "root").rglob(".granite-part-*") if each.is_file()]
+    for part in parts:
+        part.unlink()
+    for key in () if parts else place.everything():
+        place.backend.inner.delete(key)
+    if isinstance(place.backend.inner, S3StorageBackend) and completes:
+        place.backend.inner.discard_unfinished(place.uploads.find(upload).location, None)
+    place.overtake()
+    with pytest.raises(UploadGoneError):
+        if completes:
+            place.uploads.complete(upload)
+        else:
+            with place.uploads.receive(upload, offset=9000) as reception:
+                reception.write(b".")
+                reception.finish()
+    with pytest.raises(UploadNotFoundError):
+        place.uploads.find(upload)
+    assert place.everything() == []
+
+
 def test_who_lost_its_upload_is_told_so_and_not_that_it_has_ended(primitive: Place) -> None:
     for ending, told in (
         (None, UploadLostError),
