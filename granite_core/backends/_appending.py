@@ -148,6 +148,7 @@ class AppendingWriter(ResumableWriter):
             raise failure(error, "commit", self._location, absent=False) from error
         finally:
             self.close()
+        self.stored_size = self.offset  # which is the length that was found
         with suppress(BackendError):  # an older file may still be there
             self._backend.discard_unfinished(self._location, self._dump())
 

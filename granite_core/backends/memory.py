@@ -206,6 +206,7 @@ class _MemoryResumableWriter(ResumableWriter):
         if not self._backend._is_whole(self._location, self.offset):
             self._backend._store(self._location, bytes(self._mine.content))
         self._closed = True
+        self.stored_size = self._backend.stat(self._location).size
         self._backend.discard_unfinished(self._location, None)
 
     def close(self) -> None:

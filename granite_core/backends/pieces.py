@@ -363,7 +363,7 @@ class PiecewiseWriter(ResumableWriter):
     def commit(self) -> None:
         """Join the pieces, where that was not done before, and remove them."""
         self._check_open("commit")
-        pieces = self._pieces
+        pieces, self.stored_size = self._pieces, self.offset
         if not self._is_there():
             with pieces.backend.open_writer(
                 pieces.location, content_type=self._content_type, size=self.offset, options=self._options
@@ -375,6 +375,7 @@ class PiecewiseWriter(ResumableWriter):
                     if self.on_joined is not None:
                         self.on_joined(done)
                 writer.commit()
+            self.stored_size = done
         self._closed = True
         self._leftovers = pieces.remove_all()
 

@@ -28,6 +28,9 @@ class ResumableWriter(ABC):
     """Where ``commit`` joins what lies apart, it calls this with the bytes it has joined so far; what it raises ends
     that, as an error of the store would."""
 
+    stored_size: int | None = None
+    """How many bytes the object has, where ``commit`` learned that; where it did not, the store is asked afterwards."""
+
     offset: int
     """How many bytes of the object were written, by this go and those before."""
 

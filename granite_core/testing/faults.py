@@ -361,6 +361,7 @@ class _FaultyResumableWriter(ResumableWriter):
     def commit(self) -> None:
         self._inner.on_joined = self.on_joined
         self._backend._run("commit", self._location, self._inner.commit)
+        self.stored_size = self._inner.stored_size
 
     @property
     def leftovers(self) -> Sequence[str]:

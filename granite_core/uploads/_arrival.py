@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 from granite_core._pending import PendingFile
 from granite_core.backends.base import Capability, ResumableWriter, StorageBackend
 from granite_core.backends.pieces import resume_in_pieces
-from granite_core.errors import ContentRejectedError, UploadOffsetError
+from granite_core.errors import ContentRejectedError, UnfinishableError, UploadOffsetError
 from granite_core.events import EventHub
 from granite_core.intake import INTAKE_BYTES
 from granite_core.media import SNIFF_BYTES, judge_content
@@ -194,6 +194,7 @@ class Arrival:
             on_joined: Is called with the bytes that are joined so far, where pieces have to be.
 
         Raises:
+            UnfinishableError: What is there has another length.
             BackendError: It is not known to be there; a later go may try again.
         """
         if self._writer is None:
@@ -203,6 +204,7 @@ class Arrival:
         self._writer.on_joined = on_joined
         self._writer.commit()
         self._writer.close()
+        self._check_stored(self._writer.stored_size)
         self.leftovers = self._writer.leftovers
         self._writer = None
         checksum = self._hash.hexdigest() if self._hash is not None else self._read_again()
@@ -264,6 +266,15 @@ class Arrival:
             content_type=self.content_type,
             leftovers=self._leftovers,
         )
+
+    def _check_stored(self, size: int | None) -> None:
+        """Look whether what became visible is as long as what came: its checksum is that of what came."""
+        location = self._planned.location
+        found = self.backend.stat(location).size if size is None else size
+        if found != self.size:
+            raise UnfinishableError(
+                f"the object has {found} bytes, {self.size} came", operation="commit", location=location
+            )
 
     def _read_again(self) -> str:
         digest = hashlib.sha256()

@@ -362,6 +362,19 @@ def test_an_upload_whose_bytes_were_lost_is_ended(place: Place, tmp_path: Path, 
     assert place.everything() == []
 
 
+def test_an_object_of_another_length_than_what_came_is_not_given_out(place: Place) -> None:
+    upload = place.begin(9000)
+    with place.uploads.receive(upload, offset=0) as reception:
+        reception.write(CONTENT[:9000])
+        reception.record()
+        reception._arrival.size += 1  # no way is known by which it would be so
+        with pytest.raises(UploadGoneError):
+            reception.finish()
+    with pytest.raises(UploadNotFoundError):
+        place.uploads.find(upload)
+    assert place.everything() == []
+
+
 def test_who_lost_its_upload_is_told_so_and_not_that_it_has_ended(primitive: Place) -> None:
     for ending, told in (
         (None, UploadLostError),
