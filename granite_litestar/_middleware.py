@@ -95,7 +95,7 @@ def mark_downloads(route: BaseRoute, opt_key: str, *, redirects: bool = False) -
 
 
 def _sparing_byte_ranges(base: type[CompressionMiddleware]) -> type[CompressionMiddleware]:
-    class ByteRangeSparingMiddleware(base):  # type: ignore[misc, valid-type]
+    class ByteRangeSparingMiddleware(base):  # type: ignore[misc, valid-type]  # a class known when it runs
         """The application's compression, except for responses that offer byte ranges."""
 
         def create_compression_send_wrapper(self, send: Send, compression_encoding: Any, scope: Scope) -> Send:

@@ -183,8 +183,8 @@ def _encodings(form: FormPlan, manager: AsyncStorageManager) -> dict[str, Encodi
     return {
         spec.name: Encoding(
             content_type=", ".join(_types_of(spec, manager)),
-            explode=None,  # type: ignore[arg-type] # see above
-            allow_reserved=None,  # type: ignore[arg-type] # see above
+            explode=None,  # type: ignore[arg-type]  # see above
+            allow_reserved=None,  # type: ignore[arg-type]  # see above
         )
         for spec in form.files()
     }

@@ -70,7 +70,7 @@ async def send_path(scope: Scope, send: Send, path: Path) -> bool:
     Returns:
         Whether it does; False where a middleware swallowed the message, and the body is still to be sent.
     """
-    await send({"type": _MESSAGE, "path": str(path)})  # type: ignore[arg-type] # Litestar does not list extensions
+    await send({"type": _MESSAGE, "path": str(path)})  # type: ignore[arg-type]  # Litestar does not list extensions
     if not scope["state"][_STATE_KEY].passed:
         return False
     await send({"type": "http.response.body", "body": b"", "more_body": False})

@@ -131,7 +131,7 @@ class UploadRequest:
                 raise self._error
             if not self._read:
                 return {"type": "http.request", "body": await self._take(), "more_body": False}
-        return await self._receive()  # type: ignore[return-value]
+        return await self._receive()  # type: ignore[return-value]  # any message of the body
 
     async def _take(self) -> bytes:
         try:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
-from multipart import (  # type: ignore[import-untyped]
+from multipart import (  # type: ignore[import-untyped]  # it has no types
     MultipartError,
     MultipartSegment,
     ParserLimitReached,

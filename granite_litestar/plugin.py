@@ -249,7 +249,7 @@ class GranitePlugin(InitPlugin, ReceiveRoutePlugin, CLIPlugin):
 def _check_fields(metadatas: Sequence[MetaData], manager: StorageManager) -> None:
     for metadata in metadatas:
         for column in file_columns(metadata):
-            key = column.type.storage_key  # type: ignore[attr-defined]
+            key = column.type.storage_key  # type: ignore[attr-defined]  # of a file column
             if key is not None and key not in manager.policies:
                 raise ConfigurationError(
                     f"{column.table.name}.{column.name} names the policy {key!r}, which the manager does not have; "
