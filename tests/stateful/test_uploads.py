@@ -252,7 +252,11 @@ class Goes(RuleBasedStateMachine):
             assert not connection.execute(select(t)).all()
         for ref in rows:
             self.manager.verify(ref)
-        assert everything(self.backend) == held | {ref.location for ref in rows}
+        found = everything(self.backend)
+        if isinstance(self.backend, Primitive):
+            # A go that is killed after it wrote, later than everybody else, leaves a piece there that nobody can list.
+            found = {each for each in found if not each.startswith(".granite-pieces/")}
+        assert found == held | {ref.location for ref in rows}
 
 
 GRACE: Final = timedelta(hours=2)

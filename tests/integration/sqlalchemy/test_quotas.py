@@ -706,7 +706,7 @@ class TestTheDatabase:
                 scopes = "user:ann", "user:ben"
                 for each in [pool.submit(work, *scopes), pool.submit(work, *reversed(scopes))]:
                     each.result()
-            assert len(attempts) == 3
+            assert len(attempts) >= 3  # on a busy machine both may be told to try again
             assert (used(world), used(world, "ben")) == ((3, 1), (3, 1))
 
     def test_where_uploads_cannot_be_ended_the_rest_is_swept(

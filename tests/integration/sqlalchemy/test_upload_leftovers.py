@@ -316,6 +316,7 @@ def test_an_upload_that_the_store_has_lost_is_ended(place: Place, moment: str) -
         reception.write(content)
         reception.keep(ends=True)
         reception._over = True
+        reception._arrival.close()
     backend: Any = place.backend.inner
     known = json.loads(place.uploads.find(upload).progress.writer or "")["upload"]
     key = place.uploads.find(upload).location
@@ -342,6 +343,7 @@ def test_an_upload_whose_bytes_were_lost_is_ended(place: Place, tmp_path: Path, 
         reception.write(CONTENT[:9000])
         reception.keep(ends=True)
         reception._over = True
+        reception._arrival.close()
     parts = [each for each in (tmp_path / "root").rglob(".granite-part-*") if each.is_file()]
     for part in parts:
         part.unlink()
@@ -408,6 +410,7 @@ def test_joining_pieces_can_be_watched(primitive: Place, monkeypatch: pytest.Mon
             reception.write(CONTENT[600_000:])
             reception.keep(ends=True)
             reception._over = True
+            reception._arrival.close()
         primitive.overtake()
 
         async def tell(done: int, total: int | None) -> None:
