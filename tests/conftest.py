@@ -62,6 +62,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         layer = item.path.relative_to(_TESTS).parts[0]
         if layer in _LAYERS:
             item.add_marker(_LAYERS[layer])
+    # What waits longest begins first, beside the rest: at the end others would have to wait for it.
+    items.sort(key=lambda item: item.path.relative_to(_TESTS).parts[0] != "soak")
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
