@@ -33,11 +33,12 @@ from granite_core.uploads.direct import (
     DirectWay,
 )
 from granite_core.uploads.ports import UploadLedger
+from granite_core.uploads.reception import Reception
 from granite_core.uploads.sessions import EndedUpload, NewUpload, Progress, UploadSession, UploadStatus
 from granite_core.uploads.settings import UploadSettings
 from granite_core.uploads.staged import AsyncStagedTokens, StagedToken, StagedTokens
 from granite_core.uploads.tokens import UploadTokens
-from granite_core.uploads.uploads import PARTIAL, Reception, Uploads
+from granite_core.uploads.uploads import PARTIAL, Uploads
 
 __all__ = [
     "PARTIAL",

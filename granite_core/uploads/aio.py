@@ -17,8 +17,10 @@ from granite_core.backends.base import StorageBackend
 from granite_core.errors import ContentRejectedError, StorageError, UnfinishableError
 from granite_core.progress import Meter, ProgressCallback
 from granite_core.refs import StagedFile, StoredObjectRef
+from granite_core.uploads.reception import COPY_BYTES, Reception
 from granite_core.uploads.sessions import NewUpload, Progress, UploadSession, UploadStatus
-from granite_core.uploads.uploads import COPY_BYTES, Reception, Uploads, announcement_of, milliseconds
+from granite_core.uploads.settings import milliseconds
+from granite_core.uploads.uploads import Uploads, announcement_of
 
 if TYPE_CHECKING:
     from typing import Self

@@ -7,7 +7,12 @@ from datetime import timedelta
 
 from granite_core.errors import ConfigurationError
 
-__all__ = ["UploadSettings"]
+__all__ = ["UploadSettings", "milliseconds"]
+
+
+def milliseconds(duration: timedelta) -> int:
+    """Return a duration as the ledger takes it."""
+    return int(duration.total_seconds() * 1000)
 
 
 @dataclass(frozen=True, slots=True)
