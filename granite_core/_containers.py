@@ -14,11 +14,18 @@ from granite_core._kinds import MACRO, ODF, OOXML, Shown, exactly, fits_anything
 __all__ = ["look_into_container"]
 
 
+_ZIP: Final = (b"PK\x03\x04", b"PK\x05\x06", b"PK\x07\x08PK\x03\x04")
+_EBML: Final = b"\x1aE\xdf\xa3"
+_OGG_PAGE: Final = b"OggS"
+_BEGINNINGS: Final = (*_ZIP, _EBML, _OGG_PAGE)
+
+
 def look_into_container(head: bytes) -> Shown | None:
     """Tell what the first bytes of a container show; None where they begin none of those known here."""
-    for look in (_zip, _iso_media, _matroska, _ogg):
-        if (shown := look(head)) is not None:
-            return shown
+    if head.startswith(_BEGINNINGS) or head[4:8] in _ISO_KINDS:  # most contents are none of them
+        for look in (_zip, _iso_media, _matroska, _ogg):
+            if (shown := look(head)) is not None:
+                return shown
     return None
 
 
@@ -40,7 +47,7 @@ _MAX_PART: Final = 64 * 1024
 
 
 def _zip(head: bytes) -> Shown | None:
-    if not head.startswith((b"PK\x03\x04", b"PK\x05\x06", b"PK\x07\x08PK\x03\x04")):
+    if not head.startswith(_ZIP):
         return None
     names: list[str] = []
     for name, content in _zip_entries(head):
@@ -173,6 +180,9 @@ def _iso_media(head: bytes) -> Shown | None:
     return exactly(content_type, *_ISO_KIN)
 
 
+_ISO_KINDS: Final = frozenset((*_QUICKTIME_ATOMS, b"ftyp", b"jP  ", b"JXL "))
+
+
 def _shows_all_tracks(head: bytes) -> bool:
     """Whether the box that lists the tracks ends within the head."""
     at = 0
@@ -204,7 +214,7 @@ _CODEC: Final = re.compile(rb"\x86[\x81-\xa0]([AVS])_[A-Z]")
 
 
 def _matroska(head: bytes) -> Shown | None:
-    if not head.startswith(b"\x1aE\xdf\xa3"):
+    if not head.startswith(_EBML):
         return None
     match = _DOC_TYPE.search(head[:256])
     subtype = "webm" if match and match[1] == b"webm" else "x-matroska"
@@ -217,7 +227,7 @@ def _matroska(head: bytes) -> Shown | None:
 
 
 def _ogg(head: bytes) -> Shown | None:
-    if not head.startswith(b"OggS"):
+    if not head.startswith(_OGG_PAGE):
         return None
     kin = ("audio/ogg", "video/ogg", "application/ogg", "audio/opus", "audio/vorbis", "audio/speex")
     first = head[27 + head[26] :] if len(head) > 27 else b""  # after the page's table of segments (RFC 3533)

@@ -125,6 +125,8 @@ class StorageManager(Addresses):
             for key, policy in _by_key(policies).items()
         }
         self.grace: Final = grace
+        self.attach_within: Final = grace / 4
+        """How old a staged ref may be when its row is committed: a quarter of the grace."""
         self.events: Final = EventHub(listeners, log=LogWriter())
         self._aftermath: Final = Aftermath()
         self.fetch_rules: Final = fetch or FetchRules()
@@ -153,11 +155,6 @@ class StorageManager(Addresses):
     def policies(self) -> Mapping[str, StoragePolicy]:
         """The policies by their storage key."""
         return dict(self._policies)
-
-    @property
-    def attach_within(self) -> timedelta:
-        """How old a staged ref may be when its row is committed: a quarter of the grace."""
-        return self.grace / 4
 
     def get_policy(self, storage_key: str) -> StoragePolicy:
         """Return a policy.

@@ -133,7 +133,8 @@ def judge_content(head: bytes, filename: str | None = None, claimed: str | None 
     shown = show(head)
     found = shown.content_type or DEFAULT_TYPE
     content_type = contradicted = None
-    for said in (type_of_suffix(filename), canonical_type(clean_content_type(claimed) or DEFAULT_TYPE)):
+    sender = canonical_type(clean_content_type(claimed) or DEFAULT_TYPE) if claimed else None
+    for said in (type_of_suffix(filename), sender):
         if said is None or said == DEFAULT_TYPE:
             continue
         if shown.fits(said):

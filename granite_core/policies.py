@@ -170,9 +170,16 @@ class StoragePolicy:
             ConfigurationError: A name in ``key_template`` has no value.
             InvalidKeyError: A piece is no safe part of a key.
         """
-        parts = {"model_name": model_name, "entity_id": entity_id, "field_name": field_name}
         if self.key_template is None:
-            return build_key(unique, prefix=self.key_prefix, suffix=suffix, **parts)
+            return build_key(
+                unique,
+                prefix=self.key_prefix,
+                model_name=model_name,
+                entity_id=entity_id,
+                field_name=field_name,
+                suffix=suffix,
+            )
+        parts = {"model_name": model_name, "entity_id": entity_id, "field_name": field_name}
         known = {name: value for name, value in parts.items() if value is not None}
         folders = KeyTemplate(self.key_template).fill({**(context or {}), **known})
         return build_key(unique, prefix=self.key_prefix, suffix=suffix, folders=folders)

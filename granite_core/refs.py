@@ -26,6 +26,7 @@ _FIELDS: Final = (
 
 _NAMES: Final = frozenset(_FIELDS)
 _get: Final = object.__getattribute__
+_put: Final = object.__setattr__
 _INLINE_TEXT: Final = "legacy_inline_text"
 _TOO_DEEP: Final = "this is no ref: it is nested too deeply"
 
@@ -359,11 +360,11 @@ class StagedFile(StoredObjectRef):
         reservation: Reservation | None = None,
     ) -> None:
         super().__init__(*fields)
-        object.__setattr__(self, "_state", "staged" if upload is None else "kept")
-        object.__setattr__(self, "_lock", threading.Lock())
-        object.__setattr__(self, "_discard", discard)
-        object.__setattr__(self, "_upload", upload)
-        object.__setattr__(self, "_reservation", reservation)
+        _put(self, "_state", "staged" if upload is None else "kept")
+        _put(self, "_lock", threading.Lock())
+        _put(self, "_discard", discard)
+        _put(self, "_upload", upload)
+        _put(self, "_reservation", reservation)
 
     @property
     def reservation(self) -> Reservation | None:

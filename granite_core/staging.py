@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime, timedelta
+from functools import cached_property
 from typing import TYPE_CHECKING, Final
 
 from granite_core._digest import OVERLAP_BYTES
@@ -81,15 +82,7 @@ class StagedWrite:
         self._foreign_type: str | None = None
         self._is_copied = False
         self._done = False
-        self.announced: Final = Announcement(
-            storage_key=policy.storage_key,
-            field=field or policy.storage_key,
-            filename=filename,
-            content_type=claimed_type,
-            size=expected_size,
-            context=dict(context or {}),
-        )
-        """What the policy's hooks are told before the first byte."""
+        self._context = dict(context) if context else {}
         self._to_ask = policy.before_upload
         self.claim: Claim | None = None
         """What it is counted with, where its policy has quotas."""
@@ -98,6 +91,18 @@ class StagedWrite:
             counted = Counted(location, policy.backend_key, policy.storage_key)
             self.claim = quotas.claim(policy.quotas, self.announced, counted)
         self._begun = False
+
+    @cached_property
+    def announced(self) -> Announcement:
+        """What the policy's hooks are told before the first byte."""
+        return Announcement(
+            storage_key=self._policy.storage_key,
+            field=self._field or self._policy.storage_key,
+            filename=self._filename,
+            content_type=self._claimed,
+            size=self._expected_size,
+            context=self._context,
+        )
 
     def hooks_to_ask(self) -> Sequence[BeforeUpload]:
         """Return the policy's hooks that have to allow this before its first byte; once, and then none."""

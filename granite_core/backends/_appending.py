@@ -14,7 +14,7 @@ import secrets
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final, Protocol
 
-from granite_core.backends._files import failure, link_as
+from granite_core.backends._files import close_quietly, failure, link_as
 from granite_core.backends.base import ObjectStat
 from granite_core.backends.resumable import ResumableWriter
 from granite_core.errors import BackendError, BackendUnavailableError, ObjectNotFoundError, UnfinishableError
@@ -167,11 +167,10 @@ class AppendingWriter(ResumableWriter):
     def close(self) -> None:
         """Close the file, and with it unlock it."""
         self._closed = True
-        for descriptor in (self._file, self._folder):
-            if descriptor >= 0:
-                with suppress(OSError):
-                    os.close(descriptor)
-        self._file = self._folder = -1
+        file, self._file = self._file, -1
+        folder, self._folder = self._folder, -1
+        close_quietly(file)
+        close_quietly(folder)
 
     # -- the file ------------------------------------------------------------------------------------------------------
 

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Final
 
 from granite_core.backends._appending import PART_PREFIX, AppendingWriter, owner_of_part
 from granite_core.backends._disk import judge_disk, look_at_disk
-from granite_core.backends._files import ABSENT, failure, link_as
+from granite_core.backends._files import ABSENT, close_quietly, failure, link_as
 from granite_core.backends.base import (
     NO_OPTIONS,
     Capability,
@@ -366,7 +366,11 @@ class LocalStorageBackend(StorageBackend):
             _sync_folder(os.path.dirname(each))  # the new folder's name is kept in its parent; once, so always
 
     def _open_folder(self, names: list[str], *, make: bool = False, sync: bool = False) -> int:
-        descriptor = self._open_root()
+        descriptor = -1 if sync else self._open_outermost(names)
+        if descriptor < 0:
+            descriptor = self._open_root()
+        else:
+            names = names[1:]
         try:
             for name in names:
                 inner = self._open_or_make(name, descriptor) if make else _open_inner(name, descriptor)
@@ -378,6 +382,27 @@ class LocalStorageBackend(StorageBackend):
             os.close(descriptor)
             raise
         return descriptor
+
+    def _open_outermost(self, names: list[str]) -> int:
+        """Open the first of some folders by its path, which spares opening the root; negative where that is not enough.
+
+        Nothing of the walk's promise is lost: O_NOFOLLOW is for the last part of a path, all before it is the root's.
+        What is missing, is a link, or is on another disk than the root was, gets looked at step by step.
+        """
+        if not names:
+            return -1
+        try:
+            descriptor = os.open(f"{self._root}/{names[0]}", _FOLDER)
+        except OSError:
+            return -1
+        try:
+            if os.fstat(descriptor).st_dev == self._device:
+                return descriptor
+        except BaseException:
+            os.close(descriptor)
+            raise
+        os.close(descriptor)
+        return -1
 
     def _open_or_make(self, name: str, parent: int) -> int:
         try:
@@ -532,7 +557,7 @@ class _LocalWriter(ObjectWriter):
 
     def _publish(self) -> None:
         name = self._segments[-1]
-        found = os.fstat(self._file).st_size
+        found = os.lseek(self._file, 0, os.SEEK_END)
         if found != self._written:
             raise OSError(errno.EIO, f"the file holds {found} bytes, {self._written} were written")
         if self._durable:
@@ -542,11 +567,10 @@ class _LocalWriter(ObjectWriter):
         link_as(name, self._temporary, self._folder, durable=self._durable, location=self._location)
 
     def _close(self) -> None:
-        for descriptor in (self._file, self._folder):
-            if descriptor >= 0:
-                with suppress(OSError):
-                    os.close(descriptor)
-        self._file = self._folder = -1
+        file, self._file = self._file, -1
+        folder, self._folder = self._folder, -1
+        close_quietly(file)
+        close_quietly(folder)
 
 
 class _LocalReader(ObjectReader):
@@ -636,9 +660,7 @@ class _LocalReader(ObjectReader):
 
     def close(self) -> None:
         descriptor, self._descriptor = self._descriptor, -1
-        if descriptor >= 0:
-            with suppress(OSError):
-                os.close(descriptor)
+        close_quietly(descriptor)
 
 
 def _open_inner(name: str, parent: int) -> int:

@@ -257,6 +257,20 @@ class TestADiskThatIsGone:
         backend.put_bytes("a", b"x")
 
 
+class TestADiskWithinAStore:
+    """One folder of a store may be a disk of its own."""
+
+    @pytest.mark.parametrize("verb", [*VERBS, *LOOKS])
+    def test_is_used_like_the_rest(self, disk: Disk, tmp_path: Path, verb: str) -> None:
+        service = Service(disk.root.parent, tmp_path / "db.sqlite3")
+        policy = StoragePolicy("files", "main", key_prefix=disk.root.name)
+        service.manager = StorageManager({"main": service.backend}, [policy])
+        ref = service.put()
+        assert disk.files() > {ref.location.removeprefix(f"{disk.root.name}/")}
+        {**VERBS, **LOOKS}[verb](service, ref)
+        assert service.backend.exists(ref.location) is (verb != "delete")
+
+
 SAID: Final = {
     errno.ENOSPC: StorageFullError,
     errno.EDQUOT: StorageFullError,

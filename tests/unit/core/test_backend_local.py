@@ -143,18 +143,24 @@ class TestEscapes:
         backend.put_bytes("a/b", b"x")
         assert list(backend.list_objects(prefix=prefix)) == []
 
+    @pytest.mark.parametrize("link", ["link", "a/link", "a/b/link"])
+    @pytest.mark.parametrize("used", [False, True], ids=["at once", "later"])
     def test_through_a_linked_folder_are_refused(
-        self, backend: LocalStorageBackend, root: Path, tmp_path: Path
+        self, backend: LocalStorageBackend, root: Path, tmp_path: Path, link: str, used: bool
     ) -> None:
         (tmp_path / "outside").mkdir()
         (tmp_path / "outside/secret").write_bytes(b"secret")
-        root.mkdir(parents=True)
-        (root / "link").symlink_to(tmp_path / "outside")
+        if used:
+            backend.put_bytes(f"{link}/secret", b"ours")
+            (root / link / "secret").unlink()
+            (root / link).rmdir()
+        (root / link).parent.mkdir(parents=True, exist_ok=True)
+        (root / link).symlink_to(tmp_path / "outside")
         for verb in (backend.stat, backend.open_reader, backend.delete, backend.local_path):
             with pytest.raises(BackendError, match="symbolic link"):
-                verb("link/secret")
+                verb(f"{link}/secret")
         with pytest.raises(BackendError, match="symbolic link"):
-            backend.put_bytes("link/new", b"x")
+            backend.put_bytes(f"{link}/new", b"x")
         assert list(backend.list_objects()) == []
         assert files_below(tmp_path / "outside") == ["secret"]
 
@@ -211,7 +217,7 @@ class TestWriting:
         LocalStorageBackend(tmp_path / "root", durable=False).put_bytes("d/e", b"x")
         assert done == ["link"]
 
-    @pytest.mark.parametrize("call", ["open", "write", "fsync", "fstat", "close", "link"])
+    @pytest.mark.parametrize("call", ["open", "write", "fsync", "fstat", "lseek", "close", "link"])
     @pytest.mark.parametrize("at", range(1, 6))
     def test_that_fails_at_any_step_leaves_nothing(
         self, backend: LocalStorageBackend, root: Path, monkeypatch: pytest.MonkeyPatch, call: str, at: int
