@@ -9,7 +9,7 @@ NODE_VENV ?= .venvs/node
 BENCH_VENV ?= .venvs/bench
 # The newest Python that all peers run on: one of them needs 3.12. The first that is there and starts.
 BENCH_PYTHON ?= $(shell for each in python3.13 python3.12 $(PYTHON); do $$each -c '' 2>/dev/null && echo $$each && break; done)
-WORKERS  ?= 3
+WORKERS  ?= 4
 ARGS     ?=
 
 # The tests start hundreds of processes, each of which would compile the project anew where this is set.
