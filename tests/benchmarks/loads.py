@@ -6,16 +6,17 @@ own does. Large bodies are sent from a file by the kernel, and thrown away by th
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import http.client
 import json
 import re
+import select
 import socket
 import subprocess
 import tempfile
 import time
 from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,9 @@ from tests.support.parts import find_program
 __all__ = ["digest", "discard", "hammer", "send"]
 
 BUFFER = bytearray(4 * 1024 * 1024)
+LENGTH = re.compile(rb"(?i)\r\ncontent-length: *([0-9]+)\r\n")
+PATIENCE = 60
+"""Seconds without any answer after which a server is given up."""
 
 
 def hammer(
@@ -45,8 +49,8 @@ def hammer(
     own = _Hammer(port, _request(method, path, headers or {}, body), expect, method)
     wrk = find_program("wrk")
     if wrk is None or method == "HEAD":
-        return asyncio.run(own.run(connections, seconds))
-    asyncio.run(own.run(1, 0))  # once: wrk only tells errors from other answers
+        return own.run(connections, seconds)
+    own.run(1, 0)  # once: wrk only tells errors from other answers
     with tempfile.NamedTemporaryFile("w", suffix=".lua") as script:
         script.write(_script(method, headers or {}, body))
         script.flush()
@@ -82,65 +86,78 @@ def _request(method: str, path: str, headers: Mapping[str, str], body: Path | No
 
 
 class _Hammer:
-    """Connections that ask again as soon as they were answered."""
+    """Connections that ask again as soon as they were answered; no event loop, which would cost more than a server."""
 
     def __init__(self, port: int, request: bytes, expect: int, method: str) -> None:
         self.port = port
         self.request = request
-        self.status = f" {expect} ".encode()
+        self.status = b" %d " % expect
         self.bodiless = method == "HEAD" or expect == 304
-        self.done = 0
-        self.error: str | None = None
-        self.end = 0.0
 
-    async def run(self, connections: int, seconds: float) -> int:
-        loop = asyncio.get_running_loop()
-        self.end = time.perf_counter() + seconds
-        asking = [loop.create_connection(lambda: _Asker(self), "127.0.0.1", self.port) for _ in range(connections)]
-        for _, asker in await asyncio.gather(*asking):
-            await asker.closed.wait()
-        if self.error:
-            raise RuntimeError(self.error)
-        return self.done
+    def run(self, connections: int, seconds: float) -> int:
+        """Ask for so many seconds, at least once, and return how many were answered.
+
+        Raises:
+            RuntimeError: An answer had another status, or none came.
+        """
+        with ExitStack() as stack:
+            waiting = stack.enter_context(select.epoll())
+            asked: dict[int, tuple[socket.socket, _Answer]] = {}
+            for _ in range(connections):
+                line = stack.enter_context(socket.create_connection(("127.0.0.1", self.port)))
+                line.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                waiting.register(line, select.EPOLLIN)
+                asked[line.fileno()] = line, _Answer(self.status, self.bodiless)
+                line.sendall(self.request)
+            done, end = 0, time.perf_counter() + seconds
+            while asked:
+                ready = waiting.poll(PATIENCE)
+                if not ready:
+                    raise RuntimeError(f"no answer within {PATIENCE} seconds")
+                again = time.perf_counter() < end
+                for number, _ in ready:
+                    line, answer = asked[number]
+                    if not answer.take(line.recv(65536)):
+                        continue
+                    done += 1
+                    if again:
+                        line.sendall(self.request)
+                    else:
+                        waiting.unregister(line)
+                        del asked[number]
+        return done
 
 
-class _Asker(asyncio.Protocol):
-    def __init__(self, hammer: _Hammer) -> None:
-        self.hammer = hammer
-        self.closed = asyncio.Event()
+class _Answer:
+    """What has come of the answers on one connection."""
+
+    def __init__(self, status: bytes, bodiless: bool) -> None:
+        self.status = status
+        self.bodiless = bodiless
         self.head = b""
         self.left = 0
-        self.transport: Any = None
 
-    def connection_made(self, transport: Any) -> None:
-        self.transport = transport
-        transport.write(self.hammer.request)
+    def take(self, data: bytes) -> bool:
+        """Take the next bytes, and tell whether an answer is complete.
 
-    def data_received(self, data: bytes) -> None:
+        Raises:
+            RuntimeError: The answer has another status, or ended early.
+        """
+        if not data:
+            raise RuntimeError("the server closed a connection before it had answered")
         if self.left:
             self.left -= len(data)
         else:
-            self.head += data
-            head, mark, rest = self.head.partition(b"\r\n\r\n")
-            if not mark:
-                return
-            if self.hammer.status not in head.split(b"\r\n", 1)[0]:
-                self.hammer.error = f"answered {head.splitlines()[0]!r}"
-                self.transport.close()
-                return
-            self.head = b""
-            length = re.search(rb"(?i)\r\ncontent-length: *(\d+)", head)
-            self.left = 0 if self.hammer.bodiless or length is None else int(length[1]) - len(rest)
-        if self.left <= 0:
-            self.left = 0
-            self.hammer.done += 1
-            if time.perf_counter() < self.hammer.end:
-                self.transport.write(self.hammer.request)
-            else:
-                self.transport.close()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self.closed.set()
+            data = self.head + data
+            end = data.find(b"\r\n\r\n")
+            self.head = data if end < 0 else b""
+            if end < 0:
+                return False
+            if self.status not in data[:16]:
+                raise RuntimeError(f"answered {data.splitlines()[0]!r}")
+            if not self.bodiless and (length := LENGTH.search(data, 0, end + 2)):
+                self.left = int(length[1]) - (len(data) - end - 4)
+        return self.left <= 0
 
 
 def discard(port: int, path: str, *, headers: Mapping[str, str] | None = None, expect: int = 200) -> int:
