@@ -8,8 +8,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from concurrent.futures import Executor
+from contextlib import suppress
 from functools import partial
-from typing import TYPE_CHECKING, Final, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Final, Generic, ParamSpec, TypeVar, cast
 
 from granite_core.backends.base import Capability, ObjectReader, StorageBackend
 
@@ -38,7 +39,66 @@ async def hop_to(executor: Executor, call: Callable[[], T], *, on_cancel: Callab
         call: What blocks.
         on_cancel: Asks it to end early; called when the caller is cancelled.
     """
-    return await joined(asyncio.get_running_loop().run_in_executor(executor, call), on_cancel)
+    work = _Work(asyncio.get_running_loop(), call)
+    executor.submit(work.run)
+    try:
+        await work.ended()
+    except asyncio.CancelledError:
+        if on_cancel is not None:
+            on_cancel()
+        while not work.done:
+            # Told again to stop: the thread cannot be, so its end is still waited for.
+            with suppress(asyncio.CancelledError):
+                await work.ended()
+        raise
+    return work.answer()
+
+
+class _Work(Generic[T]):
+    """A call in a thread, and one future that waits for it.
+
+    ``run_in_executor`` and ``shield`` would make two, and chain them by callbacks.
+    """
+
+    __slots__ = ("_answer", "_call", "_error", "_loop", "_waiter", "done")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, call: Callable[[], T]) -> None:
+        self.done = False
+        self._answer: T | None = None
+        self._call = call
+        self._error: BaseException | None = None
+        self._loop = loop
+        self._waiter: asyncio.Future[None] | None = None
+
+    def run(self) -> None:
+        """Make the call, in its thread, and wake who waits."""
+        try:
+            self._answer = self._call()
+        except BaseException as error:  # noqa: BLE001 - raised where it is waited for
+            self._error = error
+        with suppress(RuntimeError):  # the loop is closed: nobody waits
+            self._loop.call_soon_threadsafe(self._end)
+
+    def _end(self) -> None:
+        self.done = True
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    async def ended(self) -> None:
+        """Wait for the end of the call."""
+        if not self.done:
+            self._waiter = self._loop.create_future()
+            await self._waiter
+
+    def answer(self) -> T:
+        """Return what the call returned, or raise what it raised."""
+        error, self._error = self._error, None
+        if error is not None:
+            try:
+                raise error
+            finally:
+                del error  # it would be held by its own traceback
+        return cast("T", self._answer)
 
 
 async def joined(future: asyncio.Future[T], on_cancel: Callable[[], object] | None = None) -> T:

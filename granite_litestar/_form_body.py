@@ -194,7 +194,8 @@ def bare_type(upload: UploadRequest) -> str:
 
 def _boundary(upload: UploadRequest) -> bytes:
     """The boundary as Litestar reads it too, since it parses the stand-in."""
-    _, options = Request[Any, Any, Any](upload.scope).content_type
+    request: Request[Any, Any, Any] = Request(upload.scope)
+    _, options = request.content_type
     return options.get("boundary", "").encode()
 
 
