@@ -1,5 +1,6 @@
 """Granite: file attachments for SQLAlchemy models, independent of any web framework."""
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Final
 
 from granite_core.aio import AsyncObjectReader, AsyncStagedWrite, AsyncStorageManager
@@ -15,8 +16,6 @@ from granite_core.backends.base import (
 )
 from granite_core.backends.local import LocalStorageBackend
 from granite_core.backends.memory import MemoryStorageBackend
-from granite_core.backends.obstore import ObstoreStorageBackend
-from granite_core.backends.s3 import S3StorageBackend
 from granite_core.backends.url import backend_from_url
 from granite_core.claims import AsyncQuotas, Quotas
 from granite_core.data_uris import DataURI, from_data_uri
@@ -73,6 +72,8 @@ from granite_core.urls import FileLink, RowLink, UrlPlan, UrlSettings
 from granite_core.validation import AsyncReadable, Candidate, Validator
 
 if TYPE_CHECKING:
+    from granite_core.backends.obstore import ObstoreStorageBackend
+    from granite_core.backends.s3 import S3StorageBackend
     from granite_core.integrations.sqlalchemy import (
         ReplaceContentResult,
         StorageJSONType,
@@ -177,29 +178,29 @@ __all__ = [
     "unsaved",
 ]
 
-_OF_SQLALCHEMY: Final = frozenset(
-    {
-        "ReplaceContentResult",
-        "StorageJSONType",
-        "StoredContentMixin",
-        "StoredObjectRefType",
-        "portable_storage_ref_type",
-    }
-)
+_SQLALCHEMY: Final = "granite_core.integrations.sqlalchemy"
+_WHEN_ASKED_FOR: Final = {
+    "ObstoreStorageBackend": "granite_core.backends.obstore",
+    "ReplaceContentResult": _SQLALCHEMY,
+    "S3StorageBackend": "granite_core.backends.s3",
+    "StorageJSONType": _SQLALCHEMY,
+    "StoredContentMixin": _SQLALCHEMY,
+    "StoredObjectRefType": _SQLALCHEMY,
+    "portable_storage_ref_type": _SQLALCHEMY,
+}
 
 
 def __getattr__(name: str) -> object:
-    """Import what belongs to SQLAlchemy when it is asked for: without it the rest works all the same."""
-    if name not in _OF_SQLALCHEMY:
+    """Import what not every application uses when it is asked for; the rest works without SQLAlchemy all the same."""
+    if (home := _WHEN_ASKED_FOR.get(name)) is None:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     try:
-        from granite_core.integrations import sqlalchemy as room
+        return getattr(import_module(home), name)
     except ModuleNotFoundError as error:
         if error.name != "sqlalchemy":
             raise
         raise ImportError(f'granite_core.{name} needs SQLAlchemy: pip install "SQLAlchemy>=2.0.41"') from error
-    return getattr(room, name)
 
 
 def __dir__() -> list[str]:
-    return [*globals(), *_OF_SQLALCHEMY]
+    return [*globals(), *_WHEN_ASKED_FOR]

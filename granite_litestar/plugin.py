@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 from litestar.dto import dto_field
 from litestar.plugins import CLIPlugin, InitPlugin, ReceiveRoutePlugin
 from sqlalchemy import inspect
+from sqlalchemy.orm import QueryableAttribute
 
 from granite_core import (
     AsyncStorageManager,
@@ -21,11 +22,10 @@ from granite_core import (
     StorageManager,
     StoredObjectRef,
 )
-from granite_core.gc import Collector, GCConfig
 from granite_core.integrations.sqlalchemy import SQLAlchemyLedger, SQLAlchemyQuotaLedger, file_columns
 from granite_core.logs import describe_error
 from granite_core.serving import may_redirect
-from granite_litestar._collection import NO_DATABASE, Collection, alchemy_configs, find_databases
+from granite_litestar._databases import NO_DATABASE, alchemy_configs, find_databases
 from granite_litestar._lifespans import InnermostLifespans
 from granite_litestar._middleware import compression_opt_key, exempt_from_compression, expose_headers, mark_downloads
 from granite_litestar._openapi_uploads import FileSchemaPlugin
@@ -35,14 +35,10 @@ from granite_litestar._token_desk import TokenDesk
 from granite_litestar._views import file_view
 from granite_litestar.config import DEFAULT_GC, GraniteConfig
 from granite_litestar.dependencies import provide_managers, provide_tokens
-from granite_litestar.direct import DirectUploads, mount_direct_uploads
 from granite_litestar.downloads import build_handlers
 from granite_litestar.exceptions import exception_handlers
 from granite_litestar.forms import StreamingUploads
 from granite_litestar.links import LinkRoute
-from granite_litestar.resumable import ResumableUploads, mount_resumable_uploads
-from granite_litestar.staged_uploads import StagedUploads, build_staged_handlers
-from granite_litestar.upload_routes import UploadRoute, build_upload_handlers
 from granite_litestar.upload_sessions import UPLOADS_STATE_KEY, UploadSessions
 
 if TYPE_CHECKING:
@@ -53,6 +49,7 @@ if TYPE_CHECKING:
     from sqlalchemy import MetaData
 
     from granite_core import StoragePolicy
+    from granite_core.gc import Collector, GCConfig
     from granite_litestar.scheduling import CollectorRunner
 
 __all__ = ["GranitePlugin"]
@@ -138,16 +135,10 @@ class GranitePlugin(InitPlugin, ReceiveRoutePlugin, CLIPlugin):
         links = LinkRoute(config.manager, lambda: self._found, config.downloads)
         if (link_handler := links.handler(app_config.path or "/", self._compression_opt_key)) is not None:
             app_config.route_handlers.append(link_handler)
-        into_rows = [each for each in config.uploads if isinstance(each, UploadRoute)]
-        app_config.route_handlers.extend(build_upload_handlers(into_rows))
-        staged = [each for each in config.uploads if isinstance(each, StagedUploads)]
-        app_config.route_handlers.extend(build_staged_handlers(staged, desk))
-        resumable = [each for each in config.uploads if isinstance(each, ResumableUploads)]
-        mount_resumable_uploads(
-            app_config, config, resumable, lambda route: sessions.get(route.storage_key, route.settings)
-        )
-        direct = [each for each in config.uploads if isinstance(each, DirectUploads)]
-        mount_direct_uploads(app_config, config, direct, lambda route: sessions.get(route.storage_key, route.settings))
+        if config.uploads:
+            from granite_litestar._mounting import mount_uploads  # and with it what speaks tus and the rest
+
+            mount_uploads(app_config, config, sessions, desk)
         return app_config
 
     async def _check_backends(self) -> None:
@@ -213,6 +204,8 @@ class GranitePlugin(InitPlugin, ReceiveRoutePlugin, CLIPlugin):
         Raises:
             ConfigurationError: There is no database, or it cannot be told which one holds what.
         """
+        from granite_core.gc import Collector
+
         databases = find_databases(self.config.engines, self._found, list(alchemy_configs(list(app.plugins))))
         return Collector(self.config.manager, SQLAlchemyLedger(databases), config or self.config.gc)
 
@@ -226,6 +219,7 @@ class GranitePlugin(InitPlugin, ReceiveRoutePlugin, CLIPlugin):
         if gc is None:
             return
         if engines or next(alchemy_configs(app_config.plugins), None) is not None:
+            from granite_litestar._collection import Collection  # and with it the collector
 
             def started(runner: CollectorRunner) -> None:
                 self.runner = runner
@@ -237,9 +231,9 @@ class GranitePlugin(InitPlugin, ReceiveRoutePlugin, CLIPlugin):
     def _metadatas(self, app_config: AppConfig) -> list[MetaData]:
         """Every metadata whose file fields are this manager's, each once."""
         bases: list[Any] = [*self.config.models]
-        into_rows = [each for each in self.config.uploads if isinstance(each, UploadRoute)]
-        fields = [*(each.field for each in self.config.downloads), *(each.field for each in into_rows)]
-        bases.extend(inspect(field.class_).local_table for field in fields)
+        fields = [getattr(each, "field", None) for each in (*self.config.downloads, *self.config.uploads)]
+        mapped = [each for each in fields if isinstance(each, QueryableAttribute)]  # not the name of a form's field
+        bases.extend(inspect(each.class_).local_table for each in mapped)
         if not self.config.models:
             bases.extend(each.metadata for each in alchemy_configs(app_config.plugins))
         found = {id(metadata): metadata for base in bases if (metadata := getattr(base, "metadata", base)) is not None}

@@ -13,7 +13,7 @@ from litestar.plugins import InitPlugin
 from granite_core import ConfigurationError, StagedFile, StorageManager, UploadGoneError
 from granite_core.integrations.sqlalchemy import SQLAlchemyUploadLedger, file_columns
 from granite_core.uploads import AsyncUploads, Uploads, UploadSettings, UploadTokens
-from granite_litestar._collection import alchemy_configs, find_databases
+from granite_litestar._databases import alchemy_configs, find_databases
 from granite_litestar._form_plan import storage_key_of
 from granite_litestar._subjects import Subject, subject_of
 

@@ -9,8 +9,6 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 from granite_core.backends.base import StorageBackend
 from granite_core.backends.local import LocalStorageBackend
 from granite_core.backends.memory import MemoryStorageBackend
-from granite_core.backends.obstore import ObstoreStorageBackend
-from granite_core.backends.s3 import S3StorageBackend
 from granite_core.errors import ConfigurationError
 
 __all__ = ["backend_from_url"]
@@ -46,8 +44,12 @@ def backend_from_url(url: str) -> StorageBackend:
     if parts.scheme == "file" and parts.netloc in ("", "localhost") and path:
         return LocalStorageBackend(path, **_read(options, {"durable": _boolean, "make_root": _boolean}))
     if parts.scheme == "s3" and parts.netloc:
+        from granite_core.backends.s3 import S3StorageBackend
+
         return S3StorageBackend(parts.netloc, path, **_read(options, _BUCKET | _S3))
     if parts.scheme in ("obstore+s3", "obstore+gs", "obstore+az") and parts.netloc:
+        from granite_core.backends.obstore import ObstoreStorageBackend
+
         store = parts.scheme.removeprefix("obstore+")
         known = _BUCKET | _S3 if store == "s3" else _BUCKET
         return ObstoreStorageBackend(f"{store}://{parts.netloc}{parts.path}", **_read(options, known))

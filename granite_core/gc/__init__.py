@@ -1,24 +1,29 @@
 """Collection: mark, wait, look, delete."""
 
-from granite_core.gc._verify import VerifyOptions
-from granite_core.gc.collector import Collector
+from importlib import import_module
+from typing import TYPE_CHECKING, Final
+
 from granite_core.gc.config import GCConfig
-from granite_core.gc.garbage import StorageGarbageCollector
-from granite_core.gc.plan import jittered
-from granite_core.gc.ports import Ledger, ReferenceSource, Usage
-from granite_core.gc.reports import (
-    BackendReconcile,
-    Discrepancy,
-    DiscrepancyKind,
-    GarbageCollectionReport,
-    Problem,
-    Progress,
-    ReconcileReport,
-    StoreCount,
-    SweepReport,
-    VerifyReport,
-)
-from granite_core.gc.status import DatabaseStatus, LeaseStatus, StatusReport, StoreStatus
+
+if TYPE_CHECKING:
+    from granite_core.gc._verify import VerifyOptions
+    from granite_core.gc.collector import Collector
+    from granite_core.gc.garbage import StorageGarbageCollector
+    from granite_core.gc.plan import jittered
+    from granite_core.gc.ports import Ledger, ReferenceSource, Usage
+    from granite_core.gc.reports import (
+        BackendReconcile,
+        Discrepancy,
+        DiscrepancyKind,
+        GarbageCollectionReport,
+        Problem,
+        Progress,
+        ReconcileReport,
+        StoreCount,
+        SweepReport,
+        VerifyReport,
+    )
+    from granite_core.gc.status import DatabaseStatus, LeaseStatus, StatusReport, StoreStatus
 
 __all__ = [
     "BackendReconcile",
@@ -44,3 +49,38 @@ __all__ = [
     "VerifyReport",
     "jittered",
 ]
+
+_WHEN_ASKED_FOR: Final = {
+    "BackendReconcile": "granite_core.gc.reports",
+    "Collector": "granite_core.gc.collector",
+    "DatabaseStatus": "granite_core.gc.status",
+    "Discrepancy": "granite_core.gc.reports",
+    "DiscrepancyKind": "granite_core.gc.reports",
+    "GarbageCollectionReport": "granite_core.gc.reports",
+    "LeaseStatus": "granite_core.gc.status",
+    "Ledger": "granite_core.gc.ports",
+    "Problem": "granite_core.gc.reports",
+    "Progress": "granite_core.gc.reports",
+    "ReconcileReport": "granite_core.gc.reports",
+    "ReferenceSource": "granite_core.gc.ports",
+    "StatusReport": "granite_core.gc.status",
+    "StorageGarbageCollector": "granite_core.gc.garbage",
+    "StoreCount": "granite_core.gc.reports",
+    "StoreStatus": "granite_core.gc.status",
+    "SweepReport": "granite_core.gc.reports",
+    "Usage": "granite_core.gc.ports",
+    "VerifyOptions": "granite_core.gc._verify",
+    "VerifyReport": "granite_core.gc.reports",
+    "jittered": "granite_core.gc.plan",
+}
+
+
+def __getattr__(name: str) -> object:
+    """Import what not every application uses when it is asked for."""
+    if (home := _WHEN_ASKED_FOR.get(name)) is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(home), name)
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *_WHEN_ASKED_FOR]

@@ -6,6 +6,7 @@ import ast
 import re
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -83,10 +84,62 @@ def test_without_sqlalchemy_the_core_works_and_the_mixin_says_what_it_needs() ->
     assert done.stdout.startswith("granite_core.StoredContentMixin needs SQLAlchemy: pip install")
 
 
-def test_what_belongs_to_sqlalchemy_is_exported_as_it_is() -> None:
-    import granite_core
-    from granite_core.integrations import sqlalchemy
+MINIMAL = """
+import sys
+from litestar import Litestar
+from advanced_alchemy.extensions.litestar import SQLAlchemyAsyncConfig, SQLAlchemyPlugin
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+from granite_core import LocalStorageBackend, StoragePolicy, StorageManager, StoredObjectRef
+from granite_core.integrations.sqlalchemy import file_field
+from granite_litestar import FileRoute, GraniteConfig, GranitePlugin
+class Base(DeclarativeBase):
+    pass
+class Document(Base):
+    __tablename__ = "document"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    file: Mapped[StoredObjectRef | None] = file_field("documents")
+manager = StorageManager({"main": LocalStorageBackend(sys.argv[1])}, [StoragePolicy("documents", "main")])
+download = FileRoute("/documents/{id:int}", Document.file, public=True)
+alchemy = SQLAlchemyAsyncConfig(connection_string="sqlite+aiosqlite://", metadata=Base.metadata)
+Litestar([], plugins=[SQLAlchemyPlugin(alchemy), GranitePlugin(GraniteConfig(manager, downloads=[download]))])
+print(*sys.modules)
+"""
 
-    for name in ("StoredContentMixin", "StoredObjectRefType", "portable_storage_ref_type", "ReplaceContentResult"):
-        assert getattr(granite_core, name) is getattr(sqlalchemy, name)
-    assert not hasattr(granite_core, "StoredContentMixing")
+
+def test_what_an_application_does_not_use_is_not_imported(tmp_path: Path) -> None:
+    argv = [sys.executable, "-c", MINIMAL, str(tmp_path)]
+    done = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    imported = done.stdout.split()
+    assert "granite_core.gc.collector" in imported, "the collector of a database is there when the application is"
+    for unused in (
+        "boto3",
+        "botocore",
+        "cryptography",
+        "obstore",
+        "puremagic",
+        "granite_core.backends.obstore",
+        "granite_core.backends.s3",
+        "granite_core.clamav",
+        "granite_core.doctor",
+        "granite_core.gc.garbage",
+        "granite_core.remote.fetch",
+        "granite_core.testing",
+        "granite_litestar.cli",
+        "granite_litestar.direct",
+        "granite_litestar.resumable",
+        "granite_litestar.staged_uploads",
+        "granite_litestar.upload_routes",
+    ):
+        assert unused not in imported
+
+
+@pytest.mark.parametrize("package", ["granite_core", "granite_core.gc", "granite_litestar"])
+def test_what_is_imported_when_asked_for_is_exported_as_it_is(package: str) -> None:
+    module = import_module(package)
+    homes: dict[str, str] = module._WHEN_ASKED_FOR
+    assert homes.keys() < set(module.__all__)
+    assert set(module.__all__) <= set(dir(module))
+    for name, home in homes.items():
+        assert getattr(module, name) is getattr(import_module(home), name)
+    assert not hasattr(module, "StoredContentMixing")
