@@ -9,7 +9,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from itertools import islice
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from granite_core.backends.base import Capability, ObjectStat, StorageBackend
 from granite_core.errors import CollectionRefusedError, ObjectNotFoundError, StorageError
@@ -31,13 +31,20 @@ if TYPE_CHECKING:
 
 __all__ = ["Reconcile"]
 
+SAVE_EVERY: Final = 1.0
+"""So many seconds of listing at most are lost when a run dies; each save is a commit, which waits for a disk."""
+
 
 @dataclass(slots=True)
 class _Place:
-    """What a reconcile has found in one backend so far."""
+    """What a reconcile has found in one backend so far, and what of it is not written down yet."""
 
     key: str
+    name: str
     state: RunState
+    unsaved: list[Note] = field(default_factory=list)
+    saved: RunState | None = None
+    saved_at: float = field(default_factory=time.monotonic)
     resumed: bool = False
     complete: bool = False
     released: bool = False
@@ -204,12 +211,11 @@ class Reconcile(Run):
             when = datetime.fromtimestamp(opened / 1000, UTC).isoformat(timespec="seconds")
             self.found.append(BackendReconcile(key, skipped=f"it was reconciled at {when}"))
             return
-        place = _Place(key, opened, resumed=opened.after is not None)
-        kept: list[Note] = []
+        place = _Place(key, name, opened, saved=opened, resumed=opened.after is not None)
         try:
-            place.complete = self.list_place(place, name, backend, kept)
+            place.complete = self.list_place(place, backend)
             if place.complete:
-                self.decide(place, name, kept)
+                self.decide(place)
                 if not self.dry_run:
                     place.cleared = self.clear(backend)
         except StorageError as error:
@@ -228,8 +234,18 @@ class Reconcile(Run):
             return RunState("")
         return self.ledger.open_run(name, self.holder, not_within=milliseconds(self.not_within))
 
-    def list_place(self, place: _Place, name: str, backend: StorageBackend, kept: list[Note]) -> bool:
-        """Note page by page; whether the end was reached. Memory holds one page."""
+    def list_place(self, place: _Place, backend: StorageBackend) -> bool:
+        """Note page by page; whether the end was reached. Memory holds one page, and as many notes."""
+        try:
+            at_end = self.list_pages(place, backend)
+        except StorageError:
+            self.save(place)
+            raise
+        complete = self.save(place) and at_end
+        self.stopped = self.stopped or not complete
+        return complete
+
+    def list_pages(self, place: _Place, backend: StorageBackend) -> bool:
         listing = _Listing(backend, place.state.after)
         size = self.page_size()
         while not self.must_stop():
@@ -240,23 +256,35 @@ class Reconcile(Run):
                 loose -= self.held_elsewhere(loose)
                 objects = self.ledger.call(backend, listing.look_at, loose) if loose else []
                 plan = plan_page(place.state, page, objects, place.key, self.retentions)
-                if self.dry_run:
-                    pass
-                elif not self.ledger.durable:
-                    kept += plan.notes
-                elif not self.ledger.save_page(name, self.holder, plan.state, plan.notes):
-                    self.stopped = True
-                    return False
                 place.state = plan.state
-                self.tell(place.key, plan.state.listed, plan.state.noted)
+                place.unsaved += plan.notes
                 place.examples += [each.location for each in plan.notes[: MAX_DETAILS - len(place.examples)]]
+                if self.is_to_save(place) and not self.save(place):
+                    return False
+                self.tell(place.key, plan.state.listed, plan.state.noted)
             if at_end:
                 return True
             if self.is_over_time():
                 break
             self.pace(len(page), time.monotonic() - began)
-        self.stopped = True
         return False
+
+    def is_to_save(self, place: _Place) -> bool:
+        """Whether to write down now what was found. Who lists slowly does so with each page, before the wait."""
+        waited = time.monotonic() - place.saved_at > SAVE_EVERY
+        return waited or len(place.unsaved) >= self.config.page_size or self.config.rate_limit is not None
+
+    def save(self, place: _Place) -> bool:
+        """Write down notes and position; False when the run was taken over. Without tables notes stay in memory."""
+        if self.dry_run:
+            place.unsaved.clear()
+        if self.dry_run or not self.ledger.durable or place.state == place.saved:
+            return True
+        if not self.ledger.save_page(place.name, self.holder, place.state, place.unsaved):
+            return False
+        place.unsaved.clear()
+        place.saved, place.saved_at = place.state, time.monotonic()
+        return True
 
     def page_size(self) -> int:
         """So many objects at a time that the lease outlasts the wait which a rate limit asks for after them."""
@@ -265,7 +293,7 @@ class Reconcile(Run):
         while_ours = self.config.rate_limit * self.config.lease_for.total_seconds() / 3
         return max(1, min(self.config.page_size, int(while_ours)))
 
-    def decide(self, place: _Place, name: str, kept: list[Note]) -> None:
+    def decide(self, place: _Place) -> None:
         plan = plan_release(place.state, place.key, max_share=self.max_share, always_allowed=self.config.always_allowed)
         if plan.reason is not None:
             self.refusals.append(plan.reason)
@@ -273,8 +301,8 @@ class Reconcile(Run):
         if self.dry_run:
             return
         if self.ledger.durable:
-            if not self.ledger.close_run(name, self.holder, place.state, release=plan.release):
+            if not self.ledger.close_run(place.name, self.holder, place.state, release=plan.release):
                 self.stopped, place.released = True, False
         elif plan.release:
             known = set(self.collector._remembered())
-            self.collector._remember([each for each in kept if each.location not in known])
+            self.collector._remember([each for each in place.unsaved if each.location not in known])

@@ -38,7 +38,7 @@ class GCConfig:
     max_share: float = 0.5
     always_allowed: int = 100
     batch_size: int = 1000
-    page_size: int = 5000
+    page_size: int = 10_000
     rate_limit: float | None = None
     time_budget: timedelta | None = None
     lease_for: timedelta = timedelta(minutes=5)

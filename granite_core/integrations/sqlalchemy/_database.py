@@ -23,6 +23,7 @@ from granite_core.errors import ConfigurationError
 from granite_core.gc.ports import LedgerBusyError
 from granite_core.integrations.sqlalchemy._greenlet import in_greenlet
 from granite_core.integrations.sqlalchemy._indexes import find_indexed
+from granite_core.integrations.sqlalchemy._loose import Loose
 from granite_core.integrations.sqlalchemy.tables import GraniteTables, held_columns, tables_of
 
 if TYPE_CHECKING:
@@ -81,6 +82,7 @@ class Database:
         self.columns: tuple[Column[Any], ...] = ()
         self.indexed: frozenset[Column[Any]] = frozenset()
         self.tables: GraniteTables | None = None
+        self._loose: Loose | None = None
         self._shadow: tuple[Any, Engine] | None = None
         self._threads: tuple[int, ThreadPoolExecutor] | None = None
         self.find_columns()
@@ -92,10 +94,20 @@ class Database:
         # Asking for the tables declares them: not where there are no files, for then nobody has made them.
         with_files = (tables_of(each) for each in self.metadata if columns[id(each)])
         self.tables = next(filter(None, with_files), None)
+        self._loose = None
 
     def find_indexes(self) -> None:
         """Look again which columns have an index for the look-up: it may have been made, or dropped, since."""
         self.indexed = self.read(lambda connection: find_indexed(connection, self.columns, self.schemas))
+        self._loose = None
+
+    @property
+    def loose(self) -> Loose:
+        """What looks for what nobody holds, by the columns and indexes that were found last."""
+        if self._loose is None:
+            tombstone = self.tables.tombstone if self.tables is not None else None
+            self._loose = Loose(self.engine.dialect.name, self.columns, indexed=self.indexed, tombstone=tombstone)
+        return self._loose
 
     @property
     def label(self) -> str:

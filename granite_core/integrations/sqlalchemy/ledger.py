@@ -27,7 +27,6 @@ from granite_core.integrations.sqlalchemy._diagnosis import Diagnosis
 from granite_core.integrations.sqlalchemy._expressions import WANTED, among, at_once, packed
 from granite_core.integrations.sqlalchemy._graces import forget_longer, longest_grace, record_grace
 from granite_core.integrations.sqlalchemy._greenlet import in_greenlet
-from granite_core.integrations.sqlalchemy._loose import find_loose
 from granite_core.integrations.sqlalchemy._quota_rows import release_usage, unproven_usage
 from granite_core.integrations.sqlalchemy._row_files import RowFiles
 from granite_core.integrations.sqlalchemy._rows import has_table
@@ -351,11 +350,10 @@ class SQLAlchemyLedger(RowFiles, Diagnosis, Calls):
 
     def loose(self, locations: Sequence[str]) -> set[str]:
         """Return the locations that no row holds and that have no tombstone in any database."""
-        left = list(locations)
+        left: Collection[str] = locations
         for database in self._all:
             if left:
-                found = database.read(partial(_loose, database, left))
-                left = [each for each in left if each in found]
+                left = database.read(partial(_loose, database, left))
         return set(left)
 
     def open_run(self, name: str, holder: str, *, not_within: int) -> RunState | int:
@@ -571,10 +569,9 @@ def _judged(number: int, row: Any, due_before: int) -> Tombstone:
     return Tombstone(number, row.id, row.location, row.backend, due, row.attempts, row.storage_key)
 
 
-def _loose(database: Database, locations: Sequence[str], connection: Connection) -> set[str]:
+def _loose(database: Database, locations: Collection[str], connection: Connection) -> set[str]:
     _plainly(connection)
-    tombstone = database.tables.tombstone if database.tables is not None else None
-    return find_loose(connection, database.columns, locations, indexed=database.indexed, tombstone=tombstone)
+    return database.loose.find(connection, locations)
 
 
 def _plainly(connection: Connection) -> None:

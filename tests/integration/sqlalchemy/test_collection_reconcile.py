@@ -24,6 +24,7 @@ from granite_core import (
 from granite_core.backends.base import ObjectStat
 from granite_core.gc import Progress
 from granite_core.gc.marker import MARKER_KEY
+from granite_core.gc.plan import Note, RunState
 from granite_core.integrations.sqlalchemy import SQLAlchemyLedger
 from tests.integration.sqlalchemy.collecting import (
     age_everything,
@@ -297,6 +298,37 @@ class TestResuming:
                 True,
                 [f"o{index}" for index in range(6)],
             )
+
+        world.run(scenario)
+
+    def test_quick_pages_are_written_down_together_and_those_before_a_failure_too(self, world: World) -> None:
+        def scenario() -> None:
+            names = [f"o{index}" for index in range(9)]
+            saved: list[str | None] = []
+
+            class Failing(MemoryStorageBackend):
+                def list_objects(self, *, prefix: str = "", start_after: str | None = None) -> Iterator[ObjectStat]:
+                    for each in super().list_objects(prefix=prefix, start_after=start_after):
+                        if each.location == "o7" and not saved:
+                            raise BackendUnavailableError("down")
+                        yield each
+
+            class Counting(SQLAlchemyLedger):
+                def save_page(self, name: str, holder: str, state: RunState, notes: Collection[Note]) -> bool:
+                    saved.append(state.after)
+                    return super().save_page(name, holder, state, notes)
+
+            failing = Failing()
+            world.manager._backends = {"main": failing}
+            for each in names:
+                failing.put_bytes(each, b"content")
+            counting = collector(world, page_size=3, references=[lambda locations: set(locations) - {"o1", "o8"}])
+            counting._ledger.__class__ = Counting
+            (place,) = counting.reconcile().backends
+            assert (place.listed, place.complete, saved) == (6, False, ["o5"])
+            (place,) = counting.reconcile().backends
+            assert (place.resumed, place.complete, place.listed, saved) == (True, True, 9, ["o5", "o8"])
+            assert (world.tombstones(), runs(world)) == (["o1", "o8"], {None})
 
         world.run(scenario)
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import sqlite3
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -123,6 +125,64 @@ class TestEverythingIsFound:
             assert world.tombstones() == ["c"]
 
         world.run(scenario)
+
+
+class TestStretches:
+    """On SQLite what an index holds beside a page of a listing is handed over at once, and proves nothing missing."""
+
+    @pytest.fixture(params=["UTF-8", "UTF-16le"])
+    def world(self, request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[World]:
+        with closing(sqlite3.connect(tmp_path / "db.sqlite3")) as connection:
+            connection.execute(f"PRAGMA encoding = '{request.param}'")
+            connection.execute("CREATE TABLE something (id INTEGER)")
+        with make_world(f"sqlite:///{tmp_path}/db.sqlite3") as world:
+            yield world
+
+    @staticmethod
+    def fill(world: World, locations: Iterable[str]) -> None:
+        with world.engine.begin() as connection:
+            connection.execute(insert(Document.__table__), [{"file": ref(each)} for each in locations])
+
+    def test_keys_of_every_kind_between_those_of_others(self, world: World) -> None:
+        kinds = [*filter(None, ODD), "\x01", "\x7f", "\ufb00", "\U0001f600", "z" * 300]
+        wanted = [f"{kind}{number:03d}" for kind in kinds for number in range(100)]
+        self.fill(world, wanted[::2])
+        self.fill(world, wanted[::4])  # twice
+        self.fill(world, (f"{each}+" for each in wanted))
+        assert loose(world, wanted) == set(wanted[1::2])
+        assert loose(world, [*reversed(wanted)]) == set(wanted[1::2])
+
+    def test_a_range_that_holds_much_more_than_the_page(self, world: World) -> None:
+        numbers = [f"{number:05d}" for number in range(9000)]
+        self.fill(world, numbers)
+        wanted = [*numbers[::6], "00000x", "08990x"]
+        assert loose(world, wanted) == {"00000x", "08990x"}
+
+    def test_a_row_with_what_is_no_text_hides_no_other(self, world: World) -> None:
+        wanted = [f"{number:05d}" for number in range(2000)]
+        self.fill(world, wanted[:-1])
+        for odd in ('{"location": "00005\\ud800"}', '{"location": 7}', "{}", "null"):
+            with world.engine.begin() as connection:
+                connection.execute(
+                    text("UPDATE document SET file = :odd WHERE file ->> 'location' = '00005'"), {"odd": odd}
+                )
+            assert loose(world, wanted) == {"00005", wanted[-1]}
+            with world.engine.begin() as connection:
+                connection.execute(
+                    text("UPDATE document SET file = :new WHERE file = :odd"),
+                    {"new": '{"location": "00005"}', "odd": odd},
+                )
+            assert loose(world, wanted) == {wanted[-1]}
+
+    def test_the_index_alone_is_read(self, world: World) -> None:
+        sent: list[tuple[str, Any]] = []
+        event.listen(world.engine, "before_cursor_execute", lambda *a: sent.append((a[2], a[3])))
+        loose(world, [f"{number:05d}" for number in range(2000)])
+        ((statement, values),) = [each for each in sent if "group_array" in each[0] and "FROM document" in each[0]]
+        with world.engine.connect() as connection:
+            plan = str(connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", values).all())
+        assert f"SEARCH document USING INDEX {SINGLE} (<expr>>? AND <expr><?)" in plan
+        assert "TEMP B-TREE" not in plan
 
 
 class TestIndexes:
