@@ -5,11 +5,12 @@ from __future__ import annotations
 import threading
 from collections.abc import Awaitable, Callable, Generator, Mapping
 from datetime import UTC, datetime
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Final, NoReturn, Protocol, final
 
 import msgspec
 
-__all__ = ["StagedFile", "StoredObjectRef", "timestamp", "unread_list", "unread_ref"]
+__all__ = ["StagedFile", "StoredObjectRef", "loaded_ref", "record_of", "timestamp", "unread_list", "unread_ref"]
 
 _FIELDS: Final = (
     "storage_key",
@@ -25,14 +26,14 @@ _FIELDS: Final = (
 
 
 _NAMES: Final = frozenset(_FIELDS)
-_get: Final = object.__getattribute__
+_BARE: Final = frozenset((str, bytes, dict))
 _put: Final = object.__setattr__
 _INLINE_TEXT: Final = "legacy_inline_text"
 _TOO_DEEP: Final = "this is no ref: it is nested too deeply"
 
 
 class _RefRecord(msgspec.Struct):
-    """How a ref looks in a column; unknown keys are passed over, so rows of other versions load."""
+    """What a ref says, as it is in a column; unknown keys are passed over, so rows of other versions load."""
 
     storage_key: str
     backend: str
@@ -67,7 +68,9 @@ class StoredObjectRef:
         extra: Free metadata, JSON-compatible.
     """
 
-    __slots__ = (*_FIELDS, "__weakref__", "_unread")
+    # One slot, not nine: rows are loaded by the hundred thousand, and Python's collector goes through every slot.
+    # It holds a record, or what was loaded until somebody asks for it.
+    __slots__ = ("__weakref__", "_record")
 
     storage_key: str
     backend: str
@@ -91,38 +94,26 @@ class StoredObjectRef:
         created_at: str | None = None,
         extra: Mapping[str, Any] | None = None,
     ) -> None:
-        _put_storage_key(self, storage_key)
-        _put_backend(self, backend)
-        _put_location(self, location)
-        _put_size(self, size)
-        _put_checksum(self, checksum)
-        _put_content_type(self, content_type)
-        _put_original_filename(self, original_filename)
-        _put_created_at(self, created_at)
-        _put_extra(self, extra)
+        record = _RefRecord(
+            storage_key,
+            backend,
+            location,
+            size,
+            checksum,
+            content_type,
+            original_filename,
+            created_at,
+            extra,  # type: ignore[arg-type]  # any mapping, where it was not read from a column
+        )
+        _put_record(self, record)
 
     if not TYPE_CHECKING:  # it would make every name an attribute
 
         def __getattr__(self, name: str) -> Any:
-            # Only asked where a slot is empty: nothing of a ref that was loaded has been looked at yet.
+            # Asked where a property found no record: nothing of a ref that was loaded has been looked at yet.
             if name not in _NAMES:
                 raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
-            self._read()
-            return _get(self, name)
-
-    def _read(self) -> None:
-        try:
-            unread = _get_unread(self)
-        except AttributeError:
-            return  # another thread was faster
-        if isinstance(unread, (str, bytes, msgspec.Raw)):
-            _fill_from_text(self, unread)
-        else:
-            _fill_from_data(self, unread)
-        try:
-            _drop_unread(self)
-        except AttributeError:
-            return  # another thread was as fast
+            return getattr(record_of(self), name)
 
     def __setattr__(self, name: str, value: object) -> NoReturn:
         raise AttributeError(f"{type(self).__name__} is immutable: cannot set {name!r}")
@@ -133,19 +124,21 @@ class StoredObjectRef:
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, StoredObjectRef):
             return NotImplemented
+        ours, theirs = record_of(self), record_of(other)
         return (
-            self.location == other.location
-            and self.backend == other.backend
-            and (bool(self.location) or self.extra == other.extra)
+            ours.location == theirs.location
+            and ours.backend == theirs.backend
+            and (bool(ours.location) or ours.extra == theirs.extra)
         )
 
     def __hash__(self) -> int:
-        return hash((self.backend, self.location))
+        record = record_of(self)
+        return hash((record.backend, record.location))
 
     def __repr__(self) -> str:
         # No key in it: reprs end in logs and in error pages.
         try:
-            self.size  # noqa: B018 - what was loaded is read now
+            record_of(self)
         except ValueError:
             return f"<{type(self).__name__} that cannot be read>"
         return f"<{type(self).__name__} {self.storage_key!r} {self.original_filename!r} {self.size} bytes>"
@@ -162,16 +155,17 @@ class StoredObjectRef:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the JSON-compatible form that is kept in the column."""
+        record = record_of(self)
         return {
-            "storage_key": self.storage_key,
-            "backend": self.backend,
-            "location": self.location,
-            "size": self.size,
-            "checksum": self.checksum,
-            "content_type": self.content_type,
-            "original_filename": self.original_filename,
-            "created_at": self.created_at,
-            "extra": dict(self.extra) if self.extra is not None else None,
+            "storage_key": record.storage_key,
+            "backend": record.backend,
+            "location": record.location,
+            "size": record.size,
+            "checksum": record.checksum,
+            "content_type": record.content_type,
+            "original_filename": record.original_filename,
+            "created_at": record.created_at,
+            "extra": dict(record.extra) if record.extra is not None else None,
         }
 
     @classmethod
@@ -181,9 +175,7 @@ class StoredObjectRef:
         Raises:
             ValueError: A required key is absent or of the wrong type.
         """
-        ref = _make(StoredObjectRef)
-        _fill_from_data(ref, data)
-        return ref
+        return _ref(_from_data(data))
 
     @classmethod
     def from_json(cls, data: str | bytes | msgspec.Raw) -> StoredObjectRef:
@@ -192,9 +184,7 @@ class StoredObjectRef:
         Raises:
             ValueError: The text is no JSON, or a required key is absent or of the wrong type.
         """
-        ref = _make(StoredObjectRef)
-        _fill_from_text(ref, data)
-        return ref
+        return _ref(_from_text(data))
 
     @classmethod
     def list_from_json(cls, data: str | bytes) -> list[StoredObjectRef]:
@@ -223,45 +213,47 @@ class StoredObjectRef:
         return msgspec.json.encode(self.to_dict())
 
 
-# Rows are loaded by the hundred thousand: slots are filled directly, past the refusal to set attributes.
-_slots = vars(StoredObjectRef)
-_put_storage_key = _slots["storage_key"].__set__
-_put_backend = _slots["backend"].__set__
-_put_location = _slots["location"].__set__
-_put_size = _slots["size"].__set__
-_put_checksum = _slots["checksum"].__set__
-_put_content_type = _slots["content_type"].__set__
-_put_original_filename = _slots["original_filename"].__set__
-_put_created_at = _slots["created_at"].__set__
-_put_extra = _slots["extra"].__set__
-_get_unread, _put_unread, _drop_unread = (getattr(_slots["_unread"], do) for do in ("__get__", "__set__", "__delete__"))
+for _name in _FIELDS:  # read without a call of Python's, though not quite as fast as a slot
+    setattr(StoredObjectRef, _name, property(attrgetter(f"_record.{_name}")))
+
+# Past the refusal to set attributes.
+_slot = vars(StoredObjectRef)["_record"]
+_get_record, _put_record = _slot.__get__, _slot.__set__
 _make = object.__new__
 
 
-def _fill(ref: StoredObjectRef, record: _RefRecord) -> None:
-    _put_storage_key(ref, record.storage_key)
-    _put_backend(ref, record.backend)
-    _put_location(ref, record.location)
-    _put_size(ref, record.size)
-    _put_checksum(ref, record.checksum or "")
-    _put_content_type(ref, record.content_type)
-    _put_original_filename(ref, record.original_filename)
-    _put_created_at(ref, record.created_at)
-    _put_extra(ref, record.extra)
+def _ref(record: _RefRecord | str | bytes | msgspec.Raw | Mapping[str, Any]) -> StoredObjectRef:
+    ref = _make(StoredObjectRef)
+    _put_record(ref, record)
+    return ref
 
 
-def _fill_from_text(ref: StoredObjectRef, text: str | bytes | msgspec.Raw) -> None:
+def record_of(ref: StoredObjectRef) -> _RefRecord:
+    """Return what a ref says, read now where that was not done yet: for those who ask for several things of many refs.
+
+    Raises:
+        ValueError: What was loaded is no ref.
+    """
+    record = _get_record(ref)
+    if type(record) is not _RefRecord:
+        record = _from_text(record) if isinstance(record, (str, bytes, msgspec.Raw)) else _from_data(record)
+        _put_record(ref, record)  # another thread may have been as fast: with the same
+    return record
+
+
+def _from_text(text: str | bytes | msgspec.Raw) -> _RefRecord:
     try:
         record = _decode_one(text)
     except msgspec.ValidationError as error:
         found = _decode_anything(text)
         if not isinstance(found, dict) or _INLINE_TEXT not in found:
             raise ValueError(str(error)) from error
-        _fill_from_data(ref, found)
+        return _from_data(found)
     except RecursionError as error:
         raise ValueError(_TOO_DEEP) from error
-    else:
-        _fill(ref, record)
+    if record.checksum is None:
+        record.checksum = ""
+    return record
 
 
 def _decode_anything(text: str | bytes | msgspec.Raw) -> object:
@@ -271,21 +263,33 @@ def _decode_anything(text: str | bytes | msgspec.Raw) -> object:
         raise ValueError(_TOO_DEEP) from error
 
 
-def _fill_from_data(ref: StoredObjectRef, data: Mapping[str, Any]) -> None:
+def _from_data(data: Mapping[str, Any]) -> _RefRecord:
     try:
         if isinstance(data, Mapping) and _INLINE_TEXT in data and "location" not in data:
-            record = _inline_record(data)
-        else:
-            record = msgspec.convert(data, _RefRecord)
+            return _inline_record(data)
+        record = msgspec.convert(data, _RefRecord)
     except RecursionError as error:
         raise ValueError(_TOO_DEEP) from error
-    _fill(ref, record)
+    if record.checksum is None:
+        record.checksum = ""
+    return record
 
 
 def _inline_record(data: Mapping[str, Any]) -> _RefRecord:
     text = data[_INLINE_TEXT]
     size = len(text.encode("utf-8", "surrogatepass")) if isinstance(text, str) else 0
-    return _RefRecord("", "", "", size, content_type="text/plain", extra=dict(data))
+    return _RefRecord("", "", "", size, "", content_type="text/plain", extra=dict(data))
+
+
+def loaded_ref(data: str | bytes | msgspec.Raw | Mapping[str, Any] | None) -> StoredObjectRef | None:
+    """Return what a column's value stands for: None, or a ref as by ``unread_ref``."""
+    if type(data) is not str:
+        return None if data is None else unread_ref(data)
+    if data == "null":
+        return None
+    ref = _make(StoredObjectRef)  # in this one call: rows are loaded by the hundred thousand
+    _put_record(ref, data)
+    return ref
 
 
 def unread_ref(data: str | bytes | msgspec.Raw | Mapping[str, Any]) -> StoredObjectRef:
@@ -293,9 +297,9 @@ def unread_ref(data: str | bytes | msgspec.Raw | Mapping[str, Any]) -> StoredObj
 
     What is no ref is told then, with the ``ValueError`` of ``from_json`` or ``from_dict``.
     """
-    ref = _make(StoredObjectRef)
-    _put_unread(ref, data)
-    return ref
+    if type(data) not in _BARE and isinstance(data, Mapping):
+        data = dict(data)  # its attributes, where it has any, are not the ref's
+    return _ref(data)
 
 
 def unread_list(data: str | bytes) -> list[StoredObjectRef]:

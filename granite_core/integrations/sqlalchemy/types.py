@@ -12,7 +12,7 @@ from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.types import TypeDecorator, TypeEngine
 
 from granite_core.errors import ConfigurationError, StaleRefError
-from granite_core.refs import StagedFile, StoredObjectRef, unread_list, unread_ref
+from granite_core.refs import StagedFile, StoredObjectRef, loaded_ref, record_of, unread_list, unread_ref
 from granite_core.sources import UnsavedFile
 
 if TYPE_CHECKING:
@@ -93,14 +93,6 @@ class _RefColumnType(TypeDecorator[Any]):
         """Tell a change of a file's name or type too, for which refs are equal."""
         return bool(x == y) and _encode(x) == _encode(y)
 
-    def result_processor(self, dialect: Dialect, coltype: object) -> Callable[[Any], Any]:
-        """Take the driver's value, text or decoded, for refs that are read when they are looked at."""
-        return self._load
-
-    @staticmethod
-    def _load(value: Any) -> Any:
-        raise NotImplementedError
-
 
 class StoredObjectRefType(_RefColumnType):
     """A column that holds one ``StoredObjectRef`` as JSON (JSONB on PostgreSQL); None is SQL NULL.
@@ -146,9 +138,9 @@ class StoredObjectRefType(_RefColumnType):
         """Decode what the type beneath hands over."""
         return None if value is None else StoredObjectRef.from_dict(value)
 
-    @staticmethod
-    def _load(value: Any) -> StoredObjectRef | None:
-        return None if value is None or value == "null" else unread_ref(value)
+    def result_processor(self, dialect: Dialect, coltype: object) -> Callable[[Any], Any]:
+        """Take the driver's value, text or decoded, for a ref that is read when it is looked at."""
+        return loaded_ref
 
 
 class StoredObjectRefListType(_RefColumnType):
@@ -177,11 +169,15 @@ class StoredObjectRefListType(_RefColumnType):
         """Decode what the type beneath hands over."""
         return None if value is None else [StoredObjectRef.from_dict(each) for each in value]
 
-    @staticmethod
-    def _load(value: Any) -> list[StoredObjectRef] | None:
-        if value is None or value == "null":
-            return None
-        return unread_list(value) if isinstance(value, (str, bytes)) else [unread_ref(each) for each in value]
+    def result_processor(self, dialect: Dialect, coltype: object) -> Callable[[Any], Any]:
+        """Take the driver's value, text or decoded, for refs that are read when they are looked at."""
+        return _loaded_list
+
+
+def _loaded_list(value: Any) -> list[StoredObjectRef] | None:
+    if value is None or value == "null":
+        return None
+    return unread_list(value) if isinstance(value, (str, bytes)) else [unread_ref(each) for each in value]
 
 
 class _ComparedType(_RefColumnType):
@@ -228,12 +224,13 @@ def _text_of(ref: StoredObjectRef) -> str:
     Raises:
         TypeError: It holds something else than texts and a number; ``json`` is to be asked.
     """
-    if type(ref.size) is not int or ref.extra is not None:
+    says = record_of(ref)
+    if type(says.size) is not int or says.extra is not None:
         raise TypeError
-    content_type, filename, created_at = ref.content_type, ref.original_filename, ref.created_at
+    content_type, filename, created_at = says.content_type, says.original_filename, says.created_at
     return (
-        f'{{"storage_key": {_quoted(ref.storage_key)}, "backend": {_quoted(ref.backend)}, '
-        f'"location": {_quoted(ref.location)}, "size": {ref.size}, "checksum": {_quoted(ref.checksum)}, '
+        f'{{"storage_key": {_quoted(says.storage_key)}, "backend": {_quoted(says.backend)}, '
+        f'"location": {_quoted(says.location)}, "size": {says.size}, "checksum": {_quoted(says.checksum or "")}, '
         f'"content_type": {"null" if content_type is None else _quoted(content_type)}, '
         f'"original_filename": {"null" if filename is None else _quoted(filename)}, '
         f'"created_at": {"null" if created_at is None else _quoted(created_at)}, "extra": null}}'
