@@ -32,7 +32,8 @@ class Digest:
 
     def update(self, data: bytes) -> None:
         """Take the next piece."""
-        self.wait()
+        if self._pending is not None:
+            self.wait()
         if len(data) >= OVERLAP_BYTES:
             self._pending = _helpers().submit(self._hash, data)
         if self._pending is None:

@@ -81,10 +81,13 @@ def is_textual(content_type: str) -> bool:
     return content_type.startswith("text/") or content_type.endswith(("+xml", "+json")) or content_type in _TEXTUAL
 
 
+_SHOWN: Final = (*MEDIA, OOXML, ODF)
+
+
 def is_shown_by_bytes(content_type: str) -> bool:
     """Tell whether the bytes of a content show that it is of this type, or that it is not."""
     return (
-        content_type.startswith((*MEDIA, OOXML, ODF))
+        content_type.startswith(_SHOWN)
         or content_type in SIGNED
         or MACRO.match(content_type) is not None
         or is_textual(content_type)

@@ -29,8 +29,8 @@ def kind_by_magic(head: bytes) -> str | None:
     found = [
         each
         for offset, by_byte in table.beginnings
-        if offset < size
-        for each in by_byte.get(head[offset], ())
+        if offset < size and (group := by_byte.get(head[offset])) is not None and head.startswith(group.magics, offset)
+        for each in group.signatures
         if head.startswith(each.magic, offset)
     ]
     found += [each for each, place in table.endings if tail[place] == each.magic]
@@ -66,9 +66,16 @@ class _Signature(NamedTuple):
     rank: int  # among signatures of one length
 
 
+class _Group(NamedTuple):
+    """The signatures that have offset and first byte in common."""
+
+    magics: tuple[bytes, ...]  # which are held against a content in one call
+    signatures: Sequence[_Signature]
+
+
 @dataclass(frozen=True, slots=True)
 class _Table:
-    beginnings: Sequence[tuple[int, Mapping[int, Sequence[_Signature]]]]
+    beginnings: Sequence[tuple[int, Mapping[int, _Group]]]
     """By offset, then by the byte that stands there."""
     endings: Sequence[tuple[_Signature, slice]]
     tail: int
@@ -93,7 +100,10 @@ def _table() -> _Table:
         if each.rank < headers:
             by_offset[each.offset][each.magic[0]].append(each)
     return _Table(
-        [(offset, dict(by_byte)) for offset, by_byte in by_offset.items()],
+        [
+            (offset, {byte: _Group(tuple(each.magic for each in group), group) for byte, group in by_byte.items()})
+            for offset, by_byte in by_offset.items()
+        ],
         [(each, _place(each.magic, each.offset)) for each in matter if each.rank >= headers],
         puremagic.max_foot,
     )

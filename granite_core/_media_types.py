@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import mimetypes
-import posixpath
 from functools import cache, lru_cache
 from typing import Final
 
@@ -140,8 +139,10 @@ def canonical_type(content_type: str) -> str:
 
 def type_of_suffix(filename: str | None) -> str | None:
     """Return the media type that the suffix of a name stands for; alike on every machine."""
-    suffix = posixpath.splitext(filename)[1].lower() if filename else ""
-    return _type_of(suffix) if 1 < len(suffix) <= _LONGEST else None
+    stem, _, suffix = filename.rpartition(".") if filename else ("", "", "")
+    if not suffix or len(suffix) >= _LONGEST or not stem.strip("."):  # ".bashrc" is a name, and no suffix
+        return None
+    return _type_of(f".{suffix.lower()}")
 
 
 _LONGEST: Final = 32

@@ -128,6 +128,8 @@ _KIN: Final = {
 
 # WHATWG MIME Sniffing, section 3: what marks a resource as binary.
 _BINARY: Final = re.compile(rb"[\x00-\x08\x0b\x0e-\x1a\x1c-\x1f]")
+_CONTROL: Final = re.compile("[\x00-\x08\x0b\x0e-\x1a\x1c-\x1f]")
+_CONTROLS: Final = bytes(byte for byte in range(32) if _BINARY.match(bytes([byte])))
 
 # A document, wherever one of these begins it.
 _DOCUMENT: Final = re.compile(r"<(?:!doctype\s+html|html|head|body|script|iframe)(?=[\s/>]|\Z)", re.IGNORECASE)
@@ -155,13 +157,15 @@ _TEXT: Final = Shown("text/plain", _fits_text, frozenset(("application/vnd.ms-ex
 def _as_text(head: bytes) -> str | None:
     """The head as text, or None where it is binary. A character cut at the end of the head is forgiven."""
     encoding = "utf-16" if head.startswith((b"\xff\xfe", b"\xfe\xff")) else "utf-8"
+    if encoding == "utf-8" and len(head.translate(None, _CONTROLS)) < len(head):
+        return None
     try:
         text = head.decode(encoding)
     except UnicodeDecodeError as error:
         if len(head) < SNIFF_BYTES or error.start < len(head) - 4:
             return None
         text = head[: error.start].decode(encoding)
-    return None if any(c < " " and c not in "\t\n\r\f\x1b" for c in text) else text
+    return None if encoding == "utf-16" and _CONTROL.search(text) else text
 
 
 def _textual(text: str) -> Shown:

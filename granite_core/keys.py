@@ -119,8 +119,11 @@ def build_key(
     for piece in entity:
         if "/" in piece:
             raise InvalidKeyError(f"a key segment must not hold a slash: {piece!r}", value=piece)
-    head = [*(prefix.strip("/").split("/") if prefix and prefix.strip("/") else [])]
-    key = "/".join([*head, *([folders] if folders else entity or ["_"]), f"{unique}{suffix}"])
+    pieces = [folders] if folders else entity or ["_"]
+    if prefix and (prefix := prefix.strip("/")):
+        pieces.insert(0, prefix)
+    pieces.append(f"{unique}{suffix}")
+    key = "/".join(pieces)
     validate_key(key)
     return key
 

@@ -70,7 +70,7 @@ def _printable(name: str) -> str:
 
 
 def _shorten(name: str) -> str:
-    if len(name.encode()) <= MAX_FILENAME_BYTES:
+    if 4 * len(name) <= MAX_FILENAME_BYTES or len(name.encode()) <= MAX_FILENAME_BYTES:
         return name
     stem, dot, suffix = name.rpartition(".")
     tail = f"{dot}{suffix}" if stem and len(suffix.encode()) <= 32 else ""

@@ -27,7 +27,6 @@ _FIELDS: Final = (
 
 _NAMES: Final = frozenset(_FIELDS)
 _BARE: Final = frozenset((str, bytes, dict))
-_put: Final = object.__setattr__
 _INLINE_TEXT: Final = "legacy_inline_text"
 _TOO_DEEP: Final = "this is no ref: it is nested too deeply"
 
@@ -364,11 +363,11 @@ class StagedFile(StoredObjectRef):
         reservation: Reservation | None = None,
     ) -> None:
         super().__init__(*fields)
-        _put(self, "_state", "staged" if upload is None else "kept")
-        _put(self, "_lock", threading.Lock())
-        _put(self, "_discard", discard)
-        _put(self, "_upload", upload)
-        _put(self, "_reservation", reservation)
+        _put_state(self, "staged" if upload is None else "kept")
+        _put_lock(self, threading.Lock())
+        _put_discard(self, discard)
+        _put_upload(self, upload)
+        _put_reservation(self, reservation)
 
     @property
     def reservation(self) -> Reservation | None:
@@ -441,3 +440,8 @@ class StagedFile(StoredObjectRef):
                 return False
             object.__setattr__(self, "_state", "discarded")
             return True
+
+
+_put_state, _put_lock, _put_discard, _put_upload, _put_reservation = (
+    vars(StagedFile)[name].__set__ for name in ("_state", "_lock", "_discard", "_upload", "_reservation")
+)

@@ -127,16 +127,19 @@ class StagedWrite:
             ContentRejectedError: A hook refuses it, or there is no room.
             ConfigurationError: A hook is asynchronous, and this thread runs an event loop.
         """
-        if not self._begun:
-            self._begun = True
-            try:
-                if self.hooks_to_ask():
-                    ask_before(self._policy, self.announced)
-                if self.claim is not None:
-                    self.claim.begin()
-            except BaseException as error:
-                self.fail(error)
-                raise
+        if self._begun:
+            return
+        self._begun = True
+        if not self._to_ask and self.claim is None:
+            return
+        try:
+            if self.hooks_to_ask():
+                ask_before(self._policy, self.announced)
+            if self.claim is not None:
+                self.claim.begin()
+        except BaseException as error:
+            self.fail(error)
+            raise
 
     @property
     def size(self) -> int:
@@ -162,7 +165,8 @@ class StagedWrite:
         """
         if self._done:
             raise StorageError("this write has ended already", operation="write")
-        self.begin()
+        if not self._begun:
+            self.begin()
         try:
             return self._intake.admit(data)
         except ContentRejectedError as error:
@@ -310,6 +314,8 @@ class StagedWrite:
             ValidationFailedError: A validator refuses it; nothing remains.
             StorageError: It cannot be stored; nothing remains.
         """
+        if not self._policy.validators:
+            return self._make_durable()
         try:
             check_colour(self._policy)
         except BaseException:
@@ -324,9 +330,13 @@ class StagedWrite:
             ChecksumMismatchError: Announced size or checksum differ; nothing remains.
             StorageError: It cannot be stored; nothing remains.
         """
+        return PendingFile(self._make_durable(), self._policy, self.backend, self._field, self._events)
+
+    def _make_durable(self) -> StagedFile:
         if self._done:
             raise StorageError("this write has ended already", operation="commit")
-        self.begin()
+        if not self._begun:
+            self.begin()
         try:
             if self._foreign is not None and self._copied_at is not None:
                 staged = self._foreign_receipt(self._copied_at)
@@ -339,7 +349,7 @@ class StagedWrite:
             raise
         self._done = True
         self._events.stored(staged, time.perf_counter() - self._began, copied=self._is_copied)
-        return PendingFile(staged, self._policy, self.backend, self._field, self._events)
+        return staged
 
     def _written_receipt(self) -> StagedFile:
         if self.claim is not None:

@@ -117,6 +117,9 @@ def test_no_content_takes_long_to_recognise(head: bytes) -> None:
         (b"", "a.txt", None, "text/plain"),
         (b"", None, None, "application/octet-stream"),
         (("x" + "ü" * 4096).encode()[:4096], "a.txt", None, "text/plain"),
+        (b"x" * 4093 + b"\xe2\x00\x01", "a.txt", None, "application/octet-stream"),
+        ("x\n\x1b[1m".encode("utf-16"), "a.txt", None, "text/plain"),
+        ("x\n\x07".encode("utf-16"), "a.txt", None, "application/octet-stream"),
     ],
 )  # fmt: skip
 def test_sniffing(head: bytes, name: str | None, claimed: str | None, expected: str) -> None:
