@@ -124,7 +124,8 @@ def format_http_date(moment: datetime) -> str:
     """Write a time as an IMF-fixdate, for instance ``Sun, 06 Nov 1994 08:49:37 GMT``."""
     utc = moment if moment.tzinfo is UTC else moment.astimezone(UTC)
     day, month = _DAYS[utc.weekday()], _MONTHS[utc.month - 1]
-    return f"{day}, {utc.day:02} {month} {utc.year:04} {utc.hour:02}:{utc.minute:02}:{utc.second:02} GMT"
+    parts = (day, utc.day, month, utc.year, utc.hour, utc.minute, utc.second)
+    return "%s, %02d %s %04d %02d:%02d:%02d GMT" % parts  # noqa: UP031 - takes half as long as format specifiers
 
 
 def parse_http_date(field_value: str | None, now: datetime) -> datetime | None:

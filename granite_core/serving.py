@@ -16,6 +16,8 @@ from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Final, Literal, Protocol
 
+import msgspec
+
 from granite_core._disposition import content_disposition, extended_filename, filename_of
 from granite_core._preconditions import (
     Precondition,
@@ -68,6 +70,9 @@ EXPOSED_HEADERS: Final = (
     "Repr-Digest",
 )
 """Response headers that scripts of other origins may need to read (``Access-Control-Expose-Headers``)."""
+
+HOT: Final = 512
+"""Files whose headers are kept at hand, about 3 KB each."""
 
 _RASTER_IMAGES: Final = frozenset(
     f"image/{subtype}"
@@ -162,8 +167,7 @@ class ServeSettings:
             raise ValueError(f"cache_control cannot stand in a header: {self.cache_control!r}")
 
 
-@dataclass(frozen=True, slots=True)
-class BodyPart:
+class BodyPart(msgspec.Struct, frozen=True):
     """Bytes to send: first ``prelude`` as it is, then ``length`` bytes of the object from ``offset`` on."""
 
     prelude: bytes
@@ -171,8 +175,7 @@ class BodyPart:
     length: int
 
 
-@dataclass(frozen=True, slots=True)
-class ServePlan:
+class ServePlan(msgspec.Struct, frozen=True):
     """The whole answer to a request for a file.
 
     Attributes:
@@ -232,55 +235,43 @@ def plan_download(
         return ServePlan(405, (("Allow", "GET, HEAD"), ("Content-Length", "0")))
     head = method == "HEAD"
     fields = _fold(headers)
-    sha256 = _sha256(ref)
-    validators = Validators(_etag(sha256, backend_etag), _last_modified(ref.created_at, now))
-    shared = _validator_headers(validators)
-
-    outcome = evaluate_preconditions(fields, validators, now)
-    if outcome is Precondition.FAILED:
-        return ServePlan(412, (*shared, ("Content-Length", "0")), head_only=head)
-    if outcome is Precondition.NOT_MODIFIED:
-        # Section 15.4.5: what would update the stored response, and Last-Modified only for want of an ETag.
-        kept = shared[:1]
-        return ServePlan(304, (*kept, ("Cache-Control", settings.cache_control)), head_only=head)
-
-    facts = _facts_of(ref.content_type)
-    content_type = facts.served
-    digest = () if sha256 is None else (f"sha-256=:{base64.b64encode(bytes.fromhex(sha256)).decode()}:",)
-    common = (
-        *shared,
-        ("Accept-Ranges", "bytes"),
-        ("Cache-Control", settings.cache_control),
-        *_safety_headers(facts, ref, settings),
-        *(("Repr-Digest", each) for each in digest),
+    told = _told_of(
+        *(ref.checksum, _last_modified(ref.created_at, now), ref.content_type, ref.original_filename, ref.size),
+        *(settings, backend_etag),
     )
+
+    if fields:
+        outcome = evaluate_preconditions(fields, told.validators, now)
+        if outcome is Precondition.FAILED:
+            return ServePlan(412, (*told.state, ("Content-Length", "0")), head_only=head)
+        if outcome is Precondition.NOT_MODIFIED:
+            return ServePlan(304, told.unchanged, head_only=head)
+
     ranges = None
-    if not head and "range" in fields and if_range_holds(fields, validators, now):
+    if not head and "range" in fields and if_range_holds(fields, told.validators, now):
         ranges = select_ranges(fields["range"], ref.size, max_ranges=settings.max_ranges)
     if ranges == ():
         unsatisfied = (
-            *shared,
+            *told.state,
             ("Accept-Ranges", "bytes"),
             ("Content-Range", f"bytes */{ref.size}"),
             ("Content-Length", "0"),
         )
         return ServePlan(416, unsatisfied)
     if ranges and len(ranges) == 1:
-        return _single(ranges[0], ref.size, content_type, common)
+        return _single(ranges[0], ref.size, told.content_type, told.common)
     if ranges:
-        multipart = _multipart(ranges, ref, content_type, common)
+        multipart = _multipart(ranges, ref, told.content_type, told.common)
         if multipart.content_length < ref.size:
             return multipart
-    whole = (*common, ("Content-Type", content_type), ("Content-Length", str(ref.size)))
     if head:
-        return ServePlan(200, whole, content_length=ref.size, head_only=True)
-    whole = (*whole, *(("Content-Digest", each) for each in digest))
-    return ServePlan(200, whole, (BodyPart(b"", 0, ref.size),), content_length=ref.size)
+        return ServePlan(200, told.head, content_length=ref.size, head_only=True)
+    return ServePlan(200, told.whole, (BodyPart(b"", 0, ref.size),), content_length=ref.size)
 
 
 def entity_tag(ref: Servable) -> str | None:
     """The strong entity tag of a stored object, made of its SHA-256; ``None`` where the ref has none."""
-    sha256 = _sha256(ref)
+    sha256 = _sha256(ref.checksum)
     return None if sha256 is None else f'"{sha256}"'
 
 
@@ -351,8 +342,8 @@ def _fold(headers: Mapping[str, str] | Iterable[tuple[str, str]]) -> dict[str, s
     return fields
 
 
-def _sha256(ref: Servable) -> str | None:
-    match = _SHA256.fullmatch(ref.checksum)
+def _sha256(checksum: str) -> str | None:
+    match = _SHA256.fullmatch(checksum)
     return match[1] if match else None
 
 
@@ -364,13 +355,17 @@ def _etag(sha256: str | None, backend_etag: str | None) -> str | None:
 
 def _last_modified(created_at: str | None, now: datetime) -> datetime | None:
     """When the object was stored, in whole seconds, and never in the future (RFC 9110, section 8.8.2.1)."""
+    moment = _moment_of(created_at)
+    return moment if moment is None or moment <= now else now.astimezone(UTC).replace(microsecond=0)
+
+
+@lru_cache(maxsize=HOT)
+def _moment_of(created_at: str | None) -> datetime | None:
     try:
         moment = datetime.fromisoformat(created_at or "")
-        if moment.tzinfo is not UTC:
-            moment = (moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment).astimezone(UTC)
+        return (moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment).astimezone(UTC).replace(microsecond=0)
     except (ValueError, OverflowError):
         return None
-    return min(moment, now if now.tzinfo is UTC else now.astimezone(UTC)).replace(microsecond=0)
 
 
 def _validator_headers(validators: Validators) -> tuple[tuple[str, str], ...]:
@@ -380,6 +375,55 @@ def _validator_headers(validators: Validators) -> tuple[tuple[str, str], ...]:
     if validators.last_modified is not None:
         headers.append(("Last-Modified", format_http_date(validators.last_modified)))
     return tuple(headers)
+
+
+@dataclass(frozen=True, slots=True)
+class _Told:
+    """What is told of an object in its present state, whatever part of it is asked for."""
+
+    validators: Validators
+    state: tuple[tuple[str, str], ...]
+    content_type: str
+    common: tuple[tuple[str, str], ...]
+    head: tuple[tuple[str, str], ...]
+    whole: tuple[tuple[str, str], ...]
+    unchanged: tuple[tuple[str, str], ...]
+
+
+@lru_cache(maxsize=HOT)
+def _told_of(
+    checksum: str,
+    modified: datetime | None,
+    stored_type: str | None,
+    filename: str | None,
+    size: int,
+    settings: ServeSettings,
+    backend_etag: str | None,
+) -> _Told:
+    """Write the headers; those of files that are asked for again and again are at hand. Nothing else decides them."""
+    sha256 = _sha256(checksum)
+    validators = Validators(_etag(sha256, backend_etag), modified)
+    state = _validator_headers(validators)
+    facts = _facts_of(stored_type)
+    digest = () if sha256 is None else (f"sha-256=:{base64.b64encode(bytes.fromhex(sha256)).decode()}:",)
+    common = (
+        *state,
+        ("Accept-Ranges", "bytes"),
+        ("Cache-Control", settings.cache_control),
+        *_safety_headers(facts, filename, settings),
+        *(("Repr-Digest", each) for each in digest),
+    )
+    head = (*common, ("Content-Type", facts.served), ("Content-Length", str(size)))
+    return _Told(
+        validators,
+        state,
+        facts.served,
+        common,
+        head,
+        whole=(*head, *(("Content-Digest", each) for each in digest)),
+        # Section 15.4.5: what would update the stored response, and Last-Modified only for want of an ETag.
+        unchanged=(*state[:1], ("Cache-Control", settings.cache_control)),
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -398,12 +442,12 @@ def _facts_of(stored: str | None) -> _TypeFacts:
     return _TypeFacts(served, content_security_policy(served), is_safe_inline(stored))
 
 
-def _safety_headers(facts: _TypeFacts, ref: Servable, settings: ServeSettings) -> tuple[tuple[str, str], ...]:
+def _safety_headers(facts: _TypeFacts, filename: str | None, settings: ServeSettings) -> tuple[tuple[str, str], ...]:
     kind: Literal["inline", "attachment"] = (
         "inline" if facts.inline and settings.disposition == "auto" else "attachment"
     )
     headers = (
-        ("Content-Disposition", content_disposition(kind, settings.filename or ref.original_filename)),
+        ("Content-Disposition", content_disposition(kind, settings.filename or filename)),
         ("X-Content-Type-Options", "nosniff"),
         ("Cross-Origin-Resource-Policy", settings.cross_origin_resource_policy),
     )

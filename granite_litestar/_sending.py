@@ -6,12 +6,13 @@ import asyncio
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import lru_cache
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Final
 
 from litestar.exceptions import HTTPException, NotFoundException
 from litestar.response.base import ASGIResponse
-from litestar.status_codes import HTTP_200_OK, HTTP_206_PARTIAL_CONTENT
+from litestar.status_codes import HTTP_200_OK, HTTP_206_PARTIAL_CONTENT, HTTP_304_NOT_MODIFIED
 
 from granite_core import ChecksumMismatchError, ObjectNotFoundError, StorageError
 from granite_litestar._outcome import Outcome
@@ -66,7 +67,8 @@ class ASGIFileDownload(ASGIResponse):
     ) -> None:
         # As a response to HEAD: Litestar would add a type and a length of its own otherwise.
         super().__init__(background=background, cookies=cookies, is_head_response=True, status_code=plan.status)
-        self.headers.headers = _encoded(headers)
+        lasting = headers is plan.headers and plan.status in (HTTP_200_OK, HTTP_304_NOT_MODIFIED)
+        self.headers.headers = [*_kept(plan.headers)] if lasting else _encoded(headers)
         self._handover = handover
         self._manager = manager
         self._ref = ref
@@ -85,14 +87,19 @@ class ASGIFileDownload(ASGIResponse):
         try:
             if not self._plan.parts:
                 await self._end(send, b"")
-            elif not (await self._offload(send) or await self._send_path(scope, send)):
-                await (self._send_at_once(send) if self._is_small else self._send_file(receive, send))
+            elif self._handover is not None and await self._offload(self._handover, send):
+                pass
+            elif self._is_small:
+                await self._send_at_once(send)
+            elif not await self._send_path(scope, send):
+                await self._send_file(receive, send)
         except StorageError as error:
             outcome.fail(error, status_of(error))
             raise
         finally:
             outcome.tell(self._manager, self._ref, scope)
-        await self.after_response()
+        if self.background is not None:
+            await self.background()
 
     async def _start(self, send: Send) -> None:
         if not self._outcome.started:
@@ -108,16 +115,14 @@ class ASGIFileDownload(ASGIResponse):
 
     # -- by others -----------------------------------------------------------------------------------------------------
 
-    async def _offload(self, send: Send) -> bool:
+    async def _offload(self, handover: Handover, send: Send) -> bool:
         """Have the web server in front send the file, where it has a name for it."""
-        if self._handover is None:
-            return False
         path = await self._find_file()
-        name = None if path is None else self._handover.offload.name_of(path)
+        name = None if path is None else handover.offload.name_of(path)
         if name is None:
             return False
-        told = ((self._handover.offload.header, name), ("Content-Length", "0"))
-        self.headers.headers = _encoded((*self._handover.headers, *told))
+        told = ((handover.offload.header, name), ("Content-Length", "0"))
+        self.headers.headers = _encoded((*handover.headers, *told))
         self.status_code = HTTP_200_OK  # the web server makes a 206 of it, or does not
         await self._end(send, b"")
         return True
@@ -125,8 +130,7 @@ class ASGIFileDownload(ASGIResponse):
     async def _send_path(self, scope: Scope, send: Send) -> bool:
         """Have the server send the file, where it offers that; a small one is sent sooner than a server opens it."""
         plan = self._plan
-        whole = plan.status == HTTP_200_OK and plan.content_length > AT_ONCE_BYTES
-        if not whole or not sends_paths(scope) or self._verifies:
+        if plan.status != HTTP_200_OK or not sends_paths(scope) or self._verifies:
             return False
         path = await self._find_file()
         if path is None:
@@ -301,6 +305,12 @@ class ASGIFileDownload(ASGIResponse):
 
 def _encoded(headers: Iterable[tuple[str, str]]) -> list[tuple[bytes, bytes]]:
     return [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in headers]
+
+
+@lru_cache(maxsize=512)
+def _kept(headers: tuple[tuple[str, str], ...]) -> list[tuple[bytes, bytes]]:
+    """The headers of a plan that nobody added to and that tells of no range: the same each time a file is asked for."""
+    return _encoded(headers)
 
 
 async def _dropped(opening: asyncio.Future[AsyncObjectReader]) -> None:
