@@ -21,7 +21,7 @@ from granite_core import (
     StoragePolicy,
 )
 from granite_core import _digest as digest_module
-from granite_core._digest import OVERLAP_BYTES, Digest
+from granite_core._digest import OVERLAP_BYTES, PIECES_BEHIND, Digest
 
 PIECE = os.urandom(OVERLAP_BYTES)
 
@@ -100,6 +100,40 @@ def test_a_forked_process_has_threads_of_its_own() -> None:
         made.update(PIECE)
         os._exit(0 if made.hexdigest() == hashlib.sha256(PIECE).hexdigest() else 1)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+def test_whoever_writes_may_be_some_pieces_ahead_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    slow = SlowHash()
+    monkeypatch.setattr(digest_module.hashlib, "sha256", lambda: slow)
+    made, given = Digest(), threading.Semaphore(0)
+
+    def write() -> None:
+        for _ in range(PIECES_BEHIND + 1):
+            made.update(PIECE)
+            given.release()
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    for _ in range(PIECES_BEHIND):
+        assert given.acquire(timeout=20)
+    assert not given.acquire(timeout=0.2)
+    slow.go.set()
+    assert given.acquire(timeout=20)
+    writer.join(20)
+    made.wait()
+
+
+def test_a_digest_that_could_not_be_made_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Failing(SlowHash):
+        def update(self, data: bytes) -> None:
+            raise MemoryError("no room")
+
+    monkeypatch.setattr(digest_module.hashlib, "sha256", Failing)
+    made = Digest()
+    made.update(PIECE)
+    made.wait()
+    with pytest.raises(MemoryError, match="no room"):
+        made.hexdigest()
 
 
 class SlowHash:
