@@ -17,7 +17,7 @@ from granite_core.backends.base import Capability, ObjectReader, StorageBackend
 if TYPE_CHECKING:
     from typing import Self
 
-__all__ = ["INLINE_BYTES", "AsyncObjectReader", "hop", "hop_or_undo", "hop_to", "joined", "open_reader"]
+__all__ = ["INLINE_BYTES", "AsyncObjectReader", "Hop", "hop", "hop_or_undo", "hop_to", "joined", "open_reader"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -39,59 +39,45 @@ async def hop_to(executor: Executor, call: Callable[[], T], *, on_cancel: Callab
         call: What blocks.
         on_cancel: Asks it to end early; called when the caller is cancelled.
     """
-    work = _Work(asyncio.get_running_loop(), call)
-    executor.submit(work.run)
-    try:
-        await work.ended()
-    except asyncio.CancelledError:
-        if on_cancel is not None:
-            on_cancel()
-        while not work.done:
-            # Told again to stop: the thread cannot be, so its end is still waited for.
-            with suppress(asyncio.CancelledError):
-                await work.ended()
-        raise
-    return work.answer()
+    return await Hop(executor, call).joined(on_cancel)
 
 
-class _Work(Generic[T]):
-    """A call in a thread, and one future that waits for it.
+class Hop(Generic[T]):
+    """A blocking call that was begun in a thread, and has to be joined. One future waits for it.
 
     ``run_in_executor`` and ``shield`` would make two, and chain them by callbacks.
+
+    Args:
+        executor: The threads.
+        call: What blocks.
     """
 
-    __slots__ = ("_answer", "_call", "_error", "_loop", "_waiter", "done")
+    __slots__ = ("_answer", "_done", "_error", "_loop", "_waiter")
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, call: Callable[[], T]) -> None:
-        self.done = False
+    def __init__(self, executor: Executor, call: Callable[[], T]) -> None:
         self._answer: T | None = None
-        self._call = call
+        self._done = False
         self._error: BaseException | None = None
-        self._loop = loop
+        self._loop = asyncio.get_running_loop()
         self._waiter: asyncio.Future[None] | None = None
+        executor.submit(self._run, call)
 
-    def run(self) -> None:
-        """Make the call, in its thread, and wake who waits."""
+    async def joined(self, on_cancel: Callable[[], object] | None = None) -> T:
+        """Wait for the call's end, and return or raise what it did; wait even when the caller is cancelled meanwhile.
+
+        Args:
+            on_cancel: Asks it to end early; called when the caller is cancelled.
+        """
         try:
-            self._answer = self._call()
-        except BaseException as error:  # noqa: BLE001 - raised where it is waited for
-            self._error = error
-        with suppress(RuntimeError):  # the loop is closed: nobody waits
-            self._loop.call_soon_threadsafe(self._end)
-
-    def _end(self) -> None:
-        self.done = True
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
-
-    async def ended(self) -> None:
-        """Wait for the end of the call."""
-        if not self.done:
-            self._waiter = self._loop.create_future()
-            await self._waiter
-
-    def answer(self) -> T:
-        """Return what the call returned, or raise what it raised."""
+            await self._ended()
+        except asyncio.CancelledError:
+            if on_cancel is not None:
+                on_cancel()
+            while not self._done:
+                # Told again to stop: the thread cannot be, so its end is still waited for.
+                with suppress(asyncio.CancelledError):
+                    await self._ended()
+            raise
         error, self._error = self._error, None
         if error is not None:
             try:
@@ -99,6 +85,24 @@ class _Work(Generic[T]):
             finally:
                 del error  # it would be held by its own traceback
         return cast("T", self._answer)
+
+    def _run(self, call: Callable[[], T]) -> None:
+        try:
+            self._answer = call()
+        except BaseException as error:  # noqa: BLE001 - raised where it is waited for
+            self._error = error
+        with suppress(RuntimeError):  # the loop is closed: nobody waits
+            self._loop.call_soon_threadsafe(self._end)
+
+    def _end(self) -> None:
+        self._done = True
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    async def _ended(self) -> None:
+        if not self._done:
+            self._waiter = self._loop.create_future()
+            await self._waiter
 
 
 async def joined(future: asyncio.Future[T], on_cancel: Callable[[], object] | None = None) -> T:

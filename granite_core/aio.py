@@ -15,7 +15,7 @@ from functools import partial
 from inspect import isawaitable
 from typing import TYPE_CHECKING, Final, Literal, TypeVar, Unpack, cast, overload
 
-from granite_core._hops import INLINE_BYTES, AsyncObjectReader, hop, hop_or_undo, hop_to, joined, open_reader
+from granite_core._hops import INLINE_BYTES, AsyncObjectReader, Hop, hop, hop_or_undo, hop_to, joined, open_reader
 from granite_core._open_source import OpenSource
 from granite_core._pending import PendingFile
 from granite_core.backends.base import Capability, ObjectReader, ObjectStat, ReadableStream, StorageBackend
@@ -337,10 +337,14 @@ class AsyncStorageManager:
 
 
 class AsyncStagedWrite:
-    """An object on its way in; see ``StagedWrite``. As an async context manager it aborts unless committed."""
+    """An object on its way in; see ``StagedWrite``. As an async context manager it aborts unless committed.
+
+    While a thread stores one buffer, the next is gathered here: what is held is two of them.
+    """
 
     def __init__(self, write: StagedWrite) -> None:
         self._write = write
+        self._draining: Hop[None] | None = None
 
     @property
     def size(self) -> int:
@@ -360,15 +364,32 @@ class AsyncStagedWrite:
                 raise
 
     async def write(self, data: Buffer) -> None:
-        """Take the next bytes; see ``StagedWrite.write``."""
+        """Take the next bytes; see ``StagedWrite.write``. That they cannot be stored may be told by a later call."""
         try:
             await self.begin()
             full = self._write.admit(data)
         except BaseException:
-            await self.abort()
+            try:
+                await self._drained()  # what went wrong there went wrong before
+            finally:
+                await self.abort()
             raise
         if full:
-            await hop(self._write.backend, self._write.drain)
+            await self._drain()
+
+    async def _drain(self) -> None:
+        """Have a thread store what was gathered, once the buffer before it is stored."""
+        await self._drained()
+        judged = self._write.is_open
+        self._draining = Hop(self._write.backend.executor(), partial(self._write.drain, self._write.hand_over()))
+        if not judged:
+            await self._drained()  # nothing more is taken of what the first bytes show to be unwanted
+
+    async def _drained(self) -> None:
+        """Wait until nothing is being stored; raise what went wrong with it."""
+        draining, self._draining = self._draining, None
+        if draining is not None:
+            await draining.joined()
 
     async def commit(self) -> StagedFile:
         """Make the object durable, have it validated, and return its ref; see ``StagedWrite.commit``.
@@ -376,6 +397,11 @@ class AsyncStagedWrite:
         Asynchronous validators are awaited here. When the caller is cancelled meanwhile, what was stored is let go.
         """
         await self.begin()
+        try:
+            await self._drained()
+        except BaseException:
+            await self.abort()
+            raise
         return await accepted(await hop_or_undo(self._write.backend, self._write.store, PendingFile.discard))
 
     async def put(self, fill: Callable[[StagedWrite], object]) -> StagedFile:
@@ -405,7 +431,7 @@ class AsyncStagedWrite:
             return await self._told(await self.commit(), meter)
 
     async def put_chunks(self, chunks: AsyncIterator[bytes], meter: Meter) -> StagedFile:
-        """Write what comes, wait for it to be stored before the next is asked for, and commit."""
+        """Write what comes, never more than two buffers ahead of the store, and commit."""
         async with self, _closed(chunks):
             await self.begin()
             await meter.tell_async(0)
@@ -440,7 +466,11 @@ class AsyncStagedWrite:
 
     async def abort(self) -> None:
         """Give up; nothing remains. Idempotent, never raises, and runs to its end even when cancelled."""
-        await hop(self._write.backend, self._write.abort)
+        try:
+            with suppress(Exception):  # it has given up already
+                await self._drained()
+        finally:
+            await hop(self._write.backend, self._write.abort)
 
     async def __aenter__(self) -> Self:
         return self

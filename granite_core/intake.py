@@ -63,16 +63,24 @@ class Intake:
             self._pending += len(chunk)
         return self._pending >= INTAKE_BYTES
 
-    def take(self) -> bytes:
+    def hand_over(self) -> list[bytes]:
+        """Begin a new buffer, and return the pieces of this one, for a thread to ``take`` beside the next pieces."""
+        pieces, self._chunks, self._pending = self._chunks, [], 0
+        return pieces
+
+    def take(self, pieces: list[bytes] | None = None) -> bytes:
         """Return the bytes gathered since, hashed.
+
+        Args:
+            pieces: What ``hand_over`` gave, where that was called; none are added to them.
 
         Raises:
             ContentTypeNotAllowedError: The first bytes show a type that the policy does not accept, or, where the
                 policy minds, another one than the name or the claim says.
         """
-        data = self._chunks[0] if len(self._chunks) == 1 else b"".join(self._chunks)
-        self._chunks.clear()
-        self._pending = 0
+        pieces = self.hand_over() if pieces is None else pieces
+        data = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        pieces.clear()
         if self.content_type is None:
             judged = judge_content(data[:SNIFF_BYTES], self._filename, self._claimed)
             self._policy.check_content(judged, field=self._field)

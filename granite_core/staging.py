@@ -173,8 +173,20 @@ class StagedWrite:
             self._events.refused(error, self._policy.storage_key)
             raise
 
-    def drain(self) -> None:
+    def hand_over(self) -> list[bytes]:
+        """Begin a new buffer; one thread may ``drain`` the former one while another goes on to ``admit``."""
+        return self._intake.hand_over()
+
+    @property
+    def is_open(self) -> bool:
+        """Whether a first buffer was judged, and reached the backend."""
+        return self._writer is not None
+
+    def drain(self, pieces: list[bytes] | None = None) -> None:
         """Hash the buffer and hand it to the backend. Blocks.
+
+        Args:
+            pieces: What ``hand_over`` gave, where that was called.
 
         Raises:
             ContentTypeNotAllowedError: The bytes show a type that is not accepted; nothing remains.
@@ -183,7 +195,7 @@ class StagedWrite:
         try:
             if self.claim is not None:
                 self.claim.cover(self._intake.size)
-            data = self._intake.take()
+            data = self._intake.take(pieces)
             if self._writer is None:
                 self._writer = self.backend.open_writer(
                     self._location,

@@ -443,6 +443,62 @@ class TestAsync:
             await task
         assert (stored(backend), backend.open_writers) == ([], 0)
 
+    async def test_the_next_buffer_is_gathered_while_one_is_stored(
+        self, aio: AsyncStorageManager, backend: FaultyBackend
+    ) -> None:
+        stored_one, go_on = threading.Event(), threading.Event()
+        async with aio.stage("documents") as write:
+            await write.write(b"a" * MB)
+            backend.call("write", lambda: (stored_one.set(), go_on.wait(5)))
+            await write.write(b"b" * (MB // 2))
+            await write.write(b"c" * 1000)  # gathered, though the store has not taken what came before
+            assert not go_on.is_set()
+            await asyncio.get_running_loop().run_in_executor(None, stored_one.wait, 5)
+            go_on.set()
+            ref = await write.commit()
+        assert await aio.get(ref) == b"a" * MB + b"b" * (MB // 2) + b"c" * 1000
+
+    @pytest.mark.parametrize("then", ["write", "commit", "too much"])
+    async def test_what_fails_behind_a_write_is_told_by_the_next_call(
+        self, aio: AsyncStorageManager, backend: FaultyBackend, then: str
+    ) -> None:
+        async with aio.stage("documents") as write:
+            await write.write(b"x" * MB)
+            backend.fail("write")
+            await write.write(b"x" * (MB // 2))
+            with pytest.raises(BackendUnavailableError):
+                await (write.commit() if then == "commit" else write.write(b"x" * (MB // 2 if then == "write" else MB)))
+            assert (stored(backend), backend.open_writers) == ([], 0)
+
+    @pytest.mark.parametrize("how", ["cancelled", "aborted", "too large"])
+    async def test_what_is_being_stored_is_joined_before_a_write_is_given_up(
+        self, aio: AsyncStorageManager, backend: FaultyBackend, how: str
+    ) -> None:
+        reached, go_on = threading.Event(), threading.Event()
+        expected = {"cancelled": asyncio.CancelledError, "too large": ContentTooLargeError}.get(how, LookupError)
+
+        async def work() -> None:
+            async with aio.stage("documents") as write:
+                await write.write(b"x" * MB)
+                backend.call("write", lambda: (reached.set(), go_on.wait(5)))
+                await write.write(b"x" * (MB // 2))
+                if how == "too large":
+                    await write.write(b"x" * MB)
+                elif how == "cancelled":
+                    await write.commit()
+                raise LookupError
+
+        task = asyncio.create_task(work())
+        await asyncio.get_running_loop().run_in_executor(None, reached.wait, 5)
+        if how == "cancelled":
+            task.cancel()
+        await asyncio.sleep(0.05)
+        assert not task.done()
+        go_on.set()
+        with pytest.raises(expected):
+            await task
+        assert (stored(backend), backend.open_writers) == ([], 0)
+
     async def test_a_cancelled_put_lets_go_what_it_stored(
         self, aio: AsyncStorageManager, backend: FaultyBackend
     ) -> None:
