@@ -41,12 +41,22 @@ def granite(store: Path, *, durable: bool, whole: bool, by_entity: bool = False)
 
 
 # ------------------------------------------------------------------------------------------------------------ floors
-def floor(store: Path, *, durable: bool, whole: bool) -> Put:
-    """Write to a temporary name, hash, rename; synced where that is asked for."""
+def floor(store: Path, *, durable: bool, whole: bool, by_entity: bool = False) -> Put:
+    """Write to a temporary name, hash, rename; synced where that is asked for, as are folders that are made."""
 
     def put(source: Path) -> None:
         digest = hashlib.sha256()
-        target = store / uuid4().hex
+        folder = store
+        if by_entity:
+            for name in ("document", uuid4().hex, "file"):
+                folder, parent = folder / name, folder
+                try:
+                    os.mkdir(folder)
+                except FileExistsError:
+                    continue
+                if durable:
+                    sync_folder(parent)
+        target = folder / uuid4().hex
         temporary = f"{target}.tmp"
         with open(temporary, "xb", buffering=0) as file:
             if whole:
@@ -63,7 +73,7 @@ def floor(store: Path, *, durable: bool, whole: bool) -> Put:
                 os.fsync(file.fileno())
         os.rename(temporary, target)
         if durable:
-            sync_folder(store)
+            sync_folder(folder)
         digest.hexdigest()
 
     return put
@@ -223,7 +233,7 @@ def small(size: int, *, durable: bool, quick: bool, known: bool = True) -> Case:
             "granite, by entity",
             partial(granite, durable=durable, whole=True, by_entity=True),
             kind="ours",
-            note="a folder for each row, as for granite-storage's calls",
+            note="makes a folder for each row, and one in it",
         ),
     ]
     peers = [
@@ -247,6 +257,7 @@ def small(size: int, *, durable: bool, quick: bool, known: bool = True) -> Case:
         f"{size // KIB} KiB at hand{'' if known else ' of no known kind'}, {durability}",
         [
             contender("floor", partial(floor, durable=durable, whole=True), kind="floor"),
+            contender("floor, by entity", partial(floor, durable=durable, whole=True, by_entity=True), kind="floor"),
             *ours,
             *([] if durable else peers),  # none of them syncs
         ],
@@ -258,7 +269,9 @@ def small(size: int, *, durable: bool, quick: bool, known: bool = True) -> Case:
         set_up=with_source,
         on_disk=durable,
         room=64 * MIB,
-        goals=[Goal("granite", 1.15)] if durable else [Goal("granite", 0.5, to="granite-storage")],
+        goals=[Goal("granite", 1.15), Goal("granite, by entity", 1.15, to="floor, by entity")]
+        if durable
+        else [Goal("granite", 0.5, to="granite-storage")],
     )
 
 
