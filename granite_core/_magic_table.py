@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import cache
 from typing import Any, Final, NamedTuple
+
+import msgspec
 
 from granite_core._kinds import MEDIA, SIGNED
 from granite_core._media_types import canonical_type
@@ -73,8 +74,7 @@ class _Group(NamedTuple):
     signatures: Sequence[_Signature]
 
 
-@dataclass(frozen=True, slots=True)
-class _Table:
+class _Table(msgspec.Struct, frozen=True):
     beginnings: Sequence[tuple[int, Mapping[int, _Group]]]
     """By offset, then by the byte that stands there."""
     endings: Sequence[tuple[_Signature, slice]]

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+import msgspec
 
 if TYPE_CHECKING:
     from granite_core.backends.base import ReadableStream
@@ -16,8 +17,7 @@ def nothing() -> None:
     """Close what needs no closing."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class OpenSource:
+class OpenSource(msgspec.Struct, frozen=True, kw_only=True):
     """Content at its first byte, and what is known of it.
 
     Args:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from typing import Final
+
+import msgspec
 
 __all__ = ["DEFAULT_MAX_RANGES", "PART_OVERHEAD", "ByteRange", "select_ranges"]
 
@@ -17,8 +18,7 @@ PART_OVERHEAD: Final = 80
 _RANGE_SPEC: Final = re.compile(r"(?P<first>[0-9]{1,64})-(?P<last>[0-9]{0,64})|-(?P<suffix>[0-9]{1,64})")
 
 
-@dataclass(frozen=True, slots=True)
-class ByteRange:
+class ByteRange(msgspec.Struct, frozen=True):
     """A run of bytes of a representation."""
 
     offset: int

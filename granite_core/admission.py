@@ -8,9 +8,10 @@ COMMIT that takes less than another quarter, the sweep can rely on seeing every 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from datetime import timedelta
 from typing import Final, TypeAlias
+
+import msgspec
 
 __all__ = [
     "CLOCK_SKEW",
@@ -34,8 +35,7 @@ Aged: TypeAlias = tuple[timedelta, timedelta]
 """An age, and what it must stay below."""
 
 
-@dataclass(frozen=True, slots=True)
-class Admission:
+class Admission(msgspec.Struct, frozen=True):
     """What becomes of a ref that is to get into a row.
 
     Args:
@@ -52,8 +52,7 @@ class Admission:
         return self.since is None and self.refusal is None
 
 
-@dataclass(frozen=True, slots=True)
-class Check:
+class Check(msgspec.Struct, frozen=True):
     """Whether a transaction may be committed.
 
     Args:
@@ -65,8 +64,7 @@ class Check:
     renew: tuple[int, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class RecordedGrace:
+class RecordedGrace(msgspec.Struct, frozen=True):
     """A grace that a process works with, and has written down in the database.
 
     Args:
@@ -78,8 +76,7 @@ class RecordedGrace:
     age: timedelta
 
 
-@dataclass(frozen=True, slots=True)
-class Reliance:
+class Reliance(msgspec.Struct, frozen=True):
     """What a process may rely on while others may work with another grace.
 
     Args:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from dataclasses import dataclass
 from typing import Final
+
+import msgspec
 
 from granite_core._media_types import canonical_type, type_of_suffix
 from granite_core._signatures import SNIFF_BYTES, is_shown_by_bytes, show
@@ -104,8 +105,7 @@ def matches_type(content_type: str, accepted: str) -> bool:
     return canonical_type(content_type) == canonical_type(accepted)
 
 
-@dataclass(frozen=True, slots=True)
-class TypeJudgement:
+class TypeJudgement(msgspec.Struct, frozen=True):
     """What a content is, and whether it was said to be something else.
 
     Attributes:

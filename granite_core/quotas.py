@@ -7,6 +7,8 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeAlias, TypeVar
 
+import msgspec
+
 from granite_core.errors import ConfigurationError, QuotaExceededError
 from granite_core.hooks import Announcement
 
@@ -106,16 +108,14 @@ def limit_of(found: object) -> QuotaLimit:
     raise ConfigurationError("the limit of a quota must be bytes or a QuotaLimit", field="limit", value=found)
 
 
-@dataclass(frozen=True, slots=True)
-class Share:
+class Share(msgspec.Struct, frozen=True):
     """A scope that an upload is counted for, and what that scope may have."""
 
     scope: str
     limit: QuotaLimit
 
 
-@dataclass(frozen=True, slots=True)
-class Counted:
+class Counted(msgspec.Struct, frozen=True):
     """An object that is counted: where it is, and by what policy."""
 
     location: str

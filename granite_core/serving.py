@@ -377,8 +377,7 @@ def _validator_headers(validators: Validators) -> tuple[tuple[str, str], ...]:
     return tuple(headers)
 
 
-@dataclass(frozen=True, slots=True)
-class _Told:
+class _Told(msgspec.Struct, frozen=True):
     """What is told of an object in its present state, whatever part of it is asked for."""
 
     validators: Validators
@@ -426,8 +425,7 @@ def _told_of(
     )
 
 
-@dataclass(frozen=True, slots=True)
-class _TypeFacts:
+class _TypeFacts(msgspec.Struct, frozen=True):
     """What follows from a stored media type: the one it is sent as, under which policy, and whether it may be shown."""
 
     served: str

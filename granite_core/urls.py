@@ -15,6 +15,8 @@ from enum import Enum
 from typing import Final, Literal, TypeAlias
 from urllib.parse import urlsplit
 
+import msgspec
+
 from granite_core.backends.base import StorageBackend
 from granite_core.errors import ConfigurationError
 from granite_core.media import clean_filename
@@ -84,8 +86,7 @@ class UrlSettings:
                 check_lifetime(name, value)
 
 
-@dataclass(frozen=True, slots=True)
-class Window:
+class Window(msgspec.Struct, frozen=True):
     """When an address is good, in whole seconds.
 
     Attributes:
@@ -130,8 +131,7 @@ class FileLink:
     expires: datetime | None
 
 
-@dataclass(frozen=True, slots=True)
-class RowTarget:
+class RowTarget(msgspec.Struct, frozen=True):
     """How a link names a row's file.
 
     Attributes:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Annotated, Any
+
+import msgspec
 
 from granite_core import StagedFile
 from granite_litestar._form_body import FORM, FormBodyPlan, bare_type
@@ -27,8 +28,7 @@ class EitherUpload(RawUpload):
         return form
 
 
-@dataclass(frozen=True, slots=True)
-class EitherBodyPlan:
+class EitherBodyPlan(msgspec.Struct, frozen=True):
     """Takes one file in, whichever way it comes.
 
     Args:

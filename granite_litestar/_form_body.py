@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import secrets
-from dataclasses import dataclass
 from typing import Any, Final, Literal
 
 import msgspec
@@ -24,8 +23,7 @@ JSON: Final = "application/json"
 FORM: Final = "multipart/form-data"
 
 
-@dataclass(frozen=True, slots=True)
-class FormBodyPlan:
+class FormBodyPlan(msgspec.Struct, frozen=True):
     """Takes a form in while it arrives.
 
     Args:

@@ -87,8 +87,7 @@ class UploadDTO(msgspec.Struct, metaclass=_UploadDTOMeta):
     __keep_files__: ClassVar[bool] = False
 
 
-@dataclass(frozen=True, slots=True)
-class TextField:
+class TextField(msgspec.Struct, frozen=True):
     """A text field of a form.
 
     Args:
@@ -114,8 +113,7 @@ class TextField:
     holds_time: bool
 
 
-@dataclass(frozen=True, slots=True)
-class FileField:
+class FileField(msgspec.Struct, frozen=True):
     """A file field of a form.
 
     Args:
@@ -145,8 +143,7 @@ class FileField:
     tokens: TokenRules | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class FormPlan:
+class FormPlan(msgspec.Struct, frozen=True):
     """What a form may hold.
 
     Args:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Self
 
+import msgspec
 from litestar.openapi import OpenAPIConfig
 from litestar.openapi.spec import (
     OpenAPIFormat,
@@ -65,8 +66,7 @@ class OperationId(str):
         return made
 
 
-@dataclass(frozen=True, slots=True)
-class OperationIds:
+class OperationIds(msgspec.Struct, frozen=True):
     """Names the operations of a handler, as Litestar asks for it.
 
     Args:

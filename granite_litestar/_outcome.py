@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
+
+import msgspec
 
 from granite_core.events import Served
 
@@ -16,8 +17,7 @@ if TYPE_CHECKING:
 __all__ = ["Outcome"]
 
 
-@dataclass(slots=True)
-class Outcome:
+class Outcome(msgspec.Struct):
     """How an answer went so far.
 
     Args:
@@ -35,7 +35,7 @@ class Outcome:
     complete: bool = False
     error: str | None = None
     cause: StorageError | None = None
-    _began: float = field(default_factory=time.perf_counter)
+    _began: float = msgspec.field(default_factory=time.perf_counter)
 
     def fail(self, error: StorageError, status: int, *, told: bool = True) -> None:
         """Note what went wrong.

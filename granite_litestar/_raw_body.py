@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import parse_qs
 
+import msgspec
 from litestar.params import BodyKwarg
 from litestar.types import Empty
 
@@ -57,8 +58,7 @@ class RawUpload(BodyKwarg):
         return id(self)
 
 
-@dataclass(frozen=True, slots=True)
-class RawBodyPlan:
+class RawBodyPlan(msgspec.Struct, frozen=True):
     """Takes a raw body in while it arrives.
 
     Args:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
 
 from granite_core import StagedFile, StorageError, TokenInvalidError
 from granite_core.logs import describe_error, extra_of
@@ -138,8 +139,7 @@ class RequestTokens:
         return self._desk.tokens_for(target).sync
 
 
-@dataclass(frozen=True, slots=True)
-class _FormFile:
+class _FormFile(msgspec.Struct, frozen=True):
     """A file of a form that is to be shown again."""
 
     name: str

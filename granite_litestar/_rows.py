@@ -6,7 +6,6 @@ import inspect
 import re
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, contextmanager
-from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from decimal import Decimal
 from functools import partial
@@ -16,6 +15,7 @@ from uuid import UUID
 
 import anyio.from_thread
 import anyio.to_thread
+import msgspec
 import sqlalchemy as sa
 from sqlalchemy.exc import DataError, DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
@@ -58,8 +58,7 @@ def path_parameters(path: str) -> dict[str, type]:
     return {name.strip(): _TYPES.get((kind or "str").strip(), object) for name, kind in _PARAMETER.findall(path)}
 
 
-@dataclass(frozen=True, slots=True)
-class FoundRow:
+class FoundRow(msgspec.Struct, frozen=True):
     """What a look-up brings home from its session.
 
     Attributes:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import lru_cache
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Final
 
+import msgspec
 from litestar.exceptions import HTTPException, NotFoundException
 from litestar.response.base import ASGIResponse
 from litestar.status_codes import HTTP_200_OK, HTTP_206_PARTIAL_CONTENT, HTTP_304_NOT_MODIFIED
@@ -36,8 +36,7 @@ AT_ONCE_BYTES: Final = 64 * 1024
 """A body of at most so many bytes is read before anything of it is sent."""
 
 
-@dataclass(frozen=True, slots=True)
-class Handover:
+class Handover(msgspec.Struct, frozen=True):
     """How the web server in front is asked to send a file.
 
     Args:

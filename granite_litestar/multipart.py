@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
+import msgspec
 from multipart import (  # type: ignore[import-untyped]  # it has no types
     MultipartError,
     MultipartSegment,
@@ -54,8 +55,7 @@ class FormLimits:
             raise ConfigurationError("the limits of a form must not be negative", value=self)
 
 
-@dataclass(frozen=True, slots=True)
-class PartHead:
+class PartHead(msgspec.Struct, frozen=True):
     """What a part says of itself. All of it is the client's word.
 
     Args:

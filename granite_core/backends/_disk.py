@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
+
+import msgspec
 
 from granite_core.findings import Finding, Severity
 
@@ -22,8 +23,7 @@ _WITHOUT_LINKS: Final = frozenset({"vfat", "msdos", "exfat"})
 _REMOTE: Final = frozenset({"nfs", "nfs4", "cifs", "smb3", "ceph", "glusterfs", "lustre", "9p", "virtiofs"})
 
 
-@dataclass(frozen=True, slots=True)
-class DiskFacts:
+class DiskFacts(msgspec.Struct, frozen=True):
     """What the system says.
 
     Args:

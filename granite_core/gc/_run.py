@@ -10,10 +10,11 @@ import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from datetime import timedelta
 from itertools import islice
 from typing import TYPE_CHECKING, Final, Literal
+
+import msgspec
 
 from granite_core.backends.base import ObjectStat, StorageBackend
 from granite_core.errors import CollectionRefusedError, StorageError, StorageFullError
@@ -41,8 +42,7 @@ LEASE_POLL: Final = 1.0
 """So many seconds pass between two looks at a lease that is waited for."""
 
 
-@dataclass(frozen=True, slots=True)
-class MemoryNote:
+class MemoryNote(msgspec.Struct, frozen=True):
     note: Note
     written_at: int
     attempts: int = 0

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
+
+import msgspec
 
 from granite_core.backends.base import Capability
 from granite_core.errors import StorageError
@@ -156,7 +157,7 @@ class Sweep(Run):
     def placed(self, each: Tombstone) -> Tombstone:
         """The tombstone with the key of the backend that holds its object."""
         key = self.manager.backend_key_of(each.backend, each.storage_key, each.location)
-        return each if key == each.backend else replace(each, backend=key)
+        return each if key == each.backend else msgspec.structs.replace(each, backend=key)
 
     def held(self, look: Look, locations: Collection[str]) -> set[str]:
         """What rows hold, and what is referred to from elsewhere."""
@@ -235,6 +236,6 @@ class Sweep(Run):
                         collector._forget(location, seen)
                     else:
                         attempts = seen.attempts + 1
-                        again = replace(seen, attempts=attempts, retry_at=now + backoff(attempts))
+                        again = msgspec.structs.replace(seen, attempts=attempts, retry_at=now + backoff(attempts))
                         with collector._memory_lock:
                             collector._memory[location] = again

@@ -14,6 +14,8 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
+import msgspec
+
 from granite_core.backends.base import ObjectStat
 from granite_core.errors import (
     BackendError,
@@ -122,8 +124,7 @@ class Position:
             self.discrepancies.append(discrepancy)
 
 
-@dataclass(frozen=True, slots=True)
-class _Task:
+class _Task(msgspec.Struct, frozen=True):
     """One ref of one row."""
 
     column: FileColumn
@@ -135,8 +136,7 @@ class _Task:
         return Discrepancy(kind, str(self.column), self.row.key, self.backend, self.ref.location, message)
 
 
-@dataclass(frozen=True, slots=True)
-class _Result:
+class _Result(msgspec.Struct, frozen=True):
     """What became of a task."""
 
     task: _Task

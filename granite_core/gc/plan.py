@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Final
+
+import msgspec
 
 from granite_core.backends.base import ObjectStat
 from granite_core.errors import CollectionRefusedError
@@ -34,8 +35,7 @@ FIRST_RETRY_MS: Final = 60_000
 LAST_RETRY_MS: Final = 24 * 3600 * 1000
 
 
-@dataclass(frozen=True, slots=True)
-class Tombstone:
+class Tombstone(msgspec.Struct, frozen=True):
     """A row that says: after this time, look whether this object may go.
 
     Args:
@@ -57,8 +57,7 @@ class Tombstone:
     storage_key: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Note:
+class Note(msgspec.Struct, frozen=True):
     """A tombstone to be written, by someone who saw that probably nobody points at an object.
 
     Args:
@@ -87,8 +86,7 @@ class Verdict(Enum):
     """Nobody points at it, but the backend is unknown or cannot be asked: all stays, to be tried again."""
 
 
-@dataclass(frozen=True, slots=True)
-class LocationPlan:
+class LocationPlan(msgspec.Struct, frozen=True):
     """What becomes of one object.
 
     Args:
@@ -109,8 +107,7 @@ class LocationPlan:
         return next((each.storage_key for each in self.tombstones if each.storage_key), "")
 
 
-@dataclass(frozen=True, slots=True)
-class SweepPlan:
+class SweepPlan(msgspec.Struct, frozen=True):
     """What becomes of a batch."""
 
     objects: tuple[LocationPlan, ...]
@@ -181,8 +178,7 @@ def jittered(seconds: float, random: float) -> float:
 # -- the reconcile -----------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class RunState:
+class RunState(msgspec.Struct, frozen=True):
     """Where the reconcile of one backend stands.
 
     Args:
@@ -200,8 +196,7 @@ class RunState:
     noted_bytes: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class PagePlan:
+class PagePlan(msgspec.Struct, frozen=True):
     """What becomes of a page of a listing."""
 
     notes: tuple[Note, ...]
@@ -229,7 +224,7 @@ def plan_page(
     """
     return PagePlan(
         tuple(Note(each.location, backend, retention=_retention_of(each.location, retentions)) for each in loose),
-        replace(
+        msgspec.structs.replace(
             state,
             after=page[-1],
             listed=state.listed + len(page),
@@ -243,8 +238,7 @@ def _retention_of(location: str, retentions: Collection[tuple[str, int]]) -> int
     return max((retention for prefix, retention in retentions if location.startswith(prefix)), default=0)
 
 
-@dataclass(frozen=True, slots=True)
-class ReleasePlan:
+class ReleasePlan(msgspec.Struct, frozen=True):
     """Whether a run's notes may be acted on; else why not."""
 
     release: bool

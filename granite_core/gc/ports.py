@@ -12,6 +12,8 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ParamSpec, Protocol, TypeAlias, TypeVar
 
+import msgspec
+
 from granite_core.backends.base import StorageBackend
 from granite_core.findings import Finding
 from granite_core.gc.plan import Note, RunState, Tombstone
@@ -50,8 +52,7 @@ class LedgerBusyError(Exception):
     """The database cannot be used at this moment without harming someone else's transaction: try again later."""
 
 
-@dataclass(frozen=True, slots=True)
-class Batch:
+class Batch(msgspec.Struct, frozen=True):
     """Locations that have a due tombstone in one database.
 
     Args:
@@ -63,8 +64,7 @@ class Batch:
     last_id: int | None
 
 
-@dataclass(frozen=True, slots=True)
-class Look:
+class Look(msgspec.Struct, frozen=True):
     """What all databases say of some locations, each database as of one moment.
 
     Args:
@@ -93,8 +93,7 @@ class Usage:
     bytes: int
 
 
-@dataclass(frozen=True, slots=True)
-class Waiting:
+class Waiting(msgspec.Struct, frozen=True):
     """The tombstones of one database.
 
     Args:
@@ -135,8 +134,7 @@ class UploadCounts:
     expired: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class State:
+class State(msgspec.Struct, frozen=True):
     """A row of the collector's state.
 
     Args:
@@ -150,8 +148,7 @@ class State:
     data: str | None
 
 
-@dataclass(frozen=True, slots=True)
-class FileColumn:
+class FileColumn(msgspec.Struct, frozen=True):
     """A column that holds refs: the number of its database, the table with its schema, and its name."""
 
     database: int
@@ -162,8 +159,7 @@ class FileColumn:
         return f"{self.table}.{self.column}"
 
 
-@dataclass(frozen=True, slots=True)
-class RefRow:
+class RefRow(msgspec.Struct, frozen=True):
     """What a row holds in one file column.
 
     Args:
@@ -177,8 +173,7 @@ class RefRow:
     error: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class RefPage:
+class RefPage(msgspec.Struct, frozen=True):
     """Some rows of a file column, in the order of the primary key.
 
     Args:

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Final, TypeAlias
 
+import msgspec
+
 from granite_core.errors import ConfigurationError
 from granite_core.remote.networks import Address, Network, embedded, parse_network, refusal
 
@@ -92,8 +94,7 @@ class FetchRules:
         return refusal(address)
 
 
-@dataclass(frozen=True, slots=True)
-class _Places:
+class _Places(msgspec.Struct, frozen=True):
     hosts: frozenset[str]
     networks: tuple[Network, ...]
 

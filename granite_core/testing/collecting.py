@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from datetime import timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
+import msgspec
 from sqlalchemy import Connection, Engine, MetaData, Update, update
 from sqlalchemy.orm import Session
 
@@ -136,7 +136,7 @@ class _Collecting:
                 older = update(t).values(written_at=t.c.written_at - self.later, retry_at=0)
                 database.write(partial(_execute, older))
         for location, note in list(collector._memory.items()):
-            collector._memory[location] = replace(note, written_at=note.written_at - self.later)
+            collector._memory[location] = msgspec.structs.replace(note, written_at=note.written_at - self.later)
 
 
 class _JoinedLedger(SQLAlchemyLedger):

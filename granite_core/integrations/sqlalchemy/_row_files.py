@@ -53,8 +53,7 @@ class RowFile:
     refs: tuple[StoredObjectRef, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class _Found:
+class _Found(msgspec.Struct, frozen=True):
     database: Database
     class_: type
     field: Field

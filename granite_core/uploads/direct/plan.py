@@ -8,6 +8,8 @@ from datetime import timedelta
 from enum import Enum
 from typing import Any, Final
 
+import msgspec
+
 from granite_core.backends.base import Capability
 from granite_core.errors import ConfigurationError, ContentTooLargeError
 from granite_core.keys import DIRECT
@@ -67,8 +69,7 @@ class DirectSettings:
                 raise ConfigurationError(f"{name} must be 1 at least", field=name, value=value)
 
 
-@dataclass(frozen=True, slots=True)
-class DirectPlan:
+class DirectPlan(msgspec.Struct, frozen=True):
     """How one upload's bytes come.
 
     Args:

@@ -9,6 +9,8 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
+import msgspec
+
 from granite_core.errors import (
     ChecksumMismatchError,
     ContentRejectedError,
@@ -149,7 +151,9 @@ class Direct:
         """Do the work of ``begin``, once the hooks have been asked."""
         if plan.size is None:
             limit = self.uploads.reserve(planned, wish=plan.limit)
-            planned = replace(planned, details={**planned.details, **replace(plan, limit=limit).to_details()})
+            planned = replace(
+                planned, details={**planned.details, **msgspec.structs.replace(plan, limit=limit).to_details()}
+            )
         if not (plan.native and plan.way is DirectWay.PARTS):
             return self.uploads._create(planned, None)
         ledger, backend = self.uploads.ledger, self._manager.get_backend(planned.file.backend)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from granite_core import Finding, LocalStorageBackend, MemoryStorageBackend, Severity, StoragePolicy, WriteOptions
 from granite_core.backends._disk import DiskFacts, judge_disk, look_at_disk
