@@ -21,6 +21,7 @@ from tests.support.broker import VARIABLE, Broker
 __all__ = ["SUBJECTS", "cases_of", "main"]
 
 SUBJECTS = (
+    "importing",
     "local_put",
     "listing",
     "row_loading",

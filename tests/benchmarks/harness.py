@@ -52,12 +52,15 @@ class Contender:
 
 @dataclass(frozen=True)
 class Goal:
-    """What one contender's figure is meant to be, as a share of another's; memory is in bytes, of nobody's."""
+    """What one contender's figure is meant to be.
+
+    As a share of another's; ``added`` is in seconds, beyond another's; ``memory`` is in bytes, of nobody's.
+    """
 
     of: str
     at_most: float
     to: str | None = None
-    metric: Literal["wall", "cpu", "memory"] = "wall"
+    metric: Literal["wall", "cpu", "memory", "added"] = "wall"
 
 
 @dataclass(frozen=True)

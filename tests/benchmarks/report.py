@@ -101,6 +101,8 @@ def _found(result: Result, goal: Goal) -> float | None:
     if goal.metric == "memory":
         return float(_figures(result, of)["memory"])
     to = _find(result, goal.to or result.case.baseline)
+    if to is not None and goal.metric == "added":
+        return float(_figures(result, of)["min"] - _figures(result, to)["min"])
     return None if to is None else _compare(of, to, goal.metric)
 
 
@@ -201,6 +203,9 @@ def _goal(goal: Mapping[str, Any]) -> tuple[str, str, str]:
     if goal["metric"] == "memory":
         meant = f"at most {_memory(at_most)}"
         figure = "" if found is None else _memory(found)
+    elif goal["metric"] == "added":
+        meant = f"at most {as_seconds(at_most)} more than {goal['to']}, by the least of all rounds"
+        figure = "" if found is None else as_seconds(found)
     else:
         what = "time" if goal["metric"] == "wall" else "cpu"
         meant, figure = f"at most {at_most:.2f} of the {what} of {goal['to']}", as_ratio(found)
