@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from granite_core.backends.base import Capability
+from granite_core.backends.base import Capability, StorageBackend
 from granite_core.errors import StorageError
 from granite_core.gc._run import MEMORY, Run, milliseconds
 from granite_core.gc.plan import (
@@ -30,6 +31,9 @@ if TYPE_CHECKING:
     from granite_core.gc.collector import Collector
 
 __all__ = ["Sweep"]
+
+AT_A_TIME: Final = 1.0
+"""For so many seconds objects are deleted one by one until it is looked again whether the lease is still ours."""
 
 
 class Sweep(Run):
@@ -116,26 +120,22 @@ class Sweep(Run):
             return None
 
     def sweep_database(self, database: int) -> None:
-        """Take batch after batch. What was taken once in this run is not taken again: ``until`` stays."""
-        until, after = self.ledger.now(database), None
-        limit, hold = self.config.batch_size, milliseconds(self.config.lease_for)
+        """Take batch after batch of what is due when this begins. Nothing is marked as taken: the lease is ours."""
+        clocks, limit, after = self.ledger.clocks(), self.config.batch_size, None
         while not self.must_stop():
-            if self.dry_run:
-                batch = self.ledger.peek(database, grace=self.grace, until=until, limit=limit, after=after)
-                after = batch.last_id
-            else:
-                batch = self.ledger.claim(database, grace=self.grace, until=until, limit=limit, hold=hold)
+            batch = self.ledger.due(database, grace=self.grace, until=clocks[database], limit=limit, after=after)
             if not batch.locations:
                 return
-            self.settle(batch.locations)
+            self.settle(batch.locations, clocks)
+            after = batch.last
 
     def count_waiting(self, database: int) -> None:
         if not self.stopped and (found := self.ledger.waiting(database, grace=self.grace)) is not None:
             self.waiting += found.waiting - found.due
 
-    def settle(self, locations: Sequence[str]) -> None:
+    def settle(self, locations: Sequence[str], clocks: Sequence[int]) -> None:
         """Look, decide, act."""
-        look = self.ledger.look(locations, grace=self.grace)
+        look = self.ledger.look(locations, grace=self.grace, clocks=clocks)
         dropped: list[RowId] = []
         failed: list[tuple[RowId, int]] = []
         gone: list[str] = []
@@ -149,8 +149,7 @@ class Sweep(Run):
             else:
                 failed += [((row.database, row.id), backoff(row.attempts + 1)) for row in each.tombstones]
         if not self.dry_run:
-            self.ledger.release(gone)  # first: who dies in between leaves tombstones, and it is given back again, once
-            self.ledger.drop(dropped)
+            self.ledger.drop(dropped, gone)
             self.ledger.postpone(failed)
         self.tell("", self.counts["examined"], self.counts["deleted"])
 
@@ -166,23 +165,25 @@ class Sweep(Run):
     def act(self, plan: SweepPlan) -> Iterator[tuple[LocationPlan, bool]]:
         """Carry out what was decided; of each object, whether its due tombstones have done their work.
 
-        What is not reached before the run must stop is not yielded: it is claimed, and taken again after a while.
+        What is not reached before the run must stop is not yielded: the next run takes it.
         """
         for each in plan.objects:
             if each.verdict is not Verdict.DELETE:
                 yield each, self.leave(each)
-        together = {key for key, each in self.backends.items() if Capability.BATCH_DELETE in each.capabilities}
-        for some in deletions(plan.objects, together):
-            if self.must_stop():
-                return
-            gone = {each.location for each in some} if self.dry_run else self.delete(some)
-            for each in some:
-                done = each.location in gone
-                self.counts["examined"] += 1
-                self.counts["deleted" if done else "failed"] += 1
-                if done and len(self.examples) < MAX_DETAILS:
-                    self.examples.append(each.location)
-                yield each, done
+        for some in deletions(plan.objects):
+            left = some
+            while left:
+                if self.must_stop():
+                    return
+                reached, gone = (len(left), {each.location for each in left}) if self.dry_run else self.delete(left)
+                for each in left[:reached]:
+                    done = each.location in gone
+                    self.counts["examined"] += 1
+                    self.counts["deleted" if done else "failed"] += 1
+                    if done and len(self.examples) < MAX_DETAILS:
+                        self.examples.append(each.location)
+                    yield each, done
+                left = left[reached:]
 
     def leave(self, plan: LocationPlan) -> bool:
         self.counts["examined"] += 1
@@ -196,22 +197,53 @@ class Sweep(Run):
                 self.fail(key, plan.location, StorageError(f"backend {key!r} {why}"))
         return False
 
-    def delete(self, some: Collection[LocationPlan]) -> Collection[str]:
-        """Delete objects that are in the same backends; the locations of those that are gone from all of them."""
+    def delete(self, some: Sequence[LocationPlan]) -> tuple[int, Collection[str]]:
+        """Delete objects that are in the same backends.
+
+        Returns:
+            How many were tried, from the first on, and the locations of those that are gone from all the backends.
+        """
+        keys = some[0].backends
+        together = all(Capability.BATCH_DELETE in self.backends[key].capabilities for key in keys)
+        if not together and len(keys) > 1:
+            some = some[:1]
         left = {each.location: each for each in some}
-        for key in next(iter(some)).backends:
+        tried = len(left)
+        for key in keys:
+            if not left:
+                break
             backend = self.backends[key]
             failed: Mapping[str, Exception]
             try:
-                failed = self.ledger.call(backend, backend.delete_many, tuple(left))
+                if together:
+                    failed = self.ledger.call(backend, backend.delete_many, tuple(left))
+                else:
+                    tried, failed = self.ledger.call(backend, self.delete_for_a_while, backend, tuple(left))
             except Exception as error:  # noqa: BLE001 - whatever a backend raises, the sweep goes on
                 failed = dict.fromkeys(left, error)
             for location in [each for each in left if each in failed]:
                 self.fail(key, location, failed[location])
-                del left[location]
+            left = {each.location: each for each in [*left.values()][:tried] if each.location not in failed}
             for location, plan in left.items():
                 self.manager.events.deleted(location, plan.storage_key, key, "swept")
-        return left
+        return tried, left
+
+    def delete_for_a_while(self, backend: StorageBackend, locations: Sequence[str]) -> tuple[int, dict[str, Exception]]:
+        """Delete objects one after another, until it has to be looked again whether to go on.
+
+        Returns:
+            How many were tried, and which of them could not be deleted, and why.
+        """
+        until = time.monotonic() + min(AT_A_TIME, self.config.lease_for.total_seconds() / 3)
+        failed: dict[str, Exception] = {}
+        for tried, location in enumerate(locations, 1):
+            try:
+                backend.delete(location)
+            except Exception as error:  # noqa: BLE001 - whatever one delete raises, the others go on
+                failed[location] = error
+            if self.stop.is_set() or time.monotonic() > until:
+                return tried, failed
+        return len(locations), failed
 
     def sweep_memory(self) -> None:
         """Do the same for notes that are kept in memory. One that was ever seen held is dropped, due or not."""
@@ -219,8 +251,9 @@ class Sweep(Run):
         for locations in chunks(collector._remembered(), self.config.batch_size):
             if self.must_stop():
                 return
-            now = self.ledger.now()
-            held = self.held(self.ledger.look(locations, grace=self.grace), locations)
+            clocks = self.ledger.clocks()
+            now = clocks[0]
+            held = self.held(self.ledger.look(locations, grace=self.grace, clocks=clocks), locations)
             for location in locations:
                 with collector._memory_lock:
                     seen = collector._memory.get(location)

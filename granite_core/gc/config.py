@@ -24,8 +24,7 @@ class GCConfig:
         page_size: Objects that a reconcile lists, looks up and notes at a time.
         rate_limit: Objects per second that a reconcile lists at most; None for no limit.
         time_budget: A reconcile that has taken so long stops after its page; the next one goes on there.
-        lease_for: How long a worker that died keeps the others from collecting, and what it had begun to collect from
-            being tried again.
+        lease_for: How long a worker that died keeps the others from collecting.
         unfinished_after: A reconcile clears uploads into which nothing has come for so long, and temporary files of
             that age. No upload that is under way may pause as long.
 
@@ -37,7 +36,7 @@ class GCConfig:
     reconcile_every: timedelta = timedelta(days=1)
     max_share: float = 0.5
     always_allowed: int = 100
-    batch_size: int = 1000
+    batch_size: int = 2000
     page_size: int = 10_000
     rate_limit: float | None = None
     time_budget: timedelta | None = None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from enum import Enum
 from typing import Final
 
@@ -35,7 +35,7 @@ FIRST_RETRY_MS: Final = 60_000
 LAST_RETRY_MS: Final = 24 * 3600 * 1000
 
 
-class Tombstone(msgspec.Struct, frozen=True):
+class Tombstone(msgspec.Struct, frozen=True, gc=False):  # a sweep makes thousands at a time
     """A row that says: after this time, look whether this object may go.
 
     Args:
@@ -86,7 +86,7 @@ class Verdict(Enum):
     """Nobody points at it, but the backend is unknown or cannot be asked: all stays, to be tried again."""
 
 
-class LocationPlan(msgspec.Struct, frozen=True):
+class LocationPlan(msgspec.Struct, frozen=True, gc=False):
     """What becomes of one object.
 
     Args:
@@ -126,10 +126,10 @@ def plan_sweep(tombstones: Collection[Tombstone], held: Collection[str], backend
         by_location.setdefault(each.location, []).append(each)
     objects = []
     for location, rows in by_location.items():
-        due = tuple(each for each in rows if each.due)
+        due = tuple([each for each in rows if each.due])
         if not due:
             continue
-        keys = tuple(dict.fromkeys(each.backend for each in due))
+        keys = (due[0].backend,) if len(due) == 1 else tuple(dict.fromkeys([each.backend for each in due]))
         if location in held:
             verdict = Verdict.HELD
         elif len(due) < len(rows):
@@ -142,22 +142,13 @@ def plan_sweep(tombstones: Collection[Tombstone], held: Collection[str], backend
     return SweepPlan(tuple(objects))
 
 
-def deletions(objects: Collection[LocationPlan], together: Collection[str]) -> Iterator[tuple[LocationPlan, ...]]:
-    """Yield the objects that go, in the groups in which they go: those that are in the same backends.
-
-    Args:
-        objects: What was decided.
-        together: Keys of the backends that delete many objects at once; in others each object is a group of its own.
-    """
+def deletions(objects: Collection[LocationPlan]) -> list[list[LocationPlan]]:
+    """Return the objects that go, those together that are in the same backends."""
     groups: dict[tuple[str, ...], list[LocationPlan]] = {}
     for each in objects:
-        if each.verdict is not Verdict.DELETE:
-            continue
-        if all(key in together for key in each.backends):
+        if each.verdict is Verdict.DELETE:
             groups.setdefault(each.backends, []).append(each)
-        else:
-            yield (each,)
-    yield from map(tuple, groups.values())
+    return [*groups.values()]
 
 
 def backoff(attempts: int) -> int:

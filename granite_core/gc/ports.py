@@ -57,11 +57,11 @@ class Batch(msgspec.Struct, frozen=True):
 
     Args:
         locations: The locations.
-        last_id: Id of the last tombstone of the batch, to go on after; None when there was none.
+        last: When the last tombstone of the batch was written, and its id, to go on after; None when there was none.
     """
 
     locations: tuple[str, ...]
-    last_id: int | None
+    last: tuple[int, int] | None
 
 
 class Look(msgspec.Struct, frozen=True):
@@ -264,28 +264,31 @@ class Ledger(Protocol):
 
     # -- the sweep
 
-    def claim(self, database: int, *, grace: int, until: int, limit: int, hold: int) -> Batch:
-        """Take due tombstones, and keep others from taking them for a time.
+    def clocks(self) -> Sequence[int]:
+        """Return the clock of every database. What is due by them is so before anything that is read later."""
+        ...
+
+    def due(self, database: int, *, grace: int, until: int, limit: int, after: tuple[int, int] | None) -> Batch:
+        """Return due tombstones, the oldest first, that come after the last one of the batch before. Writes nothing.
 
         Due: released, written longer ago than grace and their retention at the moment ``until``, and not to be retried
-        later than that. The claim only saves work: when it has run out another sweep takes them again.
+        later than that.
         """
         ...
 
-    def peek(self, database: int, *, grace: int, until: int, limit: int, after: int | None) -> Batch:
-        """Return due tombstones whose id is greater than ``after``, as ``claim`` finds them. Writes nothing."""
-        ...
-
-    def look(self, locations: Collection[str], *, grace: int) -> Look:
+    def look(self, locations: Collection[str], *, grace: int, clocks: Sequence[int] | None = None) -> Look:
         """Say what is known of locations. In each database tombstones and columns are read in one snapshot.
 
-        A tombstone is called due only if it was so before the snapshot was taken; by the longest grace that is written
-        down, if that is longer than ``grace``.
+        A tombstone is called due only if it was so before the snapshots were taken: by ``clocks``, which are asked for
+        first where they are not given; and by the longest grace that is written down, if that is longer than ``grace``.
         """
         ...
 
-    def drop(self, rows: Collection[RowId]) -> None:
-        """Remove tombstones. Those that are gone already are passed over."""
+    def drop(self, rows: Collection[RowId], gone: Collection[str] = ()) -> None:
+        """Remove tombstones, and count the objects that are gone no more; see ``release``.
+
+        Tombstones that are gone already are passed over. No tombstone goes before its object is given back everywhere.
+        """
         ...
 
     def postpone(self, rows: Collection[tuple[RowId, int]]) -> None:

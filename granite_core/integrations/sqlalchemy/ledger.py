@@ -225,47 +225,37 @@ class SQLAlchemyLedger(RowFiles, Diagnosis, Calls):
 
     # -- the sweep -----------------------------------------------------------------------------------------------------
 
-    def claim(self, database: int, *, grace: int, until: int, limit: int, hold: int) -> Batch:
-        """Take due tombstones, and keep others from taking them for a time."""
+    def clocks(self) -> Sequence[int]:
+        """Return the clock of every database."""
+        return [self.now(number) for number in range(len(self._all))]
+
+    def due(self, database: int, *, grace: int, until: int, limit: int, after: tuple[int, int] | None) -> Batch:
+        """Return due tombstones, the oldest first, that come after the last one of the batch before."""
         t = self._tables(database).tombstone
         # A younger tombstone of the same object is found by the look; then these are dropped, and that one decides.
-        query = select(t.c.id, t.c.location).where(*_due(t, grace, until)).order_by(t.c.written_at, t.c.id).limit(limit)
-        dialect = self._all[database].engine.dialect.name
-        if dialect in _SKIP_LOCKED:
-            query = query.with_for_update(skip_locked=True)
-
-        def step(connection: Connection) -> Batch:
-            rows = connection.execute(query).all()
-            for ids in chunks((row.id for row in rows), at_once(dialect)):
-                ours = t.update().where(among(t.c.id, dialect)).values(retry_at=db_now() + hold)
-                connection.execute(ours, {WANTED: packed(dialect, ids)})
-            return _batch(rows)
-
-        return self._all[database].write(step)
-
-    def peek(self, database: int, *, grace: int, until: int, limit: int, after: int | None) -> Batch:
-        """Return due tombstones whose id is greater than ``after``; writes nothing."""
-        t = self._tables(database).tombstone
-        query = select(t.c.id, t.c.location).where(*_due(t, grace, until)).order_by(t.c.id).limit(limit)
+        query = select(t.c.location, t.c.written_at, t.c.id).where(*_due(t, grace, until))
+        query = query.order_by(t.c.written_at, t.c.id).limit(limit)
         if after is not None:
-            query = query.where(t.c.id > after)
-        return self._all[database].read(lambda c: _batch(c.execute(query).all()))
+            written_at, row = after
+            later = or_(t.c.written_at > written_at, t.c.id > row)
+            query = query.where(t.c.written_at >= written_at, later)  # so said, an index is read from there on
+        rows = self._all[database].read(lambda c: c.execute(query).all())
+        return Batch(tuple(dict.fromkeys([row[0] for row in rows])), (rows[-1][1], rows[-1][2]) if rows else None)
 
-    def look(self, locations: Collection[str], *, grace: int) -> Look:
+    def look(self, locations: Collection[str], *, grace: int, clocks: Sequence[int] | None = None) -> Look:
         """Say what is known of locations; in each database tombstones and columns are read in one snapshot."""
-        # The clocks first: what is due by them was due before the snapshots were taken. The graces last: who writes one
-        # down later than that relies on nothing that was seen here.
-        clocks = [self.now(number) for number in range(len(self._all))]
+        clocks = clocks or self.clocks()
+        # The graces last: who writes one down later than that relies on nothing that was seen here.
         seen = [database.read(partial(_look, database, locations)) for database in self._all]
         unsettled = self._unsettled(seen, locations)
         grace = max(grace, *(longest for _, _, longest in seen))
-        looks = [
-            Look(tuple(_judged(number, row, clock - grace) for row in rows if row.location not in unsettled), held)
-            for number, (clock, (rows, held, _)) in enumerate(zip(clocks, seen, strict=True))
+        tombstones = [
+            Tombstone(number, row, location, backend, due_by <= clocks[number] - grace, attempts, storage_key)
+            for number, (rows, _, _) in enumerate(seen)
+            for row, location, backend, storage_key, due_by, attempts in rows
+            if location not in unsettled
         ]
-        return Look(
-            tuple(each for look in looks for each in look.tombstones), frozenset().union(*(look.held for look in looks))
-        )
+        return Look(tuple(tombstones), frozenset().union(*(held for _, held, _ in seen)))
 
     def _unsettled(self, seen: Sequence[_Seen], locations: Collection[str]) -> set[str]:
         """Return the locations whose tombstones changed while one database was looked at after the other.
@@ -278,17 +268,20 @@ class SQLAlchemyLedger(RowFiles, Diagnosis, Calls):
         changed: set[str] = set()
         for database, (rows, _, _) in zip(self._all, seen, strict=True):
             again = database.read(partial(_tombstones, database, locations))
-            before, after = ({(row.id, row.location) for row in each} for each in (rows, again))
+            before, after = ({(row[0], row[1]) for row in each} for each in (rows, again))
             changed.update(location for _, location in before ^ after)
         return changed
 
-    def drop(self, rows: Collection[RowId]) -> None:
-        """Remove tombstones."""
+    def drop(self, rows: Collection[RowId], gone: Collection[str] = ()) -> None:
+        """Remove tombstones, and count the objects that are gone no more.
+
+        The latter comes first: who dies in between leaves tombstones, and the next one gives back again, once.
+        """
+        if gone and len(self.databases) > 1:
+            self.release(gone)
+            gone = ()
         for number, ids in _by_database(rows).items():
-            t, dialect = self._tables(number).tombstone, self._all[number].engine.dialect.name
-            for some in chunks(sorted(ids), at_once(dialect)):
-                statement = t.delete().where(among(t.c.id, dialect))
-                self._all[number].write(partial(_execute, statement, {WANTED: packed(dialect, some)}))
+            self._all[number].write(partial(_drop, self._tables(number), sorted(ids), gone))
 
     def postpone(self, rows: Collection[tuple[RowId, int]]) -> None:
         """Count a failed attempt on tombstones, and retry each after its delay."""
@@ -539,15 +532,12 @@ def _due(t: Table, grace: int, until: int) -> tuple[ColumnElement[bool], ...]:
     )
 
 
-def _batch(rows: Sequence[Any]) -> Batch:
-    return Batch(tuple(dict.fromkeys(row.location for row in rows)), max((row.id for row in rows), default=None))
-
-
 def _tombstones(database: Database, locations: Collection[str], connection: Connection) -> list[Any]:
     rows: list[Any] = []
     if database.tables is not None:
         t, dialect = database.tables.tombstone, connection.dialect.name
-        query = select(t).where(among(t.c.location, dialect), t.c.run.is_(None))
+        columns = t.c.id, t.c.location, t.c.backend, t.c.storage_key, t.c.written_at + t.c.retention, t.c.attempts
+        query = select(*columns).where(among(t.c.location, dialect), t.c.run.is_(None))
         for some in chunks(sorted(locations), at_once(dialect)):
             rows += connection.execute(query, {WANTED: packed(dialect, some)}).all()
     return rows
@@ -564,9 +554,12 @@ def _look(database: Database, locations: Collection[str], connection: Connection
     return rows, frozenset(held), longest
 
 
-def _judged(number: int, row: Any, due_before: int) -> Tombstone:
-    due = row.written_at + row.retention <= due_before
-    return Tombstone(number, row.id, row.location, row.backend, due, row.attempts, row.storage_key)
+def _drop(tables: GraniteTables, rows: Sequence[int], gone: Collection[str], connection: Connection) -> None:
+    if gone:
+        release_usage(connection, tables, gone)
+    t, dialect = tables.tombstone, connection.dialect.name
+    for some in chunks(rows, at_once(dialect)):
+        connection.execute(t.delete().where(among(t.c.id, dialect)), {WANTED: packed(dialect, some)})
 
 
 def _loose(database: Database, locations: Collection[str], connection: Connection) -> set[str]:

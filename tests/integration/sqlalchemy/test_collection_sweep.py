@@ -9,7 +9,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from sqlalchemy import select, update
+from sqlalchemy import insert, select, update
 
 from granite_core import AccessDeniedError, BackendUnavailableError, Capability, MemoryStorageBackend, StoredObjectRef
 from granite_core.gc import Collector
@@ -288,8 +288,6 @@ class TestHalfWay:
                 with pytest.raises(KeyboardInterrupt):
                     sweep(world)
             assert (world.stored(), world.tombstones()) == (set(), ["a"])
-            assert sweep(world).examined == 0, "the claim still stands"
-            age_everything(world)
             report = sweep(world)
             assert (report.deleted, report.failed, world.tombstones()) == (1, 0, [])
 
@@ -306,8 +304,49 @@ class TestHalfWay:
                 patch.setattr(SQLAlchemyLedger, "look", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
                 with pytest.raises(KeyboardInterrupt):
                     died.sweep()
-            (row,) = rows_of(world, tables().tombstone)
-            assert 0 < row.retry_at - died.ledger.now() <= 30_000  # type: ignore[attr-defined]
+            with world.engine.begin() as connection:  # as if it could not even give the lease back
+                state = tables().state
+                held = {"holder": "dead", "expires_at": db_now() + 60_000}
+                connection.execute(state.update().where(state.c.name == "lease:sweep").values(**held))
+            assert sweep(world).skipped == "the lease is held by dead"
+            with world.engine.begin() as connection:
+                connection.execute(state.update().values(expires_at=1))
+            assert sweep(world).deleted == 1
+
+        world.run(scenario)
+
+    def test_what_is_in_two_backends_is_gone_when_it_is_gone_from_both(self, world: World) -> None:
+        def scenario() -> None:
+            other = MemoryStorageBackend()
+            world.manager._backends = {**world.manager._backends, "other": other}
+            for location in ("a", "b", "c"):
+                store(world, location)
+                other.put_bytes(location, b"")
+                bury(world, location)
+                bury(world, location, backend="other")
+            world.backend.fail("delete", at=2)
+            report = sweep(world)
+            assert (report.deleted, report.failed, len(report.problems)) == (2, 1, 1)
+            (left,) = world.stored()
+            assert world.tombstones() == [left, left]
+            age_everything(world)
+            assert sweep(world).deleted == 1
+            assert (world.stored(), world.tombstones(), [*other.iter_locations()]) == (set(), [], [])
+
+        world.run(scenario)
+
+    def test_what_takes_long_to_delete_is_deleted_in_pieces(
+        self, world: World, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def scenario() -> None:
+            monkeypatch.setattr("granite_core.gc._sweep.AT_A_TIME", 0.0)
+            for index in range(5):
+                store(world, f"o{index}")
+                bury(world, f"o{index}")
+            world.backend.fail("delete", at=4)
+            report = sweep(world)
+            assert (report.examined, report.deleted, report.failed) == (5, 4, 1)
+            assert len(world.stored()) == len(world.tombstones()) == 1
 
         world.run(scenario)
 
@@ -448,13 +487,13 @@ class TestMeanwhile:
         assert world.tombstones() == ["a"]
 
     def test_a_row_that_comes_before_the_look_saves_its_file(self, world: World) -> None:
-        """The look is taken after the claim, not with it."""
+        """The look is taken after the batch, not with it."""
         ref = world.stage()
         bury(world, ref.location)
 
         class Racing(SQLAlchemyLedger):
-            def claim(self, *args: Any, **options: Any) -> Batch:
-                batch = super().claim(*args, **options)
+            def due(self, *args: Any, **options: Any) -> Batch:
+                batch = super().due(*args, **options)
                 if batch.locations:
                     with world.session() as session:
                         session.add(Document(file=ref))
@@ -482,25 +521,26 @@ class TestMeanwhile:
 
 @pytest.mark.parametrize("url", ["sqlite", "psycopg"], indirect=True)
 class TestManySweepers:
-    def test_claims_of_two_sweepers_do_not_meet(self, world: World) -> None:
-        for index in range(20):
-            bury(world, f"o{index}")
+    @pytest.mark.parametrize("limit", [1, 2, 3, 20, 50])
+    def test_each_batch_goes_on_where_the_last_one_ended(self, world: World, limit: int) -> None:
+        """Whatever became of it, and with many tombstones of the same moment; an object may have several."""
         ledger = SQLAlchemyLedger([world.engine], Base.metadata)
-        until = ledger.now()
-        taken: list[str] = []
-        barrier = threading.Barrier(4)
-
-        def claim() -> None:
-            barrier.wait()
-            for _ in range(5):
-                taken.extend(ledger.claim(0, grace=GRACE_MS, until=until, limit=2, hold=MINUTE).locations)
-
-        threads = [threading.Thread(target=claim) for _ in range(4)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        assert sorted(taken) == sorted(f"o{index}" for index in range(20))
+        t, now = tables().tombstone, ledger.now()
+        moments = [now - 2 * GRACE_MS - number // 7 for number in range(20)]
+        with world.engine.begin() as connection:
+            rows = [
+                {"location": f"o{number % 18}", "backend": "main", "storage_key": "", "written_at": moment}
+                for number, moment in enumerate(moments)
+            ]
+            connection.execute(insert(t), rows)
+        after, taken = None, []
+        while (batch := ledger.due(0, grace=GRACE_MS, until=now, limit=limit, after=after)).locations:
+            taken.extend(batch.locations)
+            assert after is None or batch.last > after
+            after = batch.last
+        assert set(taken) == {f"o{number}" for number in range(18)}
+        assert batch.last is None
+        assert len(taken) <= 20
 
     def test_sweepers_without_a_common_lease_are_safe(self, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
         kept = keep(world)
@@ -518,7 +558,7 @@ class TestManySweepers:
         for thread in threads:
             thread.join()
         assert len(reports) == 3
-        assert sum(report.deleted for report in reports) == 60
+        assert sum(report.deleted for report in reports) >= 60
         assert (world.stored(), world.tombstones()) == ({kept.location}, [])
 
 
