@@ -13,7 +13,7 @@ from contextlib import suppress
 from typing import Any, Final
 
 from sqlalchemy import Connection, Table, func, select
-from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.dialects import postgresql
 from sqlalchemy.exc import IntegrityError
 
 from granite_core.errors import QuotaExceededError
@@ -191,6 +191,8 @@ def _make(connection: Connection, quota: Table, scope: str) -> None:
     if dialect == "postgresql":
         connection.execute(postgresql.insert(quota).values(**values).on_conflict_do_nothing())
     elif dialect == "sqlite":
+        from sqlalchemy.dialects import sqlite  # there already, with the connection
+
         connection.execute(sqlite.insert(quota).values(**values).on_conflict_do_nothing())
     elif dialect in ("mysql", "mariadb"):
         connection.execute(quota.insert().prefix_with("IGNORE").values(**values))
