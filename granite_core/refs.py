@@ -5,8 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Awaitable, Callable, Generator, Mapping
 from datetime import UTC, datetime
-from operator import attrgetter
-from typing import TYPE_CHECKING, Any, Final, NoReturn, Protocol, final
+from typing import Any, Final, NoReturn, Protocol, final
 
 import msgspec
 
@@ -25,8 +24,6 @@ _FIELDS: Final = (
 )
 
 
-_NAMES: Final = frozenset(_FIELDS)
-_BARE: Final = frozenset((str, bytes, dict))
 _INLINE_TEXT: Final = "legacy_inline_text"
 _TOO_DEEP: Final = "this is no ref: it is nested too deeply"
 
@@ -71,15 +68,7 @@ class StoredObjectRef:
     # It holds a record, or what was loaded until somebody asks for it.
     __slots__ = ("__weakref__", "_record")
 
-    storage_key: str
-    backend: str
-    location: str
-    size: int
-    checksum: str
-    content_type: str | None
-    original_filename: str | None
-    created_at: str | None
-    extra: Mapping[str, Any] | None
+    _record: Any
 
     def __init__(
         self,
@@ -106,13 +95,64 @@ class StoredObjectRef:
         )
         _put_record(self, record)
 
-    if not TYPE_CHECKING:  # it would make every name an attribute
+    # Each written out: reading one is a few instructions, but for the first of a ref that was loaded.
 
-        def __getattr__(self, name: str) -> Any:
-            # Asked where a property found no record: nothing of a ref that was loaded has been looked at yet.
-            if name not in _NAMES:
-                raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
-            return getattr(record_of(self), name)
+    @property
+    def storage_key(self) -> str:
+        """Name of the policy the object was stored under."""
+        record = self._record
+        return record.storage_key if type(record) is _RefRecord else record_of(self).storage_key
+
+    @property
+    def backend(self) -> str:
+        """``backend_key`` of the backend that holds the object."""
+        record = self._record
+        return record.backend if type(record) is _RefRecord else record_of(self).backend
+
+    @property
+    def location(self) -> str:
+        """The object's key inside that backend."""
+        record = self._record
+        return record.location if type(record) is _RefRecord else record_of(self).location
+
+    @property
+    def size(self) -> int:
+        """Length of the content in bytes."""
+        record = self._record
+        return record.size if type(record) is _RefRecord else record_of(self).size
+
+    @property
+    def checksum(self) -> str:
+        """``"sha256:"`` and the hexadecimal digest; empty where an older row has none."""
+        record = self._record
+        return (record.checksum if type(record) is _RefRecord else record_of(self).checksum) or ""
+
+    @property
+    def content_type(self) -> str | None:
+        """Media type of the content, where known."""
+        record = self._record
+        return record.content_type if type(record) is _RefRecord else record_of(self).content_type
+
+    @property
+    def original_filename(self) -> str | None:
+        """Cleaned name the file came with, where known."""
+        record = self._record
+        found: str | None = (
+            record.original_filename if type(record) is _RefRecord else record_of(self).original_filename
+        )
+        return found
+
+    @property
+    def created_at(self) -> str | None:
+        """When the object was stored, ISO 8601 in UTC."""
+        record = self._record
+        return record.created_at if type(record) is _RefRecord else record_of(self).created_at
+
+    @property
+    def extra(self) -> Mapping[str, Any] | None:
+        """Free metadata, JSON-compatible."""
+        record = self._record
+        return record.extra if type(record) is _RefRecord else record_of(self).extra
 
     def __setattr__(self, name: str, value: object) -> NoReturn:
         raise AttributeError(f"{type(self).__name__} is immutable: cannot set {name!r}")
@@ -212,12 +252,8 @@ class StoredObjectRef:
         return msgspec.json.encode(self.to_dict())
 
 
-for _name in _FIELDS:  # read without a call of Python's, though not quite as fast as a slot
-    setattr(StoredObjectRef, _name, property(attrgetter(f"_record.{_name}")))
-
 # Past the refusal to set attributes.
-_slot = vars(StoredObjectRef)["_record"]
-_get_record, _put_record = _slot.__get__, _slot.__set__
+_put_record = vars(StoredObjectRef)["_record"].__set__
 _make = object.__new__
 
 
@@ -233,7 +269,7 @@ def record_of(ref: StoredObjectRef) -> _RefRecord:
     Raises:
         ValueError: What was loaded is no ref.
     """
-    record = _get_record(ref)
+    record = ref._record
     if type(record) is not _RefRecord:
         record = _from_text(record) if isinstance(record, (str, bytes, msgspec.Raw)) else _from_data(record)
         _put_record(ref, record)  # another thread may have been as fast: with the same
@@ -250,9 +286,7 @@ def _from_text(text: str | bytes | msgspec.Raw) -> _RefRecord:
         return _from_data(found)
     except RecursionError as error:
         raise ValueError(_TOO_DEEP) from error
-    if record.checksum is None:
-        record.checksum = ""
-    return record
+    return _settled(record)
 
 
 def _decode_anything(text: str | bytes | msgspec.Raw) -> object:
@@ -266,9 +300,12 @@ def _from_data(data: Mapping[str, Any]) -> _RefRecord:
     try:
         if isinstance(data, Mapping) and _INLINE_TEXT in data and "location" not in data:
             return _inline_record(data)
-        record = msgspec.convert(data, _RefRecord)
+        return _settled(msgspec.convert(data, _RefRecord))
     except RecursionError as error:
         raise ValueError(_TOO_DEEP) from error
+
+
+def _settled(record: _RefRecord) -> _RefRecord:
     if record.checksum is None:
         record.checksum = ""
     return record
@@ -296,8 +333,6 @@ def unread_ref(data: str | bytes | msgspec.Raw | Mapping[str, Any]) -> StoredObj
 
     What is no ref is told then, with the ``ValueError`` of ``from_json`` or ``from_dict``.
     """
-    if type(data) not in _BARE and isinstance(data, Mapping):
-        data = dict(data)  # its attributes, where it has any, are not the ref's
     return _ref(data)
 
 
@@ -392,6 +427,11 @@ class StagedFile(StoredObjectRef):
     def kept(self) -> bool:
         """Whether a flush, a statement or ``keep()`` has seen it, so that only the collector may delete it."""
         return self._state == "kept"
+
+    @property
+    def is_new(self) -> bool:
+        """Whether it was simply stored, and nobody has seen or let it go since: no upload session, nothing to count."""
+        return self._state == "staged" and self._reservation is None
 
     @property
     def stored_by(self) -> object | None:

@@ -49,7 +49,7 @@ def admit(
         for manager, ours in _by_manager(each, refs):
             now = manager.now()
             within = settle(session, state, each, manager, options)
-            for ref in ours:
+            for ref in _admit_new(state, each, ours, manager, within):
                 _count_again(session, each, ref)
                 since = state.good.get(ref.location)
                 known = now - since if since is not None else None
@@ -79,6 +79,36 @@ def admit(
             elif plan.since is not None:
                 state.flushed[manager].append(ref)
             _let_in(state, each, ref, manager, plan, now)
+
+
+def _admit_new(
+    state: Transaction, each: Field, refs: Sequence[StoredObjectRef], manager: StorageManager, within: timedelta
+) -> Sequence[StoredObjectRef]:
+    """Let in, all at once, what was staged lately and no flush has seen, as most is; return the others.
+
+    Of refs that come to the same field together, the oldest decides: the transaction rests on it anyway.
+    """
+    new: dict[str, StagedFile] = {}
+    others: list[StoredObjectRef] = []
+    for ref in refs:
+        if isinstance(ref, StagedFile) and ref.is_new and ref.location not in state.good:
+            new[ref.location] = ref
+        else:
+            others.append(ref)
+    try:
+        staged = [datetime.fromisoformat(ref.created_at or "") for ref in new.values()]
+        first, last = (manager.now() - find(staged) for find in (min, max))
+    except (ValueError, TypeError):  # none, or one without a date, or one without a time zone
+        return refs
+    plan = plan_admission(None, first, within)
+    if plan.since is None or not admission.is_fresh(last, within):
+        return refs
+    state.flushed[manager].extend(new.values())
+    for ref in new.values():
+        if not ref.mark_used():
+            raise _stale(each, ref, within, "it was let go already")
+    state.rest_on(new, manager, min(staged))
+    return others
 
 
 def may_be_uncounted(ref: StoredObjectRef) -> bool:
@@ -135,7 +165,7 @@ def _let_in(
 ) -> None:
     if plan.since is None:
         raise _stale(each, ref, state.within(manager), plan.refusal or "")
-    state.rest_on(ref, manager, now - plan.since)
+    state.rest_on([ref.location], manager, now - plan.since)
 
 
 def is_fresh(ref: StoredObjectRef, manager: StorageManager, within: timedelta | None = None) -> bool:

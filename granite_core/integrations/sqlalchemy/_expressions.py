@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Any, Final
 
 import msgspec
 from sqlalchemy import (
+    BigInteger,
     Column,
     ColumnElement,
+    Dialect,
     FromClause,
     Integer,
     LargeBinary,
     Select,
+    SmallInteger,
     String,
     Text,
     bindparam,
@@ -38,6 +41,7 @@ __all__ = [
     "one_that_holds",
     "packed",
     "ref_location",
+    "takes_plainly",
     "wanted_in",
 ]
 
@@ -45,6 +49,13 @@ WANTED: Final = "wanted"
 """Name of the parameter that ``packed`` gives the value of."""
 
 _PACKING: Final = ("postgresql", "sqlite")
+_PLAIN: Final[Mapping[type, type]] = {
+    SmallInteger: Integer,
+    Integer: Integer,
+    BigInteger: Integer,
+    String: String,
+    Text: String,
+}
 
 _ARROWS_SINCE: Final = (3, 38, 0)
 
@@ -135,6 +146,12 @@ def among(column: ColumnElement[Any], dialect: str) -> ColumnElement[bool]:
     if dialect == "sqlite":
         return column.in_(select(func.json_each(bindparam(WANTED, type_=Text())).table_valued("value").c.value))
     return column.in_(bindparam(WANTED, expanding=True))
+
+
+def takes_plainly(column: ColumnElement[Any], dialect: Dialect) -> bool:
+    """Tell whether ``packed`` takes a column's values as they are: plain numbers or texts, there too."""
+    kind = type(column.type)
+    return dialect.name in _PACKING and kind in _PLAIN and isinstance(column.type.dialect_impl(dialect), _PLAIN[kind])
 
 
 def at_once(dialect: str) -> int:

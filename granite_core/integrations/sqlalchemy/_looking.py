@@ -22,7 +22,7 @@ from granite_core.gc.ports import chunks
 from granite_core.integrations.sqlalchemy._connections import primary
 from granite_core.integrations.sqlalchemy._rows import NO_OPTIONS, is_there, read_rows, write_first
 from granite_core.integrations.sqlalchemy._transaction import fields_by_class, transaction_of
-from granite_core.integrations.sqlalchemy.references import LOOK_UP_BATCH, find_held, keep_held
+from granite_core.integrations.sqlalchemy.references import LOOK_UP_BATCH, find_held, keep_held, refs_in
 from granite_core.integrations.sqlalchemy.tables import db_now, held_columns, is_upload_column, tables_of
 
 __all__ = ["look_up"]
@@ -113,7 +113,7 @@ class _Rows:
             return set()
         connection = primary(self.session, self.mapper, self.mapper.local_table)
         rows = read_rows(self.mapper, connection, self.identities, lock=lock, question=ask(connection)).values()
-        return {ref.location for row in rows for refs in row.values() for ref in refs}
+        return {ref.location for row in rows for value in row for ref in refs_in(value)}
 
     def places(self, locations: Collection[str]) -> Iterator[tuple[Connection, list[Column[Any]]]]:
         """The columns that hold refs, by the connection a session would write them on."""

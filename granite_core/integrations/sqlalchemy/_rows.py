@@ -4,16 +4,33 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
 from itertools import islice
 from types import MappingProxyType
 from typing import Any, Final
 from weakref import WeakKeyDictionary
 
-from sqlalchemy import Column, Connection, MetaData, Table, and_, false, inspect, literal, or_, select, update
+from sqlalchemy import (
+    Column,
+    Connection,
+    Insert,
+    MetaData,
+    Table,
+    and_,
+    bindparam,
+    false,
+    inspect,
+    literal,
+    or_,
+    select,
+    update,
+)
 from sqlalchemy.orm import InstanceState, Mapper
 from sqlalchemy.orm.base import PASSIVE_NO_INITIALIZE
 
+from granite_core.integrations.sqlalchemy._expressions import WANTED, among, packed, takes_plainly, wanted_in
 from granite_core.integrations.sqlalchemy._transaction import (
     Field,
     Held,
@@ -25,7 +42,7 @@ from granite_core.integrations.sqlalchemy._transaction import (
 from granite_core.integrations.sqlalchemy.references import Question, refs_in
 from granite_core.integrations.sqlalchemy.tables import GraniteTables, db_now, tables_of
 from granite_core.manager import StorageManager
-from granite_core.refs import StoredObjectRef
+from granite_core.refs import StagedFile, StoredObjectRef, record_of
 
 __all__ = [
     "NO_OPTIONS",
@@ -58,12 +75,15 @@ def is_changed(row: InstanceState[Any], each: Field) -> bool:
     if before is row:  # nothing was assigned
         return False
     value = row.dict.get(each.key)
-    if isinstance(value, StoredObjectRef) and not (isinstance(before, StoredObjectRef) and value == before):
-        return True  # as for most
+    if isinstance(value, StoredObjectRef):  # as for most; what no flush has seen is in no row
+        if isinstance(value, StagedFile) and not value.kept:
+            return True
+        if not (isinstance(before, StoredObjectRef) and value == before):
+            return True
     return row.get_history(each.key, PASSIVE_NO_INITIALIZE).has_changes()
 
 
-def refs_of(row: InstanceState[Any], each: Field) -> Iterator[StoredObjectRef]:
+def refs_of(row: InstanceState[Any], each: Field) -> Sequence[StoredObjectRef]:
     return refs_in(row.dict.get(each.key))
 
 
@@ -100,6 +120,7 @@ def read_rows(
     """
     fields, keys = fields_by_class[mapper.class_], mapper.primary_key
     query = select(*keys, *(each.column for each in fields)).select_from(mapper.persist_selectable).order_by(*keys)
+    end = len(keys) + len(fields)
     if question is not None:
         query = query.add_columns(question.column)
     if lock:
@@ -107,17 +128,18 @@ def read_rows(
     rows: dict[tuple[Any, ...], Held] = {}
     left = iter(identities)
     while batch := [*islice(left, _READ_BATCH)]:
-        match = (
-            keys[0].in_([identity[0] for identity in batch])
-            if len(keys) == 1
-            else or_(*(and_(*(k == v for k, v in zip(keys, identity, strict=True))) for identity in batch))
-        )
-        for row in connection.execute(query.where(match)):
-            values = tuple(row)
-            if question is not None:
-                question.answer(values[-1])
-            files = zip(fields, values[len(keys) :], strict=False)
-            rows[values[: len(keys)]] = {each: [*refs_in(value)] for each, value in files}
+        values: dict[str, object] = {}
+        if len(keys) > 1:
+            match = or_(*(and_(*(k == v for k, v in zip(keys, identity, strict=True))) for identity in batch))
+        elif len(batch) > 1 and takes_plainly(keys[0], connection.dialect):
+            match = among(keys[0], connection.dialect.name)
+            values[WANTED] = packed(connection.dialect.name, [identity[0] for identity in batch])
+        else:
+            match = keys[0].in_([identity[0] for identity in batch])
+        found = connection.execute(query.where(match), values).all()
+        if question is not None and found:
+            question.answer(found[0][-1])  # the same in each
+        rows.update({tuple(row[: len(keys)]): tuple(row[len(keys) : end]) for row in found})
     return rows
 
 
@@ -131,20 +153,34 @@ def write_tombstones(
     tables = tables_of(metadata)
     if tables is None or not is_there(connection, tables.tombstone):
         return
-    retentions = {key: _retention_of(key, manager) for key in {ref.storage_key for ref in refs}}
-    connection.execute(
-        tables.tombstone.insert().values(written_at=db_now()),
-        [
-            {
-                "location": ref.location,
-                "backend": ref.backend,
-                "storage_key": ref.storage_key,
-                "retention": retentions[ref.storage_key],
-            }
-            for ref in refs
-        ],
-    )
+    alike: dict[tuple[str, str], list[str]] = defaultdict(list)
+    for ref in refs:
+        says = record_of(ref)
+        alike[says.backend, says.storage_key].append(says.location)
+    dialect = connection.dialect.name
+    several = tombstones_for(tables.tombstone, dialect)
+    for (backend, storage_key), locations in alike.items():
+        common = {"backend": backend, "storage_key": storage_key, "retention": _retention_of(storage_key, manager)}
+        if several is not None:
+            connection.execute(several, {**common, WANTED: packed(dialect, locations)})
+        else:
+            one = tables.tombstone.insert().values(written_at=db_now())
+            connection.execute(one, [{**common, "location": each} for each in locations])
     state.tombstones.append(Tombstones(connection, metadata, manager, time.monotonic(), refs))
+
+
+@lru_cache(maxsize=32)
+def tombstones_for(table: Table, dialect: str) -> Insert | None:
+    """Return the statement for tombstones that differ by their location only, all in one parameter.
+
+    None where the database takes no list as one value.
+    """
+    rows = wanted_in(dialect)
+    if rows is None:
+        return None
+    t, names = table.c, ("backend", "storage_key", "retention")
+    common = [bindparam(name, type_=t[name].type) for name in names]
+    return table.insert().from_select(["location", *names, "written_at"], select(rows.c.location, *common, db_now()))
 
 
 def is_there(connection: Connection, table: Table, options: Mapping[str, Any] = NO_OPTIONS) -> bool:

@@ -88,8 +88,8 @@ class Field:
         return getattr(self.owner and self.owner(), name, None)
 
 
-Held: TypeAlias = dict[Field, list[StoredObjectRef]]
-"""What a row holds."""
+Held: TypeAlias = tuple[object, ...]
+"""What a row holds, in the order of its class's fields: a ref, a list of refs, or None."""
 Place: TypeAlias = tuple[str, Column[Any]]
 """A column, in the schemas that a connection translates to."""
 
@@ -134,8 +134,8 @@ class Transaction:
     # of the flush that is under way
     context: Any = None
     fields: dict[Mapper[Any], tuple[Field, ...]] = field(default_factory=dict)
-    # for each row, what its fields were to get when the flush began; itself for a field that was not changed
-    seen: dict[InstanceState[Any], tuple[object, ...]] = field(default_factory=dict)
+    # for each field, what the rows in which it was changed were to get when the flush began
+    seen: dict[Field, dict[InstanceState[Any], object]] = field(default_factory=lambda: defaultdict(dict))
     deletes: bool | None = None
     heard: dict[tuple[Field, type[Event]], bool] = field(default_factory=dict)
     held: dict[InstanceState[Any], Held] = field(default_factory=dict)
@@ -166,18 +166,23 @@ class Transaction:
             found = self.fields[mapper] = fields_by_class.get(mapper.class_, ())
         return found
 
-    def is_as_seen(self, row: InstanceState[Any]) -> bool:
-        """Whether nobody has assigned anything to a row's files since the flush began, as far as that can be told."""
-        seen = self.seen.get(row)
-        if seen is None:
-            return False
-        for each, value in zip(self.fields[row.mapper], seen, strict=True):
+    def is_as_seen(self, row: InstanceState[Any], fields: tuple[Field, ...]) -> bool:
+        """Whether a row was changed when the flush began, and nobody has assigned anything to its files since.
+
+        As far as that can be told. What is inserted may have values that nobody assigned: an object that was made
+        transient keeps what it was loaded with.
+        """
+        values, was_changed = row.dict, False
+        for each in fields:
+            value = self.seen[each].get(row, row)
             if value is row:
-                if each.key in row.committed_state:
+                if each.key in row.committed_state or (row.key is None and values.get(each.key) is not None):
                     return False
-            elif each.is_list or row.dict.get(each.key) is not value:  # a list may be another one and yet the same
+            elif each.is_list or values.get(each.key) is not value:  # a list may be another one and yet the same
                 return False
-        return True
+            else:
+                was_changed = True
+        return was_changed
 
     def deletes_rows(self) -> bool:
         """Whether the flush deletes any."""
@@ -256,9 +261,10 @@ class Transaction:
         """Whether it has taken a file out of an upload session."""
         return any(ref is each for each in self.taken)
 
-    def rest_on(self, ref: StoredObjectRef, manager: StorageManager, since: datetime) -> None:
-        self.good.setdefault(ref.location, since)
-        self.rests_on.add(ref.location)
+    def rest_on(self, locations: Iterable[str], manager: StorageManager, since: datetime) -> None:
+        for location in locations:
+            self.good.setdefault(location, since)
+            self.rests_on.add(location)
         self.oldest[manager] = min(since, self.oldest.get(manager, since))
 
 

@@ -23,7 +23,7 @@ from granite_core.integrations.sqlalchemy._expressions import (
 )
 from granite_core.integrations.sqlalchemy._indexes import is_indexed
 from granite_core.integrations.sqlalchemy.types import is_file_column
-from granite_core.refs import StoredObjectRef
+from granite_core.refs import StoredObjectRef, record_of
 
 __all__ = [
     "LOOK_UP_BATCH",
@@ -225,11 +225,13 @@ def iter_model_storage_refs(db: Session, model: Any, ref_attr_name: str) -> Iter
         yield from refs_in(value)
 
 
-def refs_in(value: object) -> Iterator[StoredObjectRef]:
-    """Yield the refs to stored objects in a file column's value, be it one ref, a list or None."""
-    for each in value if isinstance(value, (list, tuple)) else (value,):
-        if isinstance(each, StoredObjectRef) and each.location:
-            yield each
+def refs_in(value: object) -> Sequence[StoredObjectRef]:
+    """Return the refs to stored objects in a file column's value, be it one ref, a list or None."""
+    if isinstance(value, StoredObjectRef):
+        return (value,) if record_of(value).location else ()
+    if not isinstance(value, (list, tuple)):
+        return ()
+    return [each for each in value if isinstance(each, StoredObjectRef) and record_of(each).location]
 
 
 def _batches(items: Iterable[str], size: int) -> Iterator[list[str]]:

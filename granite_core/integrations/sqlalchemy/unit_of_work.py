@@ -20,8 +20,9 @@ from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from datetime import timedelta
 from functools import cache, partial
+from itertools import groupby
+from operator import attrgetter
 from typing import Any, Final
-from weakref import WeakValueDictionary
 
 from sqlalchemy import Column, Connection, Engine, MetaData, Pool, event
 from sqlalchemy.exc import InvalidRequestError
@@ -55,7 +56,6 @@ from granite_core.integrations.sqlalchemy._storing import store_unsaved
 from granite_core.integrations.sqlalchemy._transaction import (
     STATE_KEY,
     Field,
-    Held,
     Tombstones,
     Transaction,
     fields_by_class,
@@ -66,10 +66,11 @@ from granite_core.integrations.sqlalchemy.references import refs_in
 from granite_core.integrations.sqlalchemy.tables import tables_of
 from granite_core.integrations.sqlalchemy.types import is_file_column
 from granite_core.manager import StorageManager
-from granite_core.refs import StoredObjectRef
+from granite_core.refs import StoredObjectRef, record_of
 
 __all__ = ["install"]
 
+_mapper_of: Final = attrgetter("manager.mapper")
 _COMMITTING: Final = "granite_committing"
 _TOMBSTONE_AGE: Final = timedelta(minutes=30)  # where no manager says what a quarter of the grace is
 
@@ -146,24 +147,30 @@ def _on_before_flush(session: Session, context: Any, instances: object) -> None:
     """Store what is unsaved, then decide which refs the flush may let into rows: both before its first statement."""
     state = transaction_of(session)
     state.begin_flush(context)
-    flushing[session.hash_key] = state
-    changed: dict[InstanceState[Any], list[Field]] = {}
+    known = flushing.get(session.hash_key)
+    if known is None or known() is not state:
+        flushing[session.hash_key] = weakref.ref(state, partial(_forget_flushing, session.hash_key))
+    changed: dict[Mapper[Any], list[InstanceState[Any]]] = defaultdict(list)
+    others: list[tuple[InstanceState[Any], Field]] = []
     for target in (*session.new, *session.dirty):
         row = instance_state(target)
-        if here := [each for each in state.fields_of(row.mapper) if is_changed(row, each)]:
-            changed[row] = here
-    for row, here in changed.items():
-        for each in here:
-            store_unsaved(state, row, each)
-    by_mapper: dict[Mapper[Any], list[InstanceState[Any]]] = defaultdict(list)
-    for row, here in changed.items():
-        by_mapper[row.mapper].append(row)
-        fields = state.fields_of(row.mapper)
-        state.seen[row] = tuple([row.dict.get(each.key) if each in here else row for each in fields])
-    for mapper, rows in by_mapper.items():
+        mapper, was_changed = row.manager.mapper, False
+        for each in state.fields_of(mapper):
+            if is_changed(row, each):
+                was_changed, value = True, row.dict.get(each.key)
+                if isinstance(value, StoredObjectRef):
+                    state.seen[each][row] = value
+                else:
+                    others.append((row, each))
+        if was_changed:
+            changed[mapper].append(row)
+    for row, each in others:
+        store_unsaved(state, row, each)
+        state.seen[each][row] = row.dict.get(each.key)
+    for mapper, rows in changed.items():
         wanted = {
-            each: [ref for row in rows for ref in refs_in(state.seen[row][position])]
-            for position, each in enumerate(state.fields_of(mapper))
+            each: [ref for value in state.seen[each].values() for ref in refs_in(value)]
+            for each in state.fields_of(mapper)
         }
         admit(session, state, wanted, partial(look_up, session, mapper, rows))
 
@@ -175,7 +182,7 @@ def _on_before_insert(mapper: Mapper[Any], connection: Connection, row: Instance
     for each in fields:
         if each.is_list:
             materialize(row, each.key, each.column)
-    if not state.is_as_seen(row):
+    if not state.is_as_seen(row, fields):
         _admit_late(state, mapper, row, fields)
     if state.deletes_rows() and mapper.identity_key_from_instance(row.obj()) in session_of(row).identity_map:
         # The row of a deleted object, which SQLAlchemy updates instead.
@@ -239,9 +246,10 @@ def _limit(state: Transaction, tombstones: Tombstones) -> timedelta:
 def _on_before_update(mapper: Mapper[Any], connection: Connection, row: InstanceState[Any]) -> None:
     state = transaction_of_row(row)
     state.saved[connection].append(row)
-    if state.is_as_seen(row):
+    fields = state.fields_of(mapper)
+    if state.is_as_seen(row, fields):
         _read_held(state, mapper, connection, row)
-    elif changed := [each for each in state.fields_of(mapper) if is_changed(row, each)]:
+    elif changed := [each for each in fields if is_changed(row, each)]:
         _admit_late(state, mapper, row, changed)
         _read_held(state, mapper, connection, row)
 
@@ -252,25 +260,57 @@ def _on_before_delete(mapper: Mapper[Any], connection: Connection, row: Instance
     state.deleted[connection].append(row)
 
 
-def _settle_saved(session: Session, state: Transaction, connection: Connection, row: InstanceState[Any]) -> None:
-    """Release what a row holds no more; refuse what a listener after ours put into it."""
-    fields = state.fields_of(row.mapper)
-    as_seen = state.is_as_seen(row)
-    held = state.held.get(row, {})
-    if not as_seen:
-        changed = [each for each in fields if is_changed(row, each)]
-    elif held or any(state.is_heard(each, Attached) for each in fields):
-        changed = [each for each, value in zip(fields, state.seen[row], strict=True) if value is not row]
-    else:
-        state.touched[connection].update([each.column for each in fields if row.dict.get(each.key) is not None])
-        return
-    before = {ref.location for refs in held.values() for ref in refs}
-    kept = {ref.location for each, refs in held.items() if each not in changed for ref in refs}  # in the row as before
+def _settle_all(
+    session: Session, state: Transaction, connection: Connection, rows: Iterable[InstanceState[Any]]
+) -> None:
+    """Release what rows hold no more; refuse what a listener after ours put into them."""
+    for mapper, some in groupby(rows, _mapper_of):
+        fields = state.fields_of(mapper)
+        one = len(fields) == 1 and not fields[0].is_list and not state.is_heard(fields[0], Attached)  # as for most
+        for row in _settle_seen(state, connection, fields[0], some) if one else some:
+            _settle_row(session, state, connection, row)
+
+
+def _settle_seen(
+    state: Transaction, connection: Connection, each: Field, rows: Iterable[InstanceState[Any]]
+) -> list[InstanceState[Any]]:
+    """Release what rows with one file hold no more; return those that got something else than the flush has seen."""
+    others: list[InstanceState[Any]] = []
+    key, seen, held = each.key, state.seen[each], state.held
+    touched, released = state.touched[connection], state.released[connection][each]
+    for row in rows:
+        value = row.dict.get(key)
+        if value is not seen.get(row, row):
+            others.append(row)
+            continue
+        if value is not None:
+            touched.add(each.column)
+        before = held.get(row)
+        if before and isinstance(ref := before[0], StoredObjectRef):
+            gone = record_of(ref).location
+            kept = record_of(value).location if isinstance(value, StoredObjectRef) else None
+            if gone and gone != kept:
+                released.append(ref)
+    return others
+
+
+def _settle_row(session: Session, state: Transaction, connection: Connection, row: InstanceState[Any]) -> None:
+    fields = state.fields_of(row.manager.mapper)
+    held = state.held.get(row, ())
+    as_seen = state.is_as_seen(row, fields)
+    touched, released = state.touched[connection], state.released[connection]
+    changed = [each for each in fields if (row in state.seen[each] if as_seen else is_changed(row, each))]
+    before, kept = set[str](), set[str]()
+    for each, value in zip(fields, held, strict=False):
+        locations = [ref.location for ref in refs_in(value)]
+        before.update(locations)
+        if each not in changed:  # in the row as before
+            kept.update(locations)
     for each in changed:
-        refs = [*refs_of(row, each)]
+        refs = refs_of(row, each)
         kept.update([ref.location for ref in refs])
         if refs:
-            state.touched[connection].add(each.column)
+            touched.add(each.column)
         if not as_seen:
             late = [ref for ref in refs if ref.location not in state.rests_on]
             admit(session, state, {each: late}, look_up_too_late)
@@ -278,22 +318,13 @@ def _settle_saved(session: Session, state: Transaction, connection: Connection, 
             for ref in refs:
                 if ref.location not in before:
                     state.tell_attached(each, ref)
-    _release(state, connection, held, kept)
+    for each, value in zip(fields, held, strict=False):
+        released[each].extend([ref for ref in refs_in(value) if ref.location not in kept])
 
 
 def look_up_too_late(metadata: MetaData, locations: set[str], within: timedelta) -> set[str]:
     """The row itself is written already: a look-up would find it."""
     return set()
-
-
-def _release(state: Transaction, connection: Connection, held: Held, kept: set[str]) -> None:
-    """Remember what a row held and holds no more."""
-    for each, refs in held.items():
-        if gone := [ref for ref in refs if ref.location not in kept]:
-            state.released[connection][each].extend(gone)
-            if state.is_heard(each, Released):
-                for ref in gone:
-                    state.tell_released(each, ref)
 
 
 def _read_held(state: Transaction, mapper: Mapper[Any], connection: Connection, row: InstanceState[Any]) -> None:
@@ -304,16 +335,17 @@ def _read_held(state: Transaction, mapper: Mapper[Any], connection: Connection, 
         row: row.identity or tuple(mapper.primary_key_from_instance(row.obj()))
     }
     fields = state.fields_of(mapper)
+    seen = set[InstanceState[Any]]().union(*(state.seen[each] for each in fields))
     for other, (is_delete, _) in getattr(state.context, "states", {}).items():
-        if other.mapper is not mapper or other.identity is None or other in state.held:
+        if other.manager.mapper is not mapper or other.key is None or other in state.held:
             continue
-        if is_delete or other in state.seen or any(is_changed(other, each) for each in fields):
-            wanted[other] = other.identity
+        if is_delete or other in seen or any(is_changed(other, each) for each in fields):
+            wanted[other] = other.key[1]
     # The rows are about to be changed anyway; locked here, what is read is what the change replaces.
     write_first(state, connection, fields[0].column)
     rows = read_rows(mapper, connection, wanted.values(), lock=True)
     for each, identity in wanted.items():
-        state.held[each] = rows.get(identity, {})  # nothing, where another transaction deleted the row
+        state.held[each] = rows.get(identity, ())  # nothing, where another transaction deleted the row
 
 
 def _on_after_flush(session: Session, context: Any) -> None:
@@ -322,11 +354,12 @@ def _on_after_flush(session: Session, context: Any) -> None:
     if not isinstance(state, Transaction):
         return
     for connection, rows in state.saved.items():
-        for row in rows:
-            _settle_saved(session, state, connection, row)
+        _settle_all(session, state, connection, rows)
     for connection, rows in state.deleted.items():
+        released = state.released[connection]
         for row in rows:
-            _release(state, connection, state.held.get(row, {}), set())
+            for each, value in zip(state.fields_of(row.manager.mapper), state.held.get(row, ()), strict=False):
+                released[each].extend(refs_in(value))
     for connection, columns in state.touched.items():
         register_columns(state, connection, columns)
     for connection, released in state.released.items():
@@ -341,8 +374,13 @@ def _leave_tombstones(
 ) -> None:
     by_owner: dict[tuple[MetaData, StorageManager | None], list[StoredObjectRef]] = defaultdict(list)
     for each, refs in released.items():
+        if not refs:
+            continue
         manager = each.bound_manager
         by_owner[each.column.table.metadata, manager].extend(refs)
+        if state.is_heard(each, Released):
+            for ref in refs:
+                state.tell_released(each, ref)
         if manager is not None:
             settle(session, state, each, manager)  # tombstones are renewed by that
         if manager is not None and not is_autocommit(connection):
@@ -432,7 +470,7 @@ def _on_checkin(dbapi_connection: Any, record: Any) -> None:
 # -- small things ------------------------------------------------------------------------------------------------------
 
 
-flushing: Final[WeakValueDictionary[int, Transaction]] = WeakValueDictionary()
+flushing: Final[dict[int, weakref.ref[Transaction]]] = {}
 """Of each session that has flushed, by its number, what its transaction knows: rows ask for it one by one.
 
 The session itself holds it: one that is forgotten gives its connection back.
@@ -440,8 +478,13 @@ The session itself holds it: one that is forgotten gives its connection back.
 
 
 def transaction_of_row(row: InstanceState[Any]) -> Transaction:
-    state = flushing.get(row.session_id or 0)
+    found = flushing.get(row.session_id or 0)
+    state = found() if found is not None else None
     return transaction_of(session_of(row)) if state is None else state
+
+
+def _forget_flushing(number: int, _: object) -> None:
+    flushing.pop(number, None)
 
 
 def session_of(row: InstanceState[Any]) -> Session:
