@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import MetaData, create_engine, event, insert, select, text, update
+from sqlalchemy import MetaData, create_engine, delete, event, insert, select, text, update
 from sqlalchemy.ext.asyncio import AsyncSession
-from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
+from sqlalchemy.orm import DeclarativeBase, Mapped, Session, make_transient, mapped_column
 
 from granite_core import (
     BackendUnavailableError,
@@ -663,6 +663,35 @@ def test_two_bases_may_have_two_managers(tmp_path: Path) -> None:
         session.add_all([A(file=unsaved(b"a")), B(file=unsaved(b"b"))])
         session.commit()
     assert [len([*store.iter_locations()]) for store in stores] == [1, 1]
+
+
+def test_what_an_object_keeps_from_another_row_passes_the_rule_beside_what_it_gets(tmp_path: Path) -> None:
+    class OwnBase(DeclarativeBase):
+        pass
+
+    class Pair(OwnBase):
+        __tablename__ = "pair"
+        id: Mapped[int] = mapped_column(primary_key=True)
+        first: Mapped[StoredObjectRef | None] = file_field("files")
+        second: Mapped[StoredObjectRef | None] = file_field("files")
+
+    manager = StorageManager({"main": MemoryStorageBackend()}, [StoragePolicy("files", "main")])
+    manager.register(OwnBase)
+    engine = create_engine(f"sqlite:///{tmp_path}/db.sqlite3")
+    OwnBase.metadata.create_all(engine)
+    old = StoredObjectRef("files", "main", "old", 1, created_at="2020-01-01T00:00:00.000000Z")
+    with engine.begin() as connection:
+        connection.execute(insert(Pair).values(id=1, second=old))
+    with Session(engine, expire_on_commit=False) as session:
+        pair = session.get_one(Pair, 1)
+        session.commit()
+        make_transient(pair)
+        with engine.begin() as connection:
+            connection.execute(delete(Pair))  # nobody holds the old file any more
+        pair.first = manager.put_bytes("files", content=b"new")
+        session.add(pair)
+        with pytest.raises(StaleRefError, match="second"):
+            session.commit()
 
 
 def test_without_the_tables_everything_works_but_tombstones(tmp_path: Path) -> None:
