@@ -8,7 +8,10 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import TYPE_CHECKING, Final
+
+from granite_core._pool import begin
 
 if TYPE_CHECKING:
     from hashlib import _Hash as HASH
@@ -125,7 +128,7 @@ class _Helpers:
             with self._lock:
                 if self._threads is None:
                     self._threads = ThreadPoolExecutor(self._count, thread_name_prefix="granite-hash")
-            self._threads.submit(work, self._free.release)
+            begin(self._threads, partial(work, self._free.release))
         except RuntimeError:  # the interpreter is ending, or the system gives no more threads
             self._free.release()
             return False

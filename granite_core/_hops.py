@@ -12,6 +12,7 @@ from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Final, Generic, ParamSpec, TypeVar, cast
 
+from granite_core._pool import begin
 from granite_core.backends.base import Capability, ObjectReader, StorageBackend
 
 if TYPE_CHECKING:
@@ -50,6 +51,9 @@ class Hop(Generic[T]):
     Args:
         executor: The threads.
         call: What blocks.
+
+    Raises:
+        RuntimeError: There is no thread for it; the call will never be made.
     """
 
     __slots__ = ("_answer", "_done", "_error", "_loop", "_waiter")
@@ -60,7 +64,7 @@ class Hop(Generic[T]):
         self._error: BaseException | None = None
         self._loop = asyncio.get_running_loop()
         self._waiter: asyncio.Future[None] | None = None
-        executor.submit(self._run, call)
+        begin(executor, partial(self._run, call))
 
     async def joined(self, on_cancel: Callable[[], object] | None = None) -> T:
         """Wait for the call's end, and return or raise what it did; wait even when the caller is cancelled meanwhile.

@@ -1,12 +1,39 @@
-"""Threads of a bounded number, made at first use and anew after a fork."""
+"""Threads of a bounded number, made at first use and anew after a fork, and calls that are made in them."""
 
 from __future__ import annotations
 
 import os
 import threading
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
+from concurrent.futures import Executor, ThreadPoolExecutor
 
-__all__ = ["ThreadPool"]
+__all__ = ["ThreadPool", "begin"]
+
+
+def begin(executor: Executor, call: Callable[[], object]) -> None:
+    """Have a thread make a call, or none at all.
+
+    ``ThreadPoolExecutor`` queues a call before it starts a thread for it: where the system gives none, a thread that
+    is free later would make it behind the back of whoever was refused.
+
+    Args:
+        executor: The threads.
+        call: What is done; raises nothing.
+
+    Raises:
+        RuntimeError: There is no thread for it, or the executor was shut down. The call will never be made.
+    """
+    turn = threading.Lock()
+
+    def make() -> None:
+        if turn.acquire(blocking=False):
+            call()
+
+    try:
+        executor.submit(make)
+    except BaseException:
+        if turn.acquire(blocking=False):
+            raise
 
 
 class ThreadPool:

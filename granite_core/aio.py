@@ -380,8 +380,12 @@ class AsyncStagedWrite:
     async def _drain(self) -> None:
         """Have a thread store what was gathered, once the buffer before it is stored."""
         await self._drained()
-        judged = self._write.is_open
-        self._draining = Hop(self._write.backend.executor(), partial(self._write.drain, self._write.hand_over()))
+        judged, pieces = self._write.is_open, self._write.hand_over()
+        try:
+            self._draining = Hop(self._write.backend.executor(), partial(self._write.drain, pieces))
+        except BaseException:
+            self._write.take_back(pieces)
+            raise
         if not judged:
             await self._drained()  # nothing more is taken of what the first bytes show to be unwanted
 

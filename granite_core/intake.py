@@ -68,6 +68,11 @@ class Intake:
         pieces, self._chunks, self._pending = self._chunks, [], 0
         return pieces
 
+    def take_back(self, pieces: list[bytes]) -> None:
+        """Put what ``hand_over`` gave before what was admitted since: nobody could take it."""
+        self._chunks[:0] = pieces
+        self._pending += sum(map(len, pieces))
+
     def take(self, pieces: list[bytes] | None = None) -> bytes:
         """Return the bytes gathered since, hashed.
 

@@ -177,6 +177,10 @@ class StagedWrite:
         """Begin a new buffer; one thread may ``drain`` the former one while another goes on to ``admit``."""
         return self._intake.hand_over()
 
+    def take_back(self, pieces: list[bytes]) -> None:
+        """Put a buffer back that was handed over, and that no thread could be had for."""
+        self._intake.take_back(pieces)
+
     @property
     def is_open(self) -> bool:
         """Whether a first buffer was judged, and reached the backend."""
