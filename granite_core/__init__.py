@@ -1,8 +1,8 @@
 """Granite: file attachments for SQLAlchemy models, independent of any web framework."""
 
-from importlib import import_module
 from typing import TYPE_CHECKING, Final
 
+from granite_core._exports import exports_when_asked_for
 from granite_core.aio import AsyncObjectReader, AsyncStagedWrite, AsyncStorageManager
 from granite_core.backends.adapter import AdaptedStorageBackend, SevenMethodBackend
 from granite_core.backends.base import (
@@ -189,18 +189,4 @@ _WHEN_ASKED_FOR: Final = {
     "portable_storage_ref_type": _SQLALCHEMY,
 }
 
-
-def __getattr__(name: str) -> object:
-    """Import what not every application uses when it is asked for; the rest works without SQLAlchemy all the same."""
-    if (home := _WHEN_ASKED_FOR.get(name)) is None:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    try:
-        return getattr(import_module(home), name)
-    except ModuleNotFoundError as error:
-        if error.name != "sqlalchemy":
-            raise
-        raise ImportError(f'granite_core.{name} needs SQLAlchemy: pip install "SQLAlchemy>=2.0.41"') from error
-
-
-def __dir__() -> list[str]:
-    return [*globals(), *_WHEN_ASKED_FOR]
+__getattr__, __dir__ = exports_when_asked_for(__name__, _WHEN_ASKED_FOR)

@@ -1,11 +1,9 @@
 """Granite for Litestar: files uploaded, attached and served by an application's own routes."""
 
-from importlib import import_module
 from typing import TYPE_CHECKING, Final
 
+from granite_core._exports import exports_when_asked_for
 from granite_litestar._raw_body import RawUpload
-from granite_litestar._request_tokens import RequestTokens, SyncRequestTokens
-from granite_litestar._token_desk import TokenConfig
 from granite_litestar._views import FileView, file_view, item_id
 from granite_litestar.config import GraniteConfig
 from granite_litestar.downloads import FileRoute
@@ -21,9 +19,10 @@ from granite_litestar.forms import FormLimits, MultipartBody, StreamingUploads, 
 from granite_litestar.openapi import DownloadOperation
 from granite_litestar.plugin import GranitePlugin
 from granite_litestar.responses import FileDownload
-from granite_litestar.upload_sessions import finished_upload, uploads_of
 
 if TYPE_CHECKING:
+    from granite_litestar._request_tokens import RequestTokens, SyncRequestTokens
+    from granite_litestar._token_desk import TokenConfig
     from granite_litestar.direct import (
         DirectUploads,
         NewDirectUpload,
@@ -34,6 +33,7 @@ if TYPE_CHECKING:
     from granite_litestar.scheduling import CollectorRunner
     from granite_litestar.staged_uploads import StagedUploads
     from granite_litestar.upload_routes import PreconditionFailedError, UploadRoute
+    from granite_litestar.upload_sessions import finished_upload, uploads_of
 
 __all__ = [
     "CollectorRunner",
@@ -78,20 +78,16 @@ _WHEN_ASKED_FOR: Final = {
     "DirectUploads": "granite_litestar.direct",
     "NewDirectUpload": "granite_litestar.direct",
     "PreconditionFailedError": "granite_litestar.upload_routes",
+    "RequestTokens": "granite_litestar._request_tokens",
     "ResumableUploads": "granite_litestar.resumable",
     "StagedUploads": "granite_litestar.staged_uploads",
+    "SyncRequestTokens": "granite_litestar._request_tokens",
+    "TokenConfig": "granite_litestar._token_desk",
     "UploadRoute": "granite_litestar.upload_routes",
     "begin_direct_form": "granite_litestar.direct",
     "complete_direct_upload": "granite_litestar.direct",
+    "finished_upload": "granite_litestar.upload_sessions",
+    "uploads_of": "granite_litestar.upload_sessions",
 }
 
-
-def __getattr__(name: str) -> object:
-    """Import what not every application uses when it is asked for."""
-    if (home := _WHEN_ASKED_FOR.get(name)) is None:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(home), name)
-
-
-def __dir__() -> list[str]:
-    return [*globals(), *_WHEN_ASKED_FOR]
+__getattr__, __dir__ = exports_when_asked_for(__name__, _WHEN_ASKED_FOR)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from typing import Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import msgspec
 from litestar.connection import Request
@@ -11,11 +11,12 @@ from litestar.connection import Request
 from granite_core import ContentTooLargeError, ValidationFailedError
 from granite_litestar._form_draft import FormDraft
 from granite_litestar._form_plan import FileField, FormPlan
-from granite_litestar._request_tokens import keep_files, redeem_tokens
 from granite_litestar._streaming import FileSink, UploadRequest
-from granite_litestar._token_desk import TokenDesk
 from granite_litestar.exceptions import FormValidationError, MalformedBodyError, UnsupportedBodyError
 from granite_litestar.multipart import MultipartDecoder, PartHead, encode_text_parts
+
+if TYPE_CHECKING:
+    from granite_litestar._token_desk import TokenDesk
 
 __all__ = ["FORM", "JSON", "FormBodyPlan", "bare_type"]
 
@@ -74,9 +75,13 @@ class FormBodyPlan(msgspec.Struct, frozen=True):
         if kind == FORM:
             await self._read_parts(upload, draft, boundary)
         if self.desk is not None:
+            from granite_litestar._request_tokens import redeem_tokens  # there already, where there is a desk
+
             await redeem_tokens(draft, self.desk, upload)
         draft.finish()
         if draft.build() is None and self.form.keeps_files and self.desk is not None:
+            from granite_litestar._request_tokens import keep_files  # likewise
+
             await keep_files(draft, self.desk, upload)
         upload.result = draft
         return raw if self.declared == "json" else encode_text_parts(boundary, draft.texts[: self.shown_parts])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from granite_litestar._uploads_for import uploads_for
 from granite_litestar.direct import DirectUploads, mount_direct_uploads
 from granite_litestar.resumable import ResumableUploads, mount_resumable_uploads
 from granite_litestar.staged_uploads import StagedUploads, build_staged_handlers
@@ -13,8 +14,8 @@ if TYPE_CHECKING:
     from litestar.config.app import AppConfig
 
     from granite_litestar._token_desk import TokenDesk
+    from granite_litestar._upload_sessions import UploadSessions
     from granite_litestar.config import GraniteConfig
-    from granite_litestar.upload_sessions import UploadSessions
 
 __all__ = ["mount_uploads"]
 
@@ -39,7 +40,9 @@ def mount_uploads(
     app_config.route_handlers.extend(build_staged_handlers(staged, desk))
     resumable = [each for each in config.uploads if isinstance(each, ResumableUploads)]
     mount_resumable_uploads(
-        app_config, config, resumable, lambda route: sessions.get(route.storage_key, route.settings)
+        app_config, config, resumable, lambda route: uploads_for(sessions, route.storage_key, route.settings)
     )
     direct = [each for each in config.uploads if isinstance(each, DirectUploads)]
-    mount_direct_uploads(app_config, config, direct, lambda route: sessions.get(route.storage_key, route.settings))
+    mount_direct_uploads(
+        app_config, config, direct, lambda route: uploads_for(sessions, route.storage_key, route.settings)
+    )

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, TypeAlias, get_args
 
 import msgspec
 from litestar.openapi.datastructures import ResponseSpec
 from litestar.openapi.spec import OpenAPIType
 from msgspec import UNSET, Meta, UnsetType
 
-from granite_core.uploads import StagedToken
 from granite_litestar._openapi_parts import header
 
 if TYPE_CHECKING:
@@ -20,11 +19,13 @@ if TYPE_CHECKING:
 __all__ = [
     "ANSWERED_AS_JSON",
     "PROBLEM_HEADERS",
-    "FieldProblem",
-    "FormProblem",
+    "Code",
+    "Detail",
+    "Limit",
     "Refusal",
     "RequestProblem",
     "UploadProblem",
+    "Value",
     "denials",
     "download_problems",
     "problem",
@@ -35,59 +36,39 @@ __all__ = [
 # The statuses are told apart, so that a client's type checker knows from `status_code` what `extra` holds.
 _Status = Literal[400, 401, 402, 403, 404, 405, 406, 410, 412, 416, 423, 428, 429, 500, 501, 502, 503, 504, 507]
 _UploadStatus = Literal[409, 413, 415, 422]
-_Detail = Annotated[str, Meta(description="What a person can be told.")]
-_Code = Annotated[str, Meta(description="A stable name of the reason.", examples=["content_too_large", "required"])]
-_Limit = Annotated[
+Detail: TypeAlias = Annotated[str, Meta(description="What a person can be told.")]
+Code: TypeAlias = Annotated[
+    str, Meta(description="A stable name of the reason.", examples=["content_too_large", "required"])
+]
+Limit: TypeAlias = Annotated[
     float | str | list[str] | UnsetType, Meta(description="What is allowed: a number of bytes, or media types.")
 ]
-_Value = Annotated[float | str | UnsetType, Meta(description="What came instead.")]
+Value: TypeAlias = Annotated[float | str | UnsetType, Meta(description="What came instead.")]
 
 
 class RequestProblem(msgspec.Struct):
     """Why a request was refused."""
 
     status_code: _Status
-    detail: _Detail
+    detail: Detail
     extra: Annotated[dict[str, Any] | list[Any] | UnsetType, Meta(description="More, where there is more.")] = UNSET
 
 
 class Refusal(msgspec.Struct):
     """Why a file was refused."""
 
-    code: _Code
+    code: Code
     field: Annotated[str | UnsetType, Meta(description="The field it came in.")] = UNSET
-    limit: _Limit = UNSET
-    value: _Value = UNSET
+    limit: Limit = UNSET
+    value: Value = UNSET
 
 
 class UploadProblem(msgspec.Struct):
     """Why an upload was refused."""
 
     status_code: _UploadStatus
-    detail: _Detail
+    detail: Detail
     extra: Refusal
-
-
-class FieldProblem(msgspec.Struct):
-    """What is wrong with one field of a form."""
-
-    field: Annotated[str, Meta(description="The field's name; empty where the form as a whole is wrong.")]
-    code: _Code
-    message: Annotated[str, Meta(description="What a person can be told.")]
-    limit: _Limit = UNSET
-    value: _Value = UNSET
-
-
-class FormProblem(msgspec.Struct):
-    """Why a form was refused: every field that is wrong."""
-
-    status_code: Literal[422]
-    detail: _Detail
-    extra: list[FieldProblem]
-    staged: Annotated[
-        dict[str, list[StagedToken]] | UnsetType,
-        Meta(description="Tokens of the files that are kept, by field: hand them in with the form's next try."),
-    ] = UNSET
 
 
 _SECONDS: Final = "Seconds after which to try again (RFC 9110, section 10.2.3)."
@@ -158,6 +139,8 @@ def upload_problems(*, form: bool) -> dict[int, ResponseSpec]:
     """
     invalid = problem("The content is refused, or its size or checksum is not what was announced.", UploadProblem)
     if form:
+        from granite_litestar._form_problems import FormProblem  # where an application takes forms
+
         body = FormProblem | UploadProblem
         invalid = problem("The form does not validate: `extra` tells of each wrong field. Or a file is refused.", body)
     return {

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeAlias, cast
 from uuid import UUID
 
-import anyio.from_thread
 import anyio.to_thread
 import msgspec
 import sqlalchemy as sa
@@ -242,6 +241,8 @@ async def _settled(found: tuple[Any, object] | None) -> FoundRow | None:
 def _read_in_thread(
     opened: AbstractContextManager[Session], read: Callable[[Session], tuple[Any, object] | None]
 ) -> FoundRow | None:
+    import anyio.from_thread  # of routes with a synchronous engine: in a thread, not on the event loop
+
     with opened as session:
         found = read(session)
         return anyio.from_thread.run(_settled, found)

@@ -12,10 +12,12 @@ from granite_core import ConfigurationError, StorageManager
 from granite_core.uploads import AsyncStagedTokens, AsyncUploads, UploadSettings
 from granite_litestar._form_plan import storage_key_of
 from granite_litestar._subjects import Subject, subject_of
-from granite_litestar.upload_sessions import UploadSessions
+from granite_litestar._uploads_for import uploads_for
 
 if TYPE_CHECKING:
     from litestar.connection import ASGIConnection
+
+    from granite_litestar._upload_sessions import UploadSessions
 
 __all__ = ["TokenConfig", "TokenDesk"]
 
@@ -92,7 +94,7 @@ class TokenDesk:
             ConfigurationError: There is no such database, or it cannot be told which.
         """
         key = storage_key_of(target, where="tokens")
-        uploads = self._sessions.get(key, self._settings, metadata=_metadata_of(target))
+        uploads = uploads_for(self._sessions, key, self._settings, metadata=_metadata_of(target))
         if (made := self._made.get(uploads)) is None:
             made = self._made[uploads] = AsyncStagedTokens(uploads)
         return made

@@ -8,11 +8,11 @@ from litestar import Request
 from litestar.di import Provide
 
 from granite_core import AsyncStorageManager, ConfigurationError, StorageManager
-from granite_litestar._request_tokens import RequestTokens, tokens_of
-from granite_litestar._token_desk import TokenDesk
 
 if TYPE_CHECKING:
     from litestar.config.app import AppConfig
+
+    from granite_litestar._token_desk import TokenDesk
 
 __all__ = ["provide_managers", "provide_tokens"]
 
@@ -58,6 +58,7 @@ def provide_tokens(app_config: AppConfig, key: str, desk: TokenDesk) -> None:
     Raises:
         ConfigurationError: The application has a dependency of that name already.
     """
+    from granite_litestar._request_tokens import RequestTokens, tokens_of  # where an application has tokens
 
     async def provide_request_tokens(request: Request[Any, Any, Any]) -> RequestTokens:
         return await tokens_of(desk, request)

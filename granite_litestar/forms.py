@@ -29,7 +29,6 @@ from granite_litestar._form_refusals import refusal_handlers
 from granite_litestar._openapi_uploads import body_schema, describe_upload, json_schema
 from granite_litestar._raw_body import RawBodyPlan, RawUpload, plan_raw_body
 from granite_litestar._streaming import PLAN_KEY, UploadContext, UploadMiddleware, upload_of
-from granite_litestar._token_desk import TokenDesk
 from granite_litestar.exceptions import FormValidationError
 from granite_litestar.multipart import MAX_HEADER_BYTES, FormLimits
 
@@ -42,6 +41,8 @@ if TYPE_CHECKING:
     from litestar.openapi.spec import Reference, Schema
     from litestar.routes import BaseRoute
     from litestar.typing import FieldDefinition
+
+    from granite_litestar._token_desk import TokenDesk
 
 __all__ = ["FormLimits", "MultipartBody", "StreamingUploads", "TokenRules", "Upload", "UploadDTO"]
 

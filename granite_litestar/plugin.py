@@ -22,7 +22,7 @@ from granite_core import (
     StorageManager,
     StoredObjectRef,
 )
-from granite_core.integrations.sqlalchemy import SQLAlchemyLedger, SQLAlchemyQuotaLedger, file_columns
+from granite_core.integrations.sqlalchemy import file_columns
 from granite_core.logs import describe_error
 from granite_core.serving import may_redirect
 from granite_litestar._databases import NO_DATABASE, alchemy_configs, find_databases
@@ -31,7 +31,7 @@ from granite_litestar._middleware import compression_opt_key, exempt_from_compre
 from granite_litestar._openapi_uploads import FileSchemaPlugin
 from granite_litestar._pathsend import PathSendMiddleware
 from granite_litestar._state import MANAGER_STATE_KEY, OFFLOAD_STATE_KEY
-from granite_litestar._token_desk import TokenDesk
+from granite_litestar._upload_sessions import UPLOADS_STATE_KEY, UploadSessions
 from granite_litestar._views import file_view
 from granite_litestar.config import DEFAULT_GC, GraniteConfig
 from granite_litestar.dependencies import provide_managers, provide_tokens
@@ -39,7 +39,6 @@ from granite_litestar.downloads import build_handlers
 from granite_litestar.exceptions import exception_handlers
 from granite_litestar.forms import StreamingUploads
 from granite_litestar.links import LinkRoute
-from granite_litestar.upload_sessions import UPLOADS_STATE_KEY, UploadSessions
 
 if TYPE_CHECKING:
     from click import Group
@@ -111,7 +110,11 @@ class GranitePlugin(InitPlugin, ReceiveRoutePlugin, CLIPlugin):
         app_config.plugins.append(sessions)
         lifespans = InnermostLifespans()
         app_config.plugins.append(lifespans)
-        desk = TokenDesk(config.manager, config.tokens, sessions) if config.tokens is not None else None
+        desk = None
+        if config.tokens is not None:
+            from granite_litestar._token_desk import TokenDesk  # there already, with TokenConfig
+
+            desk = TokenDesk(config.manager, config.tokens, sessions)
         StreamingUploads(self.manager, config.form_limits, config.context, desk).install(app_config)
         if config.pathsend:
             app_config.middleware.insert(0, PathSendMiddleware())
@@ -167,6 +170,8 @@ class GranitePlugin(InitPlugin, ReceiveRoutePlugin, CLIPlugin):
         """
         ledger = self.config.quotas
         if ledger is None:
+            from granite_core.integrations.sqlalchemy import SQLAlchemyQuotaLedger
+
             places = find_databases(self.config.engines, self._found, list(alchemy_configs(list(app.plugins))))
             if len({id(engine) for engine, _ in places}) != 1:
                 raise ConfigurationError(
@@ -205,6 +210,7 @@ class GranitePlugin(InitPlugin, ReceiveRoutePlugin, CLIPlugin):
             ConfigurationError: There is no database, or it cannot be told which one holds what.
         """
         from granite_core.gc import Collector
+        from granite_core.integrations.sqlalchemy import SQLAlchemyLedger
 
         databases = find_databases(self.config.engines, self._found, list(alchemy_configs(list(app.plugins))))
         return Collector(self.config.manager, SQLAlchemyLedger(databases), config or self.config.gc)

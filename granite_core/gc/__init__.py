@@ -1,8 +1,8 @@
 """Collection: mark, wait, look, delete."""
 
-from importlib import import_module
 from typing import TYPE_CHECKING, Final
 
+from granite_core._exports import exports_when_asked_for
 from granite_core.gc.config import GCConfig
 
 if TYPE_CHECKING:
@@ -74,13 +74,4 @@ _WHEN_ASKED_FOR: Final = {
     "jittered": "granite_core.gc.plan",
 }
 
-
-def __getattr__(name: str) -> object:
-    """Import what not every application uses when it is asked for."""
-    if (home := _WHEN_ASKED_FOR.get(name)) is None:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(home), name)
-
-
-def __dir__() -> list[str]:
-    return [*globals(), *_WHEN_ASKED_FOR]
+__getattr__, __dir__ = exports_when_asked_for(__name__, _WHEN_ASKED_FOR)

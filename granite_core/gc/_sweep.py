@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
+from granite_core._chunks import chunks
 from granite_core.backends.base import Capability, StorageBackend
 from granite_core.errors import StorageError
 from granite_core.gc._run import MEMORY, Run, milliseconds
@@ -22,7 +23,7 @@ from granite_core.gc.plan import (
     deletions,
     plan_sweep,
 )
-from granite_core.gc.ports import LedgerBusyError, Look, RowId, chunks
+from granite_core.gc.ports import LedgerBusyError, Look, RowId
 from granite_core.gc.reports import MAX_DETAILS, SweepReport
 from granite_core.uploads.clearing import clear_away
 from granite_core.uploads.sessions import EndedUpload

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
+from granite_core._chunks import chunks
 from granite_core.backends.base import ObjectStat
 from granite_core.errors import (
     BackendError,
@@ -28,7 +29,7 @@ from granite_core.gc._pace import Pace
 from granite_core.gc._run import Run, next_page
 from granite_core.gc.marker import MARKER_KEY, mark_name, read_marker
 from granite_core.gc.plan import check_marker, check_overlaps, distinct_backends
-from granite_core.gc.ports import FileColumn, LedgerBusyError, RefRow, chunks
+from granite_core.gc.ports import FileColumn, LedgerBusyError, RefRow
 from granite_core.gc.reports import Discrepancy, DiscrepancyKind, Problem, StoreCount, VerifyReport
 from granite_core.refs import StoredObjectRef
 

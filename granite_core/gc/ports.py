@@ -8,7 +8,7 @@ backend. Every time is in milliseconds since 1970 by the database's own clock, e
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ParamSpec, Protocol, TypeAlias, TypeVar
 
@@ -435,15 +435,3 @@ class Ledger(Protocol):
     def close(self) -> None:
         """Close the connections that nobody uses, for a program that ends; called inside ``run`` or ``arun``."""
         ...
-
-
-def chunks(items: Iterable[T], size: int) -> Iterable[list[T]]:
-    """Yield lists of at most ``size`` items."""
-    chunk: list[T] = []
-    for item in items:
-        chunk.append(item)
-        if len(chunk) == size:
-            yield chunk
-            chunk = []
-    if chunk:
-        yield chunk

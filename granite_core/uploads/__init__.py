@@ -21,24 +21,29 @@ The rules of the policy hold throughout: a declared length before any byte, the 
 the end. What is refused leaves nothing.
 """
 
-from granite_core.uploads.aio import AsyncReception, AsyncUploads
-from granite_core.uploads.direct import (
-    AsyncDirect,
-    AsyncDirectWrite,
-    Direct,
-    DirectInstructions,
-    DirectParts,
-    DirectRequest,
-    DirectSettings,
-    DirectWay,
-)
-from granite_core.uploads.ports import UploadLedger
-from granite_core.uploads.reception import Reception
-from granite_core.uploads.sessions import EndedUpload, NewUpload, Progress, UploadSession, UploadStatus
-from granite_core.uploads.settings import UploadSettings
-from granite_core.uploads.staged import AsyncStagedTokens, StagedToken, StagedTokens
-from granite_core.uploads.tokens import UploadTokens
-from granite_core.uploads.uploads import PARTIAL, Uploads
+from typing import TYPE_CHECKING, Final
+
+from granite_core._exports import exports_when_asked_for
+
+if TYPE_CHECKING:
+    from granite_core.uploads.aio import AsyncReception, AsyncUploads
+    from granite_core.uploads.direct import (
+        AsyncDirect,
+        AsyncDirectWrite,
+        Direct,
+        DirectInstructions,
+        DirectParts,
+        DirectRequest,
+        DirectSettings,
+        DirectWay,
+    )
+    from granite_core.uploads.ports import UploadLedger
+    from granite_core.uploads.reception import Reception
+    from granite_core.uploads.sessions import EndedUpload, NewUpload, Progress, UploadSession, UploadStatus
+    from granite_core.uploads.settings import UploadSettings
+    from granite_core.uploads.staged import AsyncStagedTokens, StagedToken, StagedTokens
+    from granite_core.uploads.tokens import UploadTokens
+    from granite_core.uploads.uploads import PARTIAL, Uploads
 
 __all__ = [
     "PARTIAL",
@@ -66,3 +71,32 @@ __all__ = [
     "UploadTokens",
     "Uploads",
 ]
+
+_WHEN_ASKED_FOR: Final = {
+    "AsyncDirect": "granite_core.uploads.direct",
+    "AsyncDirectWrite": "granite_core.uploads.direct",
+    "AsyncReception": "granite_core.uploads.aio",
+    "AsyncStagedTokens": "granite_core.uploads.staged",
+    "AsyncUploads": "granite_core.uploads.aio",
+    "Direct": "granite_core.uploads.direct",
+    "DirectInstructions": "granite_core.uploads.direct",
+    "DirectParts": "granite_core.uploads.direct",
+    "DirectRequest": "granite_core.uploads.direct",
+    "DirectSettings": "granite_core.uploads.direct",
+    "DirectWay": "granite_core.uploads.direct",
+    "EndedUpload": "granite_core.uploads.sessions",
+    "NewUpload": "granite_core.uploads.sessions",
+    "PARTIAL": "granite_core.uploads.uploads",
+    "Progress": "granite_core.uploads.sessions",
+    "Reception": "granite_core.uploads.reception",
+    "StagedToken": "granite_core.uploads.staged",
+    "StagedTokens": "granite_core.uploads.staged",
+    "UploadLedger": "granite_core.uploads.ports",
+    "UploadSession": "granite_core.uploads.sessions",
+    "UploadSettings": "granite_core.uploads.settings",
+    "UploadStatus": "granite_core.uploads.sessions",
+    "UploadTokens": "granite_core.uploads.tokens",
+    "Uploads": "granite_core.uploads.uploads",
+}
+
+__getattr__, __dir__ = exports_when_asked_for(__name__, _WHEN_ASKED_FOR)

@@ -17,8 +17,8 @@ from sqlalchemy import Column, ColumnElement, Connection, MetaData, Table, inspe
 from sqlalchemy.exc import UnboundExecutionError
 from sqlalchemy.orm import InstanceState, Mapper, Session
 
+from granite_core._chunks import chunks
 from granite_core.admission import guarded_from
-from granite_core.gc.ports import chunks
 from granite_core.integrations.sqlalchemy._connections import primary
 from granite_core.integrations.sqlalchemy._rows import NO_OPTIONS, is_there, read_rows, write_first
 from granite_core.integrations.sqlalchemy._transaction import fields_by_class, transaction_of

@@ -8,7 +8,7 @@ from typing import Any, Final
 import msgspec
 from sqlalchemy import Column, Connection, FromClause, Select, Table, literal, select
 
-from granite_core.gc.ports import chunks
+from granite_core._chunks import chunks
 from granite_core.integrations.sqlalchemy._expressions import (
     WANTED,
     among,

@@ -16,8 +16,8 @@ from sqlalchemy import Connection, Table, func, select
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.exc import IntegrityError
 
+from granite_core._chunks import chunks
 from granite_core.errors import QuotaExceededError
-from granite_core.gc.ports import chunks
 from granite_core.integrations.sqlalchemy._expressions import WANTED, among, at_once, packed
 from granite_core.integrations.sqlalchemy._rows import has_table
 from granite_core.integrations.sqlalchemy.tables import GraniteTables, db_now

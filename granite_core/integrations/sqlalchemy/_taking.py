@@ -16,7 +16,6 @@ from granite_core.integrations.sqlalchemy._transaction import Field, Transaction
 from granite_core.integrations.sqlalchemy.tables import tables_of
 from granite_core.manager import StorageManager
 from granite_core.refs import StagedFile
-from granite_core.uploads.sessions import UploadStatus
 
 __all__ = ["take"]
 
@@ -56,6 +55,8 @@ def take(
     write_first(state, connection, each.column, options)
     if is_autocommit(connection):
         write_tombstones(state, connection, metadata, manager, [ref])
+    from granite_core.uploads.sessions import UploadStatus  # there already: the file is out of such a session
+
     t = tables.upload.c
     gone = tables.upload.delete().where(t.id == ref.upload, t.status == UploadStatus.FINISHED.value)
     if connection.execute(gone, execution_options=options).rowcount != 1:

@@ -18,9 +18,10 @@ from sqlalchemy import Connection, Executable, MetaData, Table, bindparam, func,
 from sqlalchemy.exc import DBAPIError, IntegrityError
 from sqlalchemy.util import await_only
 
+from granite_core._chunks import chunks
 from granite_core.errors import CollectionRefusedError, ConfigurationError
 from granite_core.gc.plan import Note, RunState, Tombstone
-from granite_core.gc.ports import Batch, Look, RowId, chunks
+from granite_core.gc.ports import Batch, Look, RowId
 from granite_core.integrations.sqlalchemy._calls import Calls
 from granite_core.integrations.sqlalchemy._database import AnyEngine, Database
 from granite_core.integrations.sqlalchemy._diagnosis import Diagnosis
