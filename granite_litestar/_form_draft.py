@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
 import msgspec
@@ -35,8 +34,7 @@ _WORDS_FOR_BOOL: Final = {"on": "true", "yes": "true", "off": "false", "no": "fa
 Fate = Literal["store", "text", "token", "ignore"]
 
 
-@dataclass(slots=True, eq=False)
-class TokenPart:
+class TokenPart(msgspec.Struct, eq=False):
     """A token that came in place of a file.
 
     Args:
@@ -50,8 +48,7 @@ class TokenPart:
     staged: StagedFile | None = None
 
 
-@dataclass(slots=True)
-class FormDraft:
+class FormDraft(msgspec.Struct):
     """A form while it arrives: what came so far, and everything that is wrong with it.
 
     Args:
@@ -61,19 +58,19 @@ class FormDraft:
 
     plan: FormPlan
     dec_hook: Callable[[type, Any], Any] | None = None
-    errors: list[FieldError] = field(default_factory=list)
-    texts: list[tuple[str, str]] = field(default_factory=list)
+    errors: list[FieldError] = msgspec.field(default_factory=list)
+    texts: list[tuple[str, str]] = msgspec.field(default_factory=list)
     """The text fields as they came, unknown ones too: what else reads the form finds them there."""
-    kept: Mapping[str, Sequence[Any]] = field(default_factory=dict)
+    kept: Mapping[str, Sequence[Any]] = msgspec.field(default_factory=dict)
     """What is told of the files that are kept, by the name of their field, where the form does not validate."""
-    redeemed: list[TokenPart] = field(default_factory=list)
+    redeemed: list[TokenPart] = msgspec.field(default_factory=list)
     """The tokens that were exchanged for their files."""
     _built: UploadDTO | None = None
-    _values: dict[str, Any] = field(default_factory=dict)
-    _lists: dict[str, list[Any]] = field(default_factory=dict)
-    _tokens: dict[str, TokenPart] = field(default_factory=dict)
-    _seen: dict[str, int] = field(default_factory=dict)
-    _passed_over: set[str] = field(default_factory=set)
+    _values: dict[str, Any] = msgspec.field(default_factory=dict)
+    _lists: dict[str, list[Any]] = msgspec.field(default_factory=dict)
+    _tokens: dict[str, TokenPart] = msgspec.field(default_factory=dict)
+    _seen: dict[str, int] = msgspec.field(default_factory=dict)
+    _passed_over: set[str] = msgspec.field(default_factory=set)
     _text_size: int = 0
     _ignored: int = 0
 

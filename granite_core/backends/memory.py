@@ -6,10 +6,11 @@ import hashlib
 import threading
 from bisect import bisect_left, bisect_right, insort
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 from uuid import uuid4
+
+import msgspec
 
 from granite_core.backends.base import (
     NO_OPTIONS,
@@ -169,10 +170,9 @@ class _MemoryWriter(ObjectWriter):
         self._buffer = None
 
 
-@dataclass(slots=True)
-class _Unfinished:
-    content: bytearray = field(default_factory=bytearray)
-    touched: datetime = field(default_factory=lambda: datetime.now(UTC))
+class _Unfinished(msgspec.Struct):
+    content: bytearray = msgspec.field(default_factory=bytearray)
+    touched: datetime = msgspec.field(default_factory=lambda: datetime.now(UTC))
     go: int = 0
 
 

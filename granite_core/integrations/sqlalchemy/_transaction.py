@@ -12,6 +12,7 @@ from functools import partial
 from typing import Any, Final, TypeAlias, cast
 from weakref import WeakKeyDictionary
 
+import msgspec
 from sqlalchemy import Column, Connection, MetaData
 from sqlalchemy.orm import InstanceState, Mapper, Session, SessionTransaction
 
@@ -94,8 +95,7 @@ Place: TypeAlias = tuple[str, Column[Any]]
 """A column, in the schemas that a connection translates to."""
 
 
-@dataclass(slots=True)
-class Tombstones:
+class Tombstones(msgspec.Struct):
     """Tombstones of one flush on one connection."""
 
     connection: Connection
@@ -105,46 +105,45 @@ class Tombstones:
     refs: list[StoredObjectRef]
 
 
-@dataclass(slots=True, weakref_slot=True, eq=False)
-class Transaction:
+class Transaction(msgspec.Struct, weakref=True, eq=False):
     """What a root transaction of a session knows and did."""
 
-    began: float = field(default_factory=time.monotonic)
-    connections: set[Connection] = field(default_factory=set)
-    writing: set[Connection] = field(default_factory=set)
-    good: dict[str, datetime] = field(default_factory=dict)
-    rests_on: set[str] = field(default_factory=set)
-    oldest: dict[StorageManager, datetime] = field(default_factory=dict)
-    limits: dict[tuple[StorageManager, MetaData], timedelta] = field(default_factory=dict)
-    relied: dict[StorageManager, timedelta] = field(default_factory=dict)
-    flushed: dict[StorageManager, list[StoredObjectRef]] = field(default_factory=lambda: defaultdict(list))
-    tombstones: list[Tombstones] = field(default_factory=list)
-    columns: set[tuple[Any, Place]] = field(default_factory=set)
+    began: float = msgspec.field(default_factory=time.monotonic)
+    connections: set[Connection] = msgspec.field(default_factory=set)
+    writing: set[Connection] = msgspec.field(default_factory=set)
+    good: dict[str, datetime] = msgspec.field(default_factory=dict)
+    rests_on: set[str] = msgspec.field(default_factory=set)
+    oldest: dict[StorageManager, datetime] = msgspec.field(default_factory=dict)
+    limits: dict[tuple[StorageManager, MetaData], timedelta] = msgspec.field(default_factory=dict)
+    relied: dict[StorageManager, timedelta] = msgspec.field(default_factory=dict)
+    flushed: dict[StorageManager, list[StoredObjectRef]] = msgspec.field(default_factory=lambda: defaultdict(list))
+    tombstones: list[Tombstones] = msgspec.field(default_factory=list)
+    columns: set[tuple[Any, Place]] = msgspec.field(default_factory=set)
     committing: bool = False
     committed: bool = False
     undone: bool = False
     # what it knows to be good only as long as its locks last, in the order in which it learned that
-    learned: list[str] = field(default_factory=list)
+    learned: list[str] = msgspec.field(default_factory=list)
     # what to tell of when it is committed
-    events: list[Callable[[], None]] = field(default_factory=list)
+    events: list[Callable[[], None]] = msgspec.field(default_factory=list)
     # files that it took out of upload sessions
-    taken: list[StagedFile] = field(default_factory=list)
+    taken: list[StagedFile] = msgspec.field(default_factory=list)
     # how much of these three there was when each open savepoint began; None once it is released
-    savepoints: dict[SessionTransaction, tuple[int, int, int] | None] = field(default_factory=dict)
+    savepoints: dict[SessionTransaction, tuple[int, int, int] | None] = msgspec.field(default_factory=dict)
     # of the flush that is under way
     context: Any = None
-    fields: dict[Mapper[Any], tuple[Field, ...]] = field(default_factory=dict)
+    fields: dict[Mapper[Any], tuple[Field, ...]] = msgspec.field(default_factory=dict)
     # for each field, what the rows in which it was changed were to get when the flush began
-    seen: dict[Field, dict[InstanceState[Any], object]] = field(default_factory=lambda: defaultdict(dict))
+    seen: dict[Field, dict[InstanceState[Any], object]] = msgspec.field(default_factory=lambda: defaultdict(dict))
     deletes: bool | None = None
-    heard: dict[tuple[Field, type[Event]], bool] = field(default_factory=dict)
-    held: dict[InstanceState[Any], Held] = field(default_factory=dict)
-    released: dict[Connection, dict[Field, list[StoredObjectRef]]] = field(
+    heard: dict[tuple[Field, type[Event]], bool] = msgspec.field(default_factory=dict)
+    held: dict[InstanceState[Any], Held] = msgspec.field(default_factory=dict)
+    released: dict[Connection, dict[Field, list[StoredObjectRef]]] = msgspec.field(
         default_factory=lambda: defaultdict(lambda: defaultdict(list))
     )
-    touched: dict[Connection, set[Column[Any]]] = field(default_factory=lambda: defaultdict(set))
-    saved: dict[Connection, list[InstanceState[Any]]] = field(default_factory=lambda: defaultdict(list))
-    deleted: dict[Connection, list[InstanceState[Any]]] = field(default_factory=lambda: defaultdict(list))
+    touched: dict[Connection, set[Column[Any]]] = msgspec.field(default_factory=lambda: defaultdict(set))
+    saved: dict[Connection, list[InstanceState[Any]]] = msgspec.field(default_factory=lambda: defaultdict(list))
+    deleted: dict[Connection, list[InstanceState[Any]]] = msgspec.field(default_factory=lambda: defaultdict(list))
 
     def begin_flush(self, context: Any) -> None:
         """Forget the flush before, which may have failed half-way."""
