@@ -213,8 +213,8 @@ class AsyncStorageManager:
                 await hop(backend, opened.close)
 
     async def _put_remote(self, storage_key: str, file: RemoteFile, options: PutOptions) -> StagedFile:
-        fetch = file.begin(self.sync.fetch_rules)
         threads = self.sync.fetching.executor()
+        fetch = await hop_to(threads, partial(file.begin, self.sync.fetch_rules))  # the first imports HTTP and TLS
         wait = partial(hop_to, threads, on_cancel=fetch.interrupt)
         try:
             opened = await wait(fetch.open)

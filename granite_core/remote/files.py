@@ -26,7 +26,7 @@ class RemoteFile:
     rules: FetchRules | None = None
 
     def begin(self, rules: FetchRules) -> Fetch:
-        """Prepare a fetch; no I/O.
+        """Prepare a fetch. Asks nobody, but blocks the first time, when it imports what fetches.
 
         Args:
             rules: The manager's.

@@ -186,6 +186,31 @@ def test_no_request_waits_for_an_import(example: str, requests: str, tmp_path: P
     assert done.stdout.split() == []
 
 
+FETCHING = """
+import asyncio, sys, threading
+from granite_core import (
+    AsyncStorageManager, MemoryStorageBackend, RemoteRefusedError, StorageManager, StoragePolicy, from_url
+)
+class Watch:
+    def find_spec(self, name, path=None, target=None):
+        if name == "granite_core.remote.fetch":
+            print(threading.current_thread() is threading.main_thread())
+sys.meta_path.insert(0, Watch())
+manager = StorageManager({"main": MemoryStorageBackend()}, [StoragePolicy("documents", "main")])
+try:
+    asyncio.run(AsyncStorageManager(manager).put("documents", from_url("ftp://example.org/")))
+except RemoteRefusedError:
+    print("refused")
+"""
+
+
+def test_what_fetches_is_not_imported_on_the_event_loop() -> None:
+    argv = [sys.executable, "-c", FETCHING]
+    done = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == ["False", "refused"]
+
+
 PACKAGES = [
     "granite_core",
     "granite_core.gc",
