@@ -1,9 +1,12 @@
-"""Starting an application: what importing adds to the framework's own, by the processor's time."""
+"""Starting an application: what importing adds to the framework's own, by the processor's time.
+
+Programs tell by themselves how long what counts took, from where ``began`` is set: the whole of a process differs more
+from one run to the next than our modules take.
+"""
 
 from __future__ import annotations
 
 import os
-import resource
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -12,7 +15,17 @@ from functools import partial
 from typing import Any
 
 from tests.benchmarks.harness import Case, Contender, Goal
-from tests.benchmarks.worker import Measured, Task, Work
+from tests.benchmarks.worker import Make, Measured, Task, Work
+
+BEGIN = """
+from time import process_time
+began = process_time()
+"""
+END = """
+print(process_time() - began, flush=True)
+import os
+os._exit(0)  # to take all modules apart is no part of starting
+"""
 
 APPLICATION = """
 from typing import Any
@@ -43,50 +56,49 @@ manager = StorageManager({"main": MemoryStorageBackend()}, [StoragePolicy("docum
 
 
 @contextmanager
-def running(_: Task, program: str) -> Iterator[Work]:
+def running(_: Task, program: str, *, warm: bool) -> Iterator[Work]:
+    """Run a program; once before it is measured where ``warm``, which leaves the bytecode."""
+    argv = [sys.executable, "-c", program + END]
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
 
     def run() -> Measured:
-        before = _of_children()
-        subprocess.run([sys.executable, "-c", program], env=environment, check=True)
-        return Measured(1, _of_children() - before)
+        done = subprocess.run(argv, env=environment, check=True, stdout=subprocess.PIPE)
+        return Measured(1, float(done.stdout))
 
-    yield Work(run, warm_up=run)  # which leaves the bytecode
-
-
-def _of_children() -> float:
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return used.ru_utime + used.ru_stime
+    yield Work(run, warm_up=run if warm else None)
 
 
 def cases(*, quick: bool) -> list[Case]:
     rounds = 1 if quick else 25
 
-    def beside_litestar(module: str, **options: Any) -> Contender:
-        return Contender(module, partial(running, program=f"import litestar, {module}"), **options)
+    def program(text: str) -> Make:
+        return partial(running, program=text, warm=not quick)
+
+    def after_litestar(module: str, **options: Any) -> Contender:
+        return Contender(module, program(f"import litestar{BEGIN}import {module}"), **options)
 
     return [
         Case(
             "importing",
-            "beside Litestar, processor time",
+            "after Litestar, processor time",
             [
-                beside_litestar("litestar", kind="floor"),
-                beside_litestar("granite_litestar", kind="ours"),
-                beside_litestar("granite_storage", needs=("granite_storage",), note="no routes"),
-                beside_litestar("sqlalchemy_file", needs=("sqlalchemy_file",), note="no routes"),
-                beside_litestar("advanced_alchemy.types.file_object", needs=("advanced_alchemy",), note="no routes"),
+                Contender("litestar", program(f"{BEGIN}import litestar"), kind="floor"),
+                after_litestar("granite_litestar", kind="ours"),
+                after_litestar("granite_storage", needs=("granite_storage",), note="no routes"),
+                after_litestar("sqlalchemy_file", needs=("sqlalchemy_file",), note="no routes"),
+                after_litestar("advanced_alchemy.types.file_object", needs=("advanced_alchemy",), note="no routes"),
             ],
             baseline="litestar",
             rounds=rounds,
             unit="import",
-            goals=[Goal("granite_litestar", 0.060, metric="added")],
+            goals=[Goal("granite_litestar", 0.060, metric="least")],
         ),
         Case(
             "importing",
             "an application of one model and one route, processor time",
             [
-                Contender("without files", partial(running, program=PLAIN), kind="floor"),
-                Contender("granite", partial(running, program=GRANITE), kind="ours"),
+                Contender("without files", program(BEGIN + PLAIN), kind="floor"),
+                Contender("granite", program(BEGIN + GRANITE), kind="ours"),
             ],
             baseline="without files",
             rounds=rounds,

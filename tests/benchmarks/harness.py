@@ -54,13 +54,13 @@ class Contender:
 class Goal:
     """What one contender's figure is meant to be.
 
-    As a share of another's; ``added`` is in seconds, beyond another's; ``memory`` is in bytes, of nobody's.
+    As a share of another's; ``least`` is in seconds, of the best round, and ``memory`` in bytes: of nobody's.
     """
 
     of: str
     at_most: float
     to: str | None = None
-    metric: Literal["wall", "cpu", "memory", "added"] = "wall"
+    metric: Literal["wall", "cpu", "memory", "least"] = "wall"
 
 
 @dataclass(frozen=True)

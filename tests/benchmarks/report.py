@@ -100,9 +100,9 @@ def _found(result: Result, goal: Goal) -> float | None:
         return None
     if goal.metric == "memory":
         return float(_figures(result, of)["memory"])
+    if goal.metric == "least":
+        return float(_figures(result, of)["min"])
     to = _find(result, goal.to or result.case.baseline)
-    if to is not None and goal.metric == "added":
-        return float(_figures(result, of)["min"] - _figures(result, to)["min"])
     return None if to is None else _compare(of, to, goal.metric)
 
 
@@ -203,8 +203,8 @@ def _goal(goal: Mapping[str, Any]) -> tuple[str, str, str]:
     if goal["metric"] == "memory":
         meant = f"at most {_memory(at_most)}"
         figure = "" if found is None else _memory(found)
-    elif goal["metric"] == "added":
-        meant = f"at most {as_seconds(at_most)} more than {goal['to']}, by the least of all rounds"
+    elif goal["metric"] == "least":
+        meant = f"at most {as_seconds(at_most)}, by the least of all rounds"
         figure = "" if found is None else as_seconds(found)
     else:
         what = "time" if goal["metric"] == "wall" else "cpu"
