@@ -81,6 +81,7 @@ class Hop(Generic[T]):
                 # Told again to stop: the thread cannot be, so its end is still waited for.
                 with suppress(asyncio.CancelledError):
                     await self._ended()
+            self._error = None  # the cancellation is what the caller hears of
             raise
         error, self._error = self._error, None
         if error is not None:

@@ -5,9 +5,12 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable
-from concurrent.futures import Executor, ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from typing import TypeVar
 
-__all__ = ["ThreadPool", "begin"]
+__all__ = ["ThreadPool", "begin", "submit"]
+
+T = TypeVar("T")
 
 
 def begin(executor: Executor, call: Callable[[], object]) -> None:
@@ -31,9 +34,31 @@ def begin(executor: Executor, call: Callable[[], object]) -> None:
 
     try:
         executor.submit(make)
-    except BaseException:
+    except RuntimeError:
         if turn.acquire(blocking=False):
             raise
+    except BaseException:  # an interrupt, say
+        turn.acquire(blocking=False)
+        raise
+
+
+def submit(executor: Executor, call: Callable[[], T]) -> Future[T]:
+    """Have a thread make a call, or none at all, and return what becomes of it; see ``begin``.
+
+    Raises:
+        RuntimeError: There is no thread for it, or the executor was shut down. The call will never be made.
+    """
+    made: Future[T] = Future()
+
+    def make() -> None:
+        made.set_running_or_notify_cancel()
+        try:
+            made.set_result(call())
+        except BaseException as error:  # noqa: BLE001 - raised where the result is asked for
+            made.set_exception(error)
+
+    begin(executor, make)
+    return made
 
 
 class ThreadPool:

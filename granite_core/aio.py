@@ -383,7 +383,7 @@ class AsyncStagedWrite:
         judged, pieces = self._write.is_open, self._write.hand_over()
         try:
             self._draining = Hop(self._write.backend.executor(), partial(self._write.drain, pieces))
-        except BaseException:
+        except RuntimeError:  # no thread could be had
             self._write.take_back(pieces)
             raise
         if not judged:

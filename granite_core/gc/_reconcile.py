@@ -239,7 +239,8 @@ class Reconcile(Run):
         try:
             at_end = self.list_pages(place, backend)
         except StorageError:
-            self.save(place)
+            with suppress(Exception):  # what was found is listed again; why the listing ended is told
+                self.save(place)
             raise
         complete = self.save(place) and at_end
         self.stopped = self.stopped or not complete

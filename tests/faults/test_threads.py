@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import hashlib
 import threading
+import time
+import weakref
 from typing import NoReturn
 
 import pytest
@@ -77,6 +80,36 @@ async def test_a_call_that_no_thread_could_be_had_for_is_never_made(refusal: Ref
     await hop(store, made.append, "the next")
     assert refusal.refused == 1
     assert made == ["the next"]
+
+
+async def test_a_cancelled_call_that_failed_holds_nothing() -> None:
+    """Or the buffers of an upload would stay until Python's garbage collector finds them."""
+
+    class Buffer:
+        pass
+
+    def fail(_: Buffer) -> NoReturn:
+        time.sleep(0.05)
+        raise OSError
+
+    async def call() -> None:
+        buffer = Buffer()
+        held.append(weakref.ref(buffer))
+        await hop(store, fail, buffer)
+
+    store, held = MemoryStorageBackend(), list[weakref.ref[Buffer]]()
+    gc.disable()
+    try:
+        task = asyncio.create_task(call())
+        await asyncio.sleep(0.01)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        del task
+        await hop(store, lambda: None)
+        assert held[0]() is None
+    finally:
+        gc.enable()
 
 
 def test_a_checksum_is_right_when_no_thread_to_hash_could_be_had(

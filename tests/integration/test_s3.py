@@ -16,6 +16,7 @@ import pytest
 from botocore.config import Config
 
 from granite_core import WriteOptions
+from granite_core.backends.resumable import ResumableWriter
 from granite_core.backends.s3 import S3StorageBackend, buffer_budget
 from granite_core.errors import (
     AccessDeniedError,
@@ -699,6 +700,20 @@ class TestMemory:
         assert backend.get("b") == noise(MIB)
         assert buffer_budget.spilled - spilled == 3
         assert buffer_budget.used == 0
+
+    @pytest.mark.parametrize("resumes", [False, True])
+    def test_a_part_that_no_thread_could_be_had_for_leaves_nothing(self, atomic: Store, resumes: bool) -> None:
+        backend = atomic.backend()
+        backend._pool().shutdown()  # as one whose threads the system refuses
+        writer = backend.resume_writer("a") if resumes else backend.open_writer("a")
+        with pytest.raises(RuntimeError):
+            for _ in range(3):
+                writer.write(noise(PART))
+        if isinstance(writer, ResumableWriter):
+            writer.withdraw()
+        assert buffer_budget.used == 0
+        assert "Uploads" not in atomic.admin.list_multipart_uploads(Bucket=atomic.bucket)
+        assert list(backend.list_objects()) == []
 
 
 def test_a_forked_child_has_a_client_of_its_own(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:

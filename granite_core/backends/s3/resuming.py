@@ -16,9 +16,11 @@ import zlib
 from collections.abc import Sequence
 from concurrent.futures import Future
 from contextlib import suppress
+from functools import partial
 from itertools import accumulate
 from typing import IO, TYPE_CHECKING, Any, Final
 
+from granite_core._pool import submit
 from granite_core.backends._bucket import TOKEN
 from granite_core.backends._budget import buffer_budget
 from granite_core.backends._parts import MAX_PARTS, part_length
@@ -265,7 +267,11 @@ class S3ResumableWriter(ResumableWriter):
         self._pieces.drop()
         self._in_pieces = 0
         self._sent += full.length
-        self._sending = self._backend._pool().submit(self._upload_part, number, full)
+        try:
+            self._sending = submit(self._backend._pool(), partial(self._upload_part, number, full))
+        except BaseException:
+            full.free()
+            raise
 
     def _upload_part(self, number: int, buffer: PartBuffer) -> tuple[str, str]:
         try:

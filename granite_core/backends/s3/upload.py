@@ -5,8 +5,10 @@ from __future__ import annotations
 import secrets
 from concurrent.futures import Future
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
+from granite_core._pool import submit
 from granite_core.backends._bucket import TOKEN
 from granite_core.backends._budget import buffer_budget
 from granite_core.backends._pages import HUGE_BYTES
@@ -132,7 +134,11 @@ class S3Writer(ObjectWriter):
             )["UploadId"]
         full, self._buffer = self._buffer, PartBuffer(buffer_budget, HUGE_BYTES)
         self._limit = part_length(number + 1, base=self._backend.part_size, size=self._size)
-        self._sending = self._backend._pool().submit(self._upload_part, number, full)
+        try:
+            self._sending = submit(self._backend._pool(), partial(self._upload_part, number, full))
+        except BaseException:
+            full.free()
+            raise
 
     # -- parts ---------------------------------------------------------------------------------------------------------
 

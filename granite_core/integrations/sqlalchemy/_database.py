@@ -18,7 +18,6 @@ from sqlalchemy.pool import SingletonThreadPool, StaticPool
 from sqlalchemy.util import await_only
 
 from granite_core._hops import hop_to
-from granite_core.aio import joined
 from granite_core.errors import ConfigurationError
 from granite_core.gc.ports import LedgerBusyError
 from granite_core.integrations.sqlalchemy._greenlet import in_greenlet
@@ -238,6 +237,6 @@ async def in_thread(call: Callable[[], T], on_cancel: Callable[[], object] | Non
     """Run a blocking call in a thread of its own, and join it even when the caller is cancelled."""
     executor = ThreadPoolExecutor(1, thread_name_prefix="granite-collector")
     try:
-        return await joined(asyncio.get_running_loop().run_in_executor(executor, call), on_cancel)
+        return await hop_to(executor, call, on_cancel=on_cancel)
     finally:
         executor.shutdown(wait=False)
