@@ -339,7 +339,7 @@ class AsyncStorageManager:
 class AsyncStagedWrite:
     """An object on its way in; see ``StagedWrite``. As an async context manager it aborts unless committed.
 
-    While a thread stores one buffer, the next is gathered here: two are held, and a third while small pieces are joined.
+    While a thread stores one buffer, the next is gathered here: two are held, and a third while pieces are joined.
     """
 
     def __init__(self, write: StagedWrite) -> None:
