@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 from granite_core.backends.base import Capability, ObjectStat, StorageBackend
 from granite_core.errors import CollectionRefusedError, ObjectNotFoundError, StorageError
-from granite_core.gc._run import Run, milliseconds
+from granite_core.gc._run import Run
 from granite_core.gc.plan import (
     Note,
     RunState,
@@ -25,6 +25,7 @@ from granite_core.gc.reports import MAX_DETAILS, BackendReconcile, ReconcileRepo
 from granite_core.gc.status import reconcile_name
 from granite_core.keys import RESERVED_PREFIX, is_reserved
 from granite_core.quotas import Counted
+from granite_core.uploads.settings import milliseconds
 
 if TYPE_CHECKING:
     from granite_core.gc.collector import Collector

@@ -10,7 +10,6 @@ import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import suppress
-from datetime import timedelta
 from itertools import islice
 from typing import TYPE_CHECKING, Final, Literal
 
@@ -28,11 +27,12 @@ from granite_core.gc.plan import (
 from granite_core.gc.reports import MAX_DETAILS, Problem, Progress
 from granite_core.keys import is_reserved
 from granite_core.logs import describe_error
+from granite_core.uploads.settings import milliseconds
 
 if TYPE_CHECKING:
     from granite_core.gc.collector import Collector
 
-__all__ = ["MEMORY", "MemoryNote", "Run", "milliseconds", "next_page"]
+__all__ = ["MEMORY", "MemoryNote", "Run", "next_page"]
 
 MEMORY: Final = -1
 """The number of the database of notes that are kept in memory."""
@@ -193,10 +193,6 @@ class Run:
                 return  # the next run marks it: what this one lets go makes the room
         check_marker(key, found, identity)
         self.ledger.record(mark_name(backend), json.dumps({"database": identity}))
-
-
-def milliseconds(duration: timedelta) -> int:
-    return int(duration.total_seconds() * 1000)
 
 
 def next_page(listing: Iterator[ObjectStat], size: int) -> tuple[list[ObjectStat], bool]:

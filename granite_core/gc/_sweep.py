@@ -13,7 +13,7 @@ import msgspec
 from granite_core._chunks import chunks
 from granite_core.backends.base import Capability, StorageBackend
 from granite_core.errors import StorageError
-from granite_core.gc._run import MEMORY, Run, milliseconds
+from granite_core.gc._run import MEMORY, Run
 from granite_core.gc.plan import (
     LocationPlan,
     SweepPlan,
@@ -27,6 +27,7 @@ from granite_core.gc.ports import LedgerBusyError, Look, RowId
 from granite_core.gc.reports import MAX_DETAILS, SweepReport
 from granite_core.uploads.clearing import clear_away
 from granite_core.uploads.sessions import EndedUpload
+from granite_core.uploads.settings import milliseconds
 
 if TYPE_CHECKING:
     from granite_core.gc.collector import Collector

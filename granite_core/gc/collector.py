@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from granite_core.errors import CollectionRefusedError
 from granite_core.gc._reconcile import Reconcile
-from granite_core.gc._run import MemoryNote, Run, milliseconds
+from granite_core.gc._run import MemoryNote, Run
 from granite_core.gc._sweep import Sweep
 from granite_core.gc._told import told
 from granite_core.gc._verify import Verify, VerifyOptions
@@ -26,6 +26,7 @@ from granite_core.gc.reports import Progress, ReconcileReport, SweepReport, Veri
 from granite_core.gc.status import StatusReport, last_name, look_around, shortened
 from granite_core.manager import StorageManager
 from granite_core.refs import StoredObjectRef
+from granite_core.uploads.settings import milliseconds
 
 __all__ = ["Collector"]
 

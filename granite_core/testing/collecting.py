@@ -14,12 +14,12 @@ from sqlalchemy.orm import Session
 
 from granite_core.errors import ConfigurationError
 from granite_core.gc import Collector, SweepReport
-from granite_core.gc._run import milliseconds
 from granite_core.gc.marker import MARKER_KEY, read_marker, write_marker
 from granite_core.integrations.sqlalchemy import SQLAlchemyLedger
 from granite_core.integrations.sqlalchemy._database import Database
 from granite_core.integrations.sqlalchemy._transaction import fields_by_class
 from granite_core.manager import StorageManager
+from granite_core.uploads.settings import milliseconds
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession
